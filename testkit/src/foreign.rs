@@ -1,0 +1,212 @@
+//! Owns the foreign peers that tests talk to: programs of the distribution, Python environments with the
+//! published SDK, and this workspace's own binaries. Finds or prepares them; what the machine cannot give is
+//! a recorded skip. `cargo verify` prepares everything beforehand, a plain `cargo test` on first use.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use crate::lock::exclusive_at;
+use crate::skip::skip;
+
+/// Set by `cargo verify` once it has prepared what the machine allows, so that what failed there isn't tried
+/// again by each test.
+pub const PREPARED: &str = "TESTKIT_PREPARED";
+
+/// The program `name` on the `PATH`, or a recorded skip.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let found = find_program(name);
+    if found.is_none() {
+        skip(name, "not installed");
+    }
+    found
+}
+
+/// The program `name` on the `PATH`; records nothing.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let paths = std::env::var_os("PATH")?;
+    std::env::split_paths(&paths)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+}
+
+/// The interpreter of a Python environment that has this release of the `ekuiper` package and `pynng`, or a
+/// recorded skip. The first use downloads the packages, which can take a minute.
+pub fn python(ekuiper: &str) -> Option<PathBuf> {
+    static KNOWN: Mutex<Option<HashMap<String, Result<PathBuf, String>>>> = Mutex::new(None);
+    let mut known = KNOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let result = known
+        .get_or_insert_default()
+        .entry(ekuiper.to_owned())
+        .or_insert_with(|| {
+            let may_install = std::env::var_os(PREPARED).is_none();
+            prepare_python(ekuiper, may_install)
+        });
+    match result {
+        Ok(interpreter) => Some(interpreter.clone()),
+        Err(why) => {
+            skip(&format!("python with ekuiper {ekuiper}"), why);
+            None
+        }
+    }
+}
+
+/// The interpreter of the environment for this release of `ekuiper`; makes the environment if it isn't there
+/// and `may_install`.
+///
+/// # Errors
+/// The reason why there is none, in one line.
+pub fn prepare_python(ekuiper: &str, may_install: bool) -> Result<PathBuf, String> {
+    let environments = target_folder().join("testkit");
+    std::fs::create_dir_all(&environments)
+        .map_err(|error| format!("cannot create {}: {error}", environments.display()))?;
+    let _lock = exclusive_at(&environments.join("python.lock"));
+    let folder = environments.join(format!("python-ekuiper-{ekuiper}"));
+    let interpreter = folder.join("bin/python");
+    if imports(&interpreter) {
+        return Ok(interpreter);
+    }
+    if !may_install {
+        return Err("not prepared".to_owned());
+    }
+    let base = find_program("python3").ok_or("python3 is not installed")?;
+    // Half of an earlier attempt, or one whose base interpreter is gone.
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)
+            .map_err(|error| format!("cannot remove {}: {error}", folder.display()))?;
+    }
+    run(Command::new(base).args(["-m", "venv"]).arg(&folder))?;
+    run(Command::new(&interpreter)
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+        .args([format!("ekuiper=={ekuiper}"), "pynng".to_owned()]))?;
+    if imports(&interpreter) {
+        Ok(interpreter)
+    } else {
+        Err(format!(
+            "{} cannot import ekuiper and pynng",
+            interpreter.display()
+        ))
+    }
+}
+
+fn imports(interpreter: &Path) -> bool {
+    Command::new(interpreter)
+        .args(["-c", "import ekuiper, pynng"])
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let name = command.get_program().display().to_string();
+    let output = command
+        .output()
+        .map_err(|error| format!("cannot run {name}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = [output.stderr, output.stdout].concat();
+    let text = String::from_utf8_lossy(&text);
+    let last = text.lines().rev().find(|line| !line.trim().is_empty());
+    Err(format!("{name} failed: {}", last.unwrap_or("no output")))
+}
+
+/// A binary of this workspace, built on first use in the profile of the running test. (Cargo builds only the
+/// binaries of the package under test.)
+///
+/// # Panics
+/// When it doesn't build.
+pub fn built(package: &str, binary: &str) -> PathBuf {
+    static BUILT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+    let folder = profile_folder();
+    let path = folder.join(binary);
+    let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if built.contains(&path) {
+        return path;
+    }
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(workspace_folder())
+        .args([
+            "build",
+            "--package",
+            package,
+            "--bin",
+            binary,
+            "--profile",
+            profile,
+        ])
+        .arg("--target-dir")
+        .arg(target_folder())
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run cargo: {error}"));
+    assert!(
+        output.status.success(),
+        "{package} does not build:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    built.push(path.clone());
+    path
+}
+
+/// Cargo's target folder, where the running program was built.
+///
+/// # Panics
+/// When the running program isn't in one.
+pub fn target_folder() -> PathBuf {
+    let folder = profile_folder();
+    folder.parent().map_or(folder.clone(), Path::to_owned)
+}
+
+fn profile_folder() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_else(|error| panic!("who am I? {error}"));
+    // Test programs lie in `deps` (or `examples`) inside it, others directly.
+    program
+        .ancestors()
+        .skip(1)
+        .find(|folder| {
+            let name = folder.file_name().and_then(|name| name.to_str());
+            !matches!(name, Some("deps" | "examples"))
+        })
+        .map(Path::to_owned)
+        .unwrap_or_else(|| panic!("{} is in no target folder", program.display()))
+}
+
+fn workspace_folder() -> PathBuf {
+    let testkit = Path::new(env!("CARGO_MANIFEST_DIR"));
+    testkit.parent().unwrap_or(testkit).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_on_the_path() {
+        assert!(find_program("cargo").is_some_and(|path| path.is_absolute()));
+        assert_eq!(find_program("no-such-program-anywhere"), None);
+    }
+
+    #[test]
+    fn the_target_folder_holds_the_running_test() {
+        let program = std::env::current_exe().unwrap();
+        assert!(program.starts_with(target_folder()));
+        assert!(program.starts_with(profile_folder()));
+        assert_eq!(profile_folder().parent(), Some(target_folder().as_path()));
+    }
+
+    #[test]
+    fn a_failed_command_gives_its_last_line() {
+        let error = run(Command::new("sh").args(["-c", "echo one; echo two >&2; exit 1"])).unwrap_err();
+        assert_eq!(error, "sh failed: one");
+        let error = run(&mut Command::new("no-such-program-anywhere")).unwrap_err();
+        assert!(
+            error.starts_with("cannot run no-such-program-anywhere"),
+            "{error}"
+        );
+    }
+}
