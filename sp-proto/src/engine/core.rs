@@ -1,0 +1,378 @@
+//! The shared state of a socket: its pattern and pipes behind one short lock, and the wakers of all who wait.
+//!
+//! Nothing is awaited, read or written under the lock, and nobody is woken under it.
+
+use crate::engine::events::{Event, PipeInfo, Publisher};
+use crate::engine::greeting::Greeted;
+use crate::engine::now;
+use crate::engine::waiters::Waiters;
+use crate::pattern::{ContextId, Key, Pattern, Pipes, Refusal, SendLimits, Violation};
+use crate::transport::{Reader, Writer};
+use crate::wire::{Batch, Framing};
+use crate::{EndpointId, PipeId, SocketOptions};
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+use tokio_util::sync::CancellationToken;
+
+/// A socket without its tasks.
+pub(crate) struct Core<P> {
+    state: Mutex<State<P>>,
+    pub(crate) options: SocketOptions,
+    pub(crate) events: Publisher,
+    /// Set when the socket is asked to close: no new pipes, and the old ones end once they are flushed.
+    pub(crate) closing: CancellationToken,
+}
+
+pub(crate) struct State<P> {
+    pub(crate) pattern: P,
+    pub(crate) pipes: Pipes,
+    /// By pipe slot.
+    ends: Vec<Option<End>>,
+    pub(crate) senders: Waiters,
+    pub(crate) receivers: Waiters,
+    pub(crate) contexts: HashMap<ContextId, Waker>,
+    pub(crate) closed: bool,
+}
+
+/// The engine's side of a pipe.
+struct End {
+    info: PipeInfo,
+    writer: Arc<Writer>,
+    /// The pipe's task, while it waits.
+    task: Option<Waker>,
+    /// Those who wait for room in this very pipe.
+    writers: Waiters,
+    disconnect: bool,
+}
+
+/// A pipe that belongs to a socket; leaves it when dropped.
+pub(crate) struct Attached<P: Pattern> {
+    pub(crate) core: Arc<Core<P>>,
+    pub(crate) key: Key,
+    pub(crate) reader: Option<Reader>,
+    pub(crate) writer: Arc<Writer>,
+    pub(crate) framing: Framing,
+    pub(crate) recv_max_size: usize,
+    pub(crate) reason: String,
+}
+
+/// What a pipe's task is to do next.
+#[derive(Debug)]
+pub(crate) enum Plan {
+    /// Write this, if there is something, and read, if allowed.
+    Work { batch: Option<Batch>, read: bool },
+    /// Somebody asked for its end.
+    Stop(Stop),
+}
+
+/// Why a pipe ends at our side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Stop {
+    #[error("the pipe has left its socket")]
+    Gone,
+    #[error("disconnected")]
+    Disconnected,
+    #[error("the socket was closed")]
+    Closed,
+}
+
+/// Those to be woken once the lock is released.
+#[derive(Default)]
+#[must_use]
+pub(crate) struct Wakes(Vec<Waker>);
+
+impl Wakes {
+    pub(crate) fn wake(self) {
+        if !self.0.is_empty() {
+            self.0.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+impl<P: Pattern> State<P> {
+    fn end(&mut self, key: Key) -> Option<&mut End> {
+        self.ends
+            .get_mut(key.slot)?
+            .as_mut()
+            .filter(|end| end.info.id == key.id)
+    }
+
+    pub(crate) fn writer(&mut self, key: Key) -> Option<Arc<Writer>> {
+        self.end(key).map(|end| Arc::clone(&end.writer))
+    }
+
+    pub(crate) fn writers(&mut self, key: Key) -> Option<&mut Waiters> {
+        self.end(key).map(|end| &mut end.writers)
+    }
+
+    /// Who has something to do after a change. Every change ends with this.
+    pub(crate) fn settle(&mut self) -> Wakes {
+        let mut wakes = Wakes::default();
+        while let Some(key) = self.pipes.pop_signal() {
+            wakes.0.extend(self.end(key).and_then(|end| end.task.take()));
+        }
+        while let Some(context) = self.pattern.pop_ready() {
+            wakes.0.extend(self.contexts.remove(&context));
+        }
+        if !self.receivers.is_empty() && self.pattern.can_recv() {
+            wakes.0.extend(self.receivers.wake_first());
+        }
+        if !self.senders.is_empty() && self.pattern.can_send() {
+            wakes.0.extend(self.senders.wake_first());
+        }
+        wakes
+    }
+
+    fn wake_all(&mut self) -> Wakes {
+        let mut wakes = Wakes::default();
+        wakes.0.extend(self.senders.wake_all());
+        wakes.0.extend(self.receivers.wake_all());
+        wakes.0.extend(self.contexts.drain().map(|(_, waker)| waker));
+        for end in self.ends.iter_mut().flatten() {
+            wakes.0.extend(end.task.take());
+            wakes.0.extend(end.writers.wake_all());
+        }
+        wakes
+    }
+}
+
+impl<P: Pattern> Core<P> {
+    pub(crate) fn new(pattern: P, options: SocketOptions) -> Self {
+        let limits = SendLimits {
+            messages: options.send_queue,
+            bytes: options.send_queue_bytes,
+        };
+        let state = State {
+            pattern,
+            pipes: Pipes::new(limits),
+            ends: Vec::new(),
+            senders: Waiters::default(),
+            receivers: Waiters::default(),
+            contexts: HashMap::new(),
+            closed: false,
+        };
+        Self {
+            state: Mutex::new(state),
+            options,
+            events: Publisher::new(),
+            closing: CancellationToken::new(),
+        }
+    }
+
+    /// A panic under the lock is a bug, but one that must not spread: the state is consistent between calls.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State<P>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state and wakes those whom that concerns.
+    pub(crate) fn with<R>(&self, change: impl FnOnce(&mut State<P>) -> R) -> R {
+        let mut state = self.lock();
+        let result = change(&mut state);
+        let wakes = state.settle();
+        drop(state);
+        wakes.wake();
+        result
+    }
+
+    /// Makes a greeted connection a pipe of this socket.
+    pub(crate) fn attach(
+        self: &Arc<Self>,
+        greeted: Greeted,
+        endpoint: Option<EndpointId>,
+    ) -> Result<Attached<P>, Unattached> {
+        let Greeted {
+            link,
+            peer,
+            peer_address,
+            credentials,
+            recv_max_size,
+        } = greeted;
+        let id = PipeId::next();
+        let framing = link.framing();
+        let (reader, writer) = link.split();
+        let writer = Arc::new(writer);
+        let info = PipeInfo {
+            id,
+            endpoint,
+            peer,
+            peer_address,
+            credentials,
+        };
+        let end = End {
+            info: info.clone(),
+            writer: Arc::clone(&writer),
+            task: None,
+            writers: Waiters::default(),
+            disconnect: false,
+        };
+        let key = self.with(|state| {
+            if state.closed {
+                return Err(Unattached::Closed);
+            }
+            let key = state.pipes.insert(id, framing);
+            if let Err(refusal) = state.pattern.attach(&mut state.pipes, key, now()) {
+                state.pipes.remove(key);
+                return Err(Unattached::Refused(refusal));
+            }
+            if state.ends.len() <= key.slot {
+                state.ends.resize_with(key.slot + 1, || None);
+            }
+            if let Some(slot) = state.ends.get_mut(key.slot) {
+                *slot = Some(end);
+            }
+            Ok(key)
+        })?;
+        self.events.publish(Event::PipeAdded(info));
+        let recv_max_size = recv_max_size.unwrap_or(self.options.recv_max_size);
+        let reason = "its endpoint or socket was closed".to_owned();
+        Ok(Attached {
+            core: Arc::clone(self),
+            key,
+            reader: Some(reader),
+            writer,
+            framing,
+            recv_max_size,
+            reason,
+        })
+    }
+
+    fn detach(&self, key: Key, reason: String) {
+        let mut state = self.lock();
+        if !state.pipes.remove(key) {
+            return;
+        }
+        let end = state.ends.get_mut(key.slot).and_then(Option::take);
+        let State { pattern, pipes, .. } = &mut *state;
+        pattern.detach(pipes, key, now());
+        let mut wakes = state.settle();
+        drop(state);
+        if let Some(mut end) = end {
+            wakes.0.extend(end.writers.wake_all());
+        }
+        wakes.wake();
+        self.events.publish(Event::PipeRemoved { pipe: key.id, reason });
+    }
+
+    /// What the pipe's task is to do; it is woken when that changes.
+    pub(crate) fn plan(&self, key: Key, cx: &Context<'_>) -> Plan {
+        let mut state = self.lock();
+        let State {
+            pattern,
+            pipes,
+            closed,
+            ..
+        } = &mut *state;
+        let batch = pipes.begin(key);
+        let flushed = batch.is_none() && pipes.is_flushed(key);
+        let read = !*closed && pattern.may_read(key);
+        let closed = *closed;
+        let Some(end) = state.end(key) else {
+            return Plan::Stop(Stop::Gone);
+        };
+        if end.disconnect {
+            return Plan::Stop(Stop::Disconnected);
+        }
+        if closed && flushed {
+            return Plan::Stop(Stop::Closed);
+        }
+        if !end.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            end.task = Some(cx.waker().clone());
+        }
+        Plan::Work { batch, read }
+    }
+
+    /// Ends a write of `batch`, of which nothing or a part may be left.
+    pub(crate) fn end_write(&self, key: Key, batch: Batch, driver: bool) {
+        let mut state = self.lock();
+        let State {
+            pattern,
+            pipes,
+            closed,
+            ..
+        } = &mut *state;
+        let messages = if batch.is_empty() {
+            batch.messages()
+        } else {
+            usize::MAX
+        };
+        let room = pipes.end(key, batch);
+        if driver {
+            pipes.note_flush(key, messages);
+        } else if *closed || !pipes.is_flushed(key) {
+            // The driver finishes what the sender has begun, and may have waited for that to end the pipe.
+            pipes.signal(key);
+        }
+        if room {
+            pattern.handle_room(pipes, key, now());
+        }
+        let mut wakes = state.settle();
+        if room && let Some(end) = state.end(key) {
+            wakes.0.extend(end.writers.wake_all());
+        }
+        drop(state);
+        wakes.wake();
+    }
+
+    /// Hands what has come in to the pattern.
+    pub(crate) fn deliver(&self, key: Key, frames: &mut Vec<Bytes>) -> Result<(), Violation> {
+        self.with(|state| {
+            let State { pattern, pipes, .. } = state;
+            pipes.note_received(key);
+            pattern.handle_frames(pipes, key, frames)
+        })
+    }
+
+    pub(crate) fn pipes(&self) -> Vec<PipeInfo> {
+        let mut pipes: Vec<_> = self
+            .lock()
+            .ends
+            .iter()
+            .flatten()
+            .map(|end| end.info.clone())
+            .collect();
+        pipes.sort_unstable_by_key(|info| info.id);
+        pipes
+    }
+
+    /// Asks the pipe's task to end it.
+    pub(crate) fn disconnect(&self, pipe: PipeId) {
+        let waker = self
+            .lock()
+            .ends
+            .iter_mut()
+            .flatten()
+            .find(|end| end.info.id == pipe)
+            .and_then(|end| {
+                end.disconnect = true;
+                end.task.take()
+            });
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Starts the end: senders and receivers are told, pipes flush and end.
+    pub(crate) fn close(&self) {
+        self.closing.cancel();
+        let mut state = self.lock();
+        state.closed = true;
+        let wakes = state.wake_all();
+        drop(state);
+        wakes.wake();
+    }
+}
+
+/// Why a connection did not become a pipe.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unattached {
+    #[error("the socket is closed")]
+    Closed,
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+impl<P: Pattern> Drop for Attached<P> {
+    fn drop(&mut self) {
+        self.core.detach(self.key, std::mem::take(&mut self.reason));
+    }
+}

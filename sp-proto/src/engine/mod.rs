@@ -1,0 +1,36 @@
+//! The tasks and the shared state around the patterns: one connection, dialer, listener, the owner of a
+//! socket.
+//!
+//! Every task has an owner that joins it: the socket owns its listeners, dialers and attached pipes; a
+//! listener owns the pipes it accepted; a dialer *is* the pipe that it made. Whatever is dropped takes its
+//! tasks along.
+
+mod acceptor;
+mod backoff;
+mod core;
+mod dialer;
+mod events;
+mod greeting;
+mod owner;
+mod pipe;
+mod send;
+mod waiters;
+
+pub(crate) use self::core::{Core, State};
+pub(crate) use acceptor::Acceptor;
+pub use acceptor::ListenerOptions;
+pub(crate) use events::Publisher;
+pub use events::{Event, Events, PipeInfo};
+pub(crate) use greeting::Greeted;
+pub(crate) use greeting::Manners;
+pub use owner::Endpoint;
+pub(crate) use owner::{Owner, bind};
+pub(crate) use send::{Attempt, Sends, with_limit};
+pub(crate) use waiters::Waiters;
+
+use std::time::Instant;
+
+/// The one clock: tokio's, so that a test can stop it.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

@@ -1,0 +1,239 @@
+//! The owner of a socket: its tasks, its endpoints, its end.
+
+use crate::engine::acceptor::Acceptor;
+use crate::engine::core::Core;
+use crate::engine::events::Event;
+use crate::engine::greeting::{Greeted, Manners};
+use crate::engine::{dialer, pipe};
+use crate::pattern::Pattern;
+use crate::transport::{Address, AddressError, Listener, SocketFile};
+use crate::{DialError, EndpointId, ListenError, PipeId};
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// An address on which a socket listens or which it dials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Endpoint {
+    /// Its name in events and for `close_endpoint`.
+    pub id: EndpointId,
+    /// The concrete address: a tcp port 0 is resolved.
+    pub address: String,
+}
+
+/// What all handles of a socket share. The tasks know the [`Core`] only, so the last handle's drop ends them.
+pub(crate) struct Owner<P: Pattern> {
+    pub(crate) core: Arc<Core<P>>,
+    tasks: Mutex<Tasks>,
+    finished: CancellationToken,
+}
+
+/// Dropping it aborts every task and removes the ipc files.
+#[derive(Default)]
+struct Tasks {
+    endpoints: HashMap<EndpointId, EndpointTask>,
+    attached: JoinSet<()>,
+    closed: bool,
+}
+
+struct EndpointTask {
+    /// Dropped before the task, so the file is gone before the address is free.
+    file: Option<SocketFile>,
+    /// Holds the one task of a listener or dialer.
+    task: JoinSet<()>,
+}
+
+impl<P: Pattern> Owner<P> {
+    pub(crate) fn new(core: Core<P>) -> Self {
+        Self {
+            core: Arc::new(core),
+            tasks: Mutex::default(),
+            finished: CancellationToken::new(),
+        }
+    }
+
+    fn tasks<R>(&self, change: impl FnOnce(&mut Tasks) -> R) -> R {
+        change(&mut self.tasks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) async fn listen(&self, address: &str) -> Result<Endpoint, ListenError> {
+        let (listener, bound, file) = bind(address).await?;
+        let endpoint = Endpoint {
+            id: EndpointId::next(),
+            address: bound,
+        };
+        let task = listen(Arc::clone(&self.core), listener, endpoint.id);
+        if self.spawn(endpoint.id, file, task) {
+            Ok(endpoint)
+        } else {
+            Err(ListenError::Closed)
+        }
+    }
+
+    pub(crate) async fn dial(&self, address: &str) -> Result<Endpoint, DialError> {
+        let address = Address::parse(address)?;
+        let endpoint = Endpoint {
+            id: EndpointId::next(),
+            address: address.to_string(),
+        };
+        let first = dialer::connect(&self.core, &address, endpoint.id).await?;
+        let task = dialer::run(Arc::clone(&self.core), address, endpoint.id, Some(first));
+        if self.spawn(endpoint.id, None, task) {
+            Ok(endpoint)
+        } else {
+            Err(DialError::Closed)
+        }
+    }
+
+    pub(crate) fn dial_in_background(&self, address: &str) -> Result<Endpoint, AddressError> {
+        let address = Address::parse(address)?;
+        let endpoint = Endpoint {
+            id: EndpointId::next(),
+            address: address.to_string(),
+        };
+        // On a closed socket there is nothing to do, now or later.
+        self.spawn(
+            endpoint.id,
+            None,
+            dialer::run(Arc::clone(&self.core), address, endpoint.id, None),
+        );
+        Ok(endpoint)
+    }
+
+    fn spawn(
+        &self,
+        id: EndpointId,
+        file: Option<SocketFile>,
+        run: impl Future<Output = ()> + Send + 'static,
+    ) -> bool {
+        self.tasks(|tasks| {
+            if tasks.closed {
+                return false;
+            }
+            let mut task = JoinSet::new();
+            task.spawn(run);
+            tasks.endpoints.insert(id, EndpointTask { file, task });
+            true
+        })
+    }
+
+    pub(crate) async fn close_endpoint(&self, id: EndpointId) {
+        if let Some(EndpointTask { file, mut task }) = self.tasks(|tasks| tasks.endpoints.remove(&id)) {
+            drop(file);
+            task.shutdown().await;
+        }
+    }
+
+    pub(crate) fn attach(&self, greeted: Greeted) -> Result<PipeId, DialError> {
+        let address = greeted.peer_address.clone();
+        let (found, expected) = (greeted.peer, P::PROTOCOL.peer());
+        if found != expected {
+            return Err(DialError::WrongProtocol {
+                address,
+                found,
+                expected,
+            });
+        }
+        self.tasks(|tasks| {
+            if tasks.closed {
+                return Err(DialError::Closed);
+            }
+            let attached = self
+                .core
+                .attach(greeted, None)
+                .map_err(|error| error.into_dial_error(address))?;
+            let id = attached.key.id;
+            // Pipes that have ended are forgotten here, so that they do not pile up.
+            while tasks.attached.try_join_next().is_some() {}
+            tasks.attached.spawn(pipe::run(attached));
+            Ok(id)
+        })
+    }
+
+    pub(crate) async fn close(&self) {
+        let Some(mut tasks) = self.tasks(|tasks| {
+            let first = !tasks.closed;
+            let taken = std::mem::take(tasks);
+            tasks.closed = true;
+            first.then_some(taken)
+        }) else {
+            return self.finished.cancelled().await;
+        };
+        // Also when this future is dropped half-way, which aborts what is left.
+        let _finished = self.finished.clone().drop_guard();
+        self.core.close();
+        let flushed = async {
+            for EndpointTask { task, .. } in tasks.endpoints.values_mut() {
+                while task.join_next().await.is_some() {}
+            }
+            while tasks.attached.join_next().await.is_some() {}
+        };
+        let _ = tokio::time::timeout(self.core.options.linger, flushed).await;
+        for (_, EndpointTask { file, mut task }) in tasks.endpoints.drain() {
+            drop(file);
+            task.shutdown().await;
+        }
+        tasks.attached.shutdown().await;
+        self.core.events.close();
+    }
+}
+
+impl<P: Pattern> Drop for Owner<P> {
+    fn drop(&mut self) {
+        // A reply that is still to be given must not believe that somebody will write it.
+        self.core.close();
+        self.core.events.close();
+    }
+}
+
+/// Binds, with the error that callers see.
+pub(crate) async fn bind(address: &str) -> Result<(Listener, String, Option<SocketFile>), ListenError> {
+    let address = Address::parse(address)?;
+    match Listener::bind(&address).await {
+        Ok((listener, bound, file)) => Ok((listener, bound.to_string(), file)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(ListenError::InUse {
+            address: address.to_string(),
+        }),
+        Err(source) => Err(ListenError::Io {
+            address: address.to_string(),
+            source,
+        }),
+    }
+}
+
+/// The task of a listening endpoint: owns the pipes that it accepted.
+async fn listen<P: Pattern>(core: Arc<Core<P>>, listener: Listener, endpoint: EndpointId) {
+    let mut acceptor = Acceptor::new(
+        listener,
+        Manners::Known(P::PROTOCOL),
+        core.options.handshake_timeout,
+    );
+    let mut pipes = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = core.closing.cancelled() => break,
+            Some(_) = pipes.join_next() => continue,
+            accepted = acceptor.next(&core.events) => accepted,
+        };
+        match accepted {
+            Ok(greeted) => {
+                let peer_address = greeted.peer_address.clone();
+                match core.attach(*greeted, Some(endpoint)) {
+                    Ok(attached) => drop(pipes.spawn(pipe::run(attached))),
+                    Err(error) => {
+                        core.events.publish(Event::PeerRefused {
+                            peer_address,
+                            reason: error.to_string(),
+                        });
+                    }
+                }
+            }
+            Err(refused) => core.events.publish(refused.into_event()),
+        }
+    }
+    drop(acceptor);
+    while pipes.join_next().await.is_some() {}
+}

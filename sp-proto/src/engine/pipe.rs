@@ -1,0 +1,232 @@
+//! The task of one pipe: writes what is queued and reads what comes, as one future that drives both
+//! directions.
+
+use crate::engine::core::{Attached, Core, Plan, Stop};
+use crate::pattern::{Key, Pattern, Violation};
+use crate::transport::{Reader, Writer};
+use crate::wire::{Batch, Decoder, FrameError};
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::sync::mpsc;
+use tokio::task::coop;
+use tokio_util::sync::PollSender;
+
+/// How much is read at a time, in bytes.
+const READ: usize = 64 * 1024;
+
+/// A payload of which at least this much is missing is read straight into its own buffer.
+const STRAIGHT: usize = 32 * 1024;
+
+thread_local! {
+    /// Where reads go before they are decoded. One per thread and not per pipe: nothing stays in it between
+    /// polls, and a thousand idle pipes need none.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+}
+
+/// Why a pipe ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the peer closed the connection")]
+    Closed,
+    #[error("the peer closed the connection in the middle of a message")]
+    MidFrame,
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    #[error(transparent)]
+    Stopped(#[from] Stop),
+}
+
+/// Drives the pipe until it ends. The pipe has left its socket when this returns or is dropped.
+pub(crate) async fn run<P: Pattern>(mut attached: Attached<P>) {
+    let Some(reader) = attached.reader.take() else {
+        return;
+    };
+    let mut driver = Driver {
+        core: &attached.core,
+        key: attached.key,
+        writer: &attached.writer,
+        port: match &*attached.writer {
+            Writer::Inproc(sender) => Some(PollSender::new(sender.clone())),
+            Writer::Ipc(_) | Writer::Tcp(_) => None,
+        },
+        reader,
+        decoder: Decoder::new(attached.framing, attached.recv_max_size),
+        limit: attached.recv_max_size,
+        unwritten: None,
+        frames: Vec::new(),
+    };
+    let end = poll_fn(|cx| driver.poll(cx)).await;
+    let reader = driver.reader;
+    attached.reason = end.to_string();
+    drop(attached);
+    if matches!(end, End::Stopped(Stop::Closed)) {
+        hang_up(reader).await;
+    }
+}
+
+/// Waits for the peer to hang up as well. A tcp connection that is closed while something unread lies in it
+/// is reset, which can destroy what we have just written. The sending side is closed by now; the owner bounds
+/// the wait.
+async fn hang_up(reader: Reader) {
+    if let Reader::Tcp(mut reader) = reader {
+        let mut unread = [0; 4096];
+        while reader.read(&mut unread).await.is_ok_and(|read| read > 0) {}
+    }
+}
+
+struct Driver<'a, P> {
+    core: &'a Core<P>,
+    key: Key,
+    writer: &'a Writer,
+    /// The sender of an inproc pipe once more, in the form that can be waited for.
+    port: Option<PollSender<Bytes>>,
+    reader: Reader,
+    decoder: Decoder,
+    limit: usize,
+    /// Begun, and waiting for the connection to take more.
+    unwritten: Option<Batch>,
+    frames: Vec<Bytes>,
+}
+
+impl<P: Pattern> Driver<'_, P> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            // One unit of tokio's budget per round, so that a flood leaves the other tasks their time.
+            let budget = ready!(coop::poll_proceed(cx));
+            let (batch, read) = match self.core.plan(self.key, cx) {
+                Plan::Work { batch, read } => (batch, read),
+                Plan::Stop(stop) => return Poll::Ready(stop.into()),
+            };
+            if batch.is_some() {
+                self.unwritten = batch;
+            }
+            let mut progress = false;
+            if let Some(batch) = self.unwritten.take() {
+                match self.poll_write(cx, batch) {
+                    Poll::Ready(Ok(batch)) => {
+                        self.core.end_write(self.key, batch, true);
+                        progress = true;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(error.into()),
+                    Poll::Pending => {}
+                }
+            }
+            if read {
+                match self.poll_read(cx) {
+                    Poll::Ready(Ok(())) => progress = true,
+                    Poll::Ready(Err(end)) => return Poll::Ready(end),
+                    Poll::Pending => {}
+                }
+            }
+            if !progress {
+                return Poll::Pending;
+            }
+            budget.made_progress();
+        }
+    }
+
+    /// Writes all of `batch` and gives it back empty, or keeps it and waits.
+    fn poll_write(&mut self, cx: &mut Context<'_>, mut batch: Batch) -> Poll<io::Result<Batch>> {
+        if let Some(port) = &mut self.port {
+            loop {
+                if batch.is_empty() {
+                    return Poll::Ready(Ok(batch));
+                }
+                match port.poll_reserve(cx) {
+                    Poll::Ready(Ok(())) => {
+                        let message = batch.pop_message().unwrap_or_default();
+                        port.send_item(message).map_err(|_| io::ErrorKind::BrokenPipe)?;
+                    }
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                    Poll::Pending => break,
+                }
+            }
+        } else {
+            loop {
+                self.writer.try_write(&mut batch)?;
+                if batch.is_empty() {
+                    return Poll::Ready(Ok(batch));
+                }
+                match self.writer.poll_ready(cx) {
+                    Poll::Ready(result) => result?,
+                    Poll::Pending => break,
+                }
+            }
+        }
+        self.unwritten = Some(batch);
+        Poll::Pending
+    }
+
+    /// Reads once and delivers what that brings.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let read = match &mut self.reader {
+            Reader::Inproc(receiver) => ready!(poll_messages(receiver, cx, self.limit, &mut self.frames)),
+            Reader::Ipc(_) | Reader::Tcp(_) => ready!(self.poll_bytes(cx)),
+        };
+        // What came before a fault is still good.
+        let count = self.frames.len();
+        if count > 0 {
+            self.core.deliver(self.key, &mut self.frames)?;
+            if self.frames.capacity() > 8 * count.max(8) {
+                // The room for a flood is not kept once it is over.
+                self.frames.shrink_to(count);
+            }
+        }
+        Poll::Ready(read)
+    }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let reader = Pin::new(&mut self.reader);
+        let read = if self.decoder.missing() >= STRAIGHT
+            && let Some(mut body) = self.decoder.body()
+        {
+            let read = ready!(tokio_util::io::poll_read_buf(reader, cx, &mut body))?;
+            self.decoder.finish(&mut self.frames);
+            read
+        } else {
+            let (decoder, frames) = (&mut self.decoder, &mut self.frames);
+            let (read, result) = ready!(SCRATCH.with_borrow_mut(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                reader
+                    .poll_read(cx, &mut buffer)
+                    .map_ok(|()| (buffer.filled().len(), decoder.decode(buffer.filled(), frames)))
+            }))?;
+            result?;
+            read
+        };
+        if read == 0 {
+            let between = self.decoder.is_between_frames();
+            return Poll::Ready(Err(if between { End::Closed } else { End::MidFrame }));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Takes the messages that are there, up to a batch's worth.
+fn poll_messages(
+    receiver: &mut mpsc::Receiver<Bytes>,
+    cx: &mut Context<'_>,
+    limit: usize,
+    frames: &mut Vec<Bytes>,
+) -> Poll<Result<(), End>> {
+    match ready!(receiver.poll_recv_many(cx, frames, 64)) {
+        0 => Poll::Ready(Err(End::Closed)),
+        _ => match frames.iter().position(|frame| limit != 0 && frame.len() > limit) {
+            Some(at) => {
+                let length = frames.get(at).map_or(0, Bytes::len) as u64;
+                frames.truncate(at);
+                Poll::Ready(Err(FrameError::TooLong { length, limit }.into()))
+            }
+            None => Poll::Ready(Ok(())),
+        },
+    }
+}

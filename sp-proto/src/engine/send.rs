@@ -1,0 +1,266 @@
+//! Sending and receiving: futures that try, wait their turn, and leave the queue when they are dropped.
+
+use crate::engine::core::{Core, State};
+use crate::engine::waiters::{Ticket, Waiters};
+use crate::pattern::{Key, Pattern};
+use crate::{Message, RecvError, SendError, SendErrorKind};
+use std::pin::Pin;
+use std::sync::MutexGuard;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::task::coop;
+
+/// What came of an attempt to send.
+pub(crate) enum Attempt {
+    /// Queued on this pipe.
+    Sent(Key),
+    /// Nobody has room.
+    Full(Message),
+    /// There is no use in waiting.
+    Failed(SendErrorKind, Message),
+}
+
+impl From<Result<Key, Message>> for Attempt {
+    fn from(result: Result<Key, Message>) -> Self {
+        match result {
+            Ok(key) => Self::Sent(key),
+            Err(message) => Self::Full(message),
+        }
+    }
+}
+
+/// One way to get rid of a message.
+pub(crate) trait Sends<P: Pattern>: Unpin {
+    fn attempt(&mut self, state: &mut State<P>, message: Message) -> Attempt;
+
+    /// The queue to wait in; `None` when what was waited for is gone.
+    fn queue<'a>(&self, state: &'a mut State<P>) -> Option<&'a mut Waiters> {
+        Some(&mut state.senders)
+    }
+
+    /// Must those who came first go first? Not if each waits for a pipe of its own.
+    const IN_TURN: bool = true;
+}
+
+/// A message on its way to a pipe. Dropped before it is ready, the message is not sent.
+struct Sending<'a, P: Pattern, S: Sends<P>> {
+    core: &'a Core<P>,
+    way: S,
+    message: Option<Message>,
+    ticket: Option<Ticket>,
+}
+
+impl<P: Pattern, S: Sends<P>> Future for Sending<'_, P, S> {
+    type Output = Result<(), SendError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let budget = ready!(coop::poll_proceed(cx));
+        let Some(message) = this.message.take() else {
+            return Poll::Pending;
+        };
+        let mut state = this.core.lock();
+        let attempt = if state.closed {
+            Attempt::Failed(SendErrorKind::Closed, message)
+        } else if S::IN_TURN
+            && !this
+                .way
+                .queue(&mut state)
+                .is_none_or(|queue| queue.is_turn(this.ticket))
+        {
+            Attempt::Full(message)
+        } else {
+            this.way.attempt(&mut state, message)
+        };
+        let done = match attempt {
+            Attempt::Sent(key) => {
+                this.leave(&mut state);
+                this.core.transmit(state, key);
+                Ok(())
+            }
+            Attempt::Failed(kind, message) => {
+                this.leave(&mut state);
+                let wakes = state.settle();
+                drop(state);
+                wakes.wake();
+                Err(SendError { message, kind })
+            }
+            Attempt::Full(message) => {
+                this.message = Some(message);
+                if let Some(queue) = this.way.queue(&mut state) {
+                    queue.wait(&mut this.ticket, cx.waker());
+                }
+                return Poll::Pending;
+            }
+        };
+        budget.made_progress();
+        Poll::Ready(done)
+    }
+}
+
+impl<P: Pattern, S: Sends<P>> Sending<'_, P, S> {
+    fn leave(&mut self, state: &mut State<P>) {
+        match self.way.queue(state) {
+            Some(queue) => queue.leave(&mut self.ticket),
+            None => self.ticket = None,
+        }
+    }
+}
+
+impl<P: Pattern, S: Sends<P>> Drop for Sending<'_, P, S> {
+    fn drop(&mut self) {
+        if self.ticket.is_some() {
+            // Whoever comes next may have been waiting for this one to go.
+            let core = self.core;
+            core.with(|state| self.leave(state));
+        }
+    }
+}
+
+/// Something on its way from a pipe. Dropped before it is ready, nothing is taken.
+struct Receiving<'a, P: Pattern, F> {
+    core: &'a Core<P>,
+    take: F,
+    ticket: Option<Ticket>,
+}
+
+impl<P: Pattern, T, F: FnMut(&mut State<P>) -> Option<T> + Unpin> Future for Receiving<'_, P, F> {
+    type Output = Result<T, RecvError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let budget = ready!(coop::poll_proceed(cx));
+        let mut state = this.core.lock();
+        let result = if state.closed {
+            Some(Err(RecvError::Closed))
+        } else {
+            (this.take)(&mut state).map(Ok)
+        };
+        let Some(result) = result else {
+            state.receivers.wait(&mut this.ticket, cx.waker());
+            return Poll::Pending;
+        };
+        state.receivers.leave(&mut this.ticket);
+        let wakes = state.settle();
+        drop(state);
+        wakes.wake();
+        budget.made_progress();
+        Poll::Ready(result)
+    }
+}
+
+impl<P: Pattern, F> Drop for Receiving<'_, P, F> {
+    fn drop(&mut self) {
+        if self.ticket.is_some() {
+            self.core.with(|state| state.receivers.leave(&mut self.ticket));
+        }
+    }
+}
+
+impl<P: Pattern> Core<P> {
+    /// Sends, waiting for room at most as long as the options say.
+    pub(crate) async fn send<S: Sends<P>>(&self, way: S, message: Message) -> Result<(), SendError> {
+        let mut sending = Sending {
+            core: self,
+            way,
+            message: Some(message),
+            ticket: None,
+        };
+        let Some(limit) = self.options.send_timeout else {
+            return sending.await;
+        };
+        match tokio::time::timeout(limit, &mut sending).await {
+            Ok(result) => result,
+            Err(_) => {
+                let message = sending.message.take().unwrap_or_default();
+                Err(SendError {
+                    message,
+                    kind: SendErrorKind::TimedOut,
+                })
+            }
+        }
+    }
+
+    /// Sends if that needs no waiting.
+    pub(crate) fn try_send<S: Sends<P>>(&self, mut way: S, message: Message) -> Result<(), SendError> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(SendError {
+                message,
+                kind: SendErrorKind::Closed,
+            });
+        }
+        if S::IN_TURN && !way.queue(&mut state).is_none_or(|queue| queue.is_turn(None)) {
+            return Err(SendError {
+                message,
+                kind: SendErrorKind::WouldBlock,
+            });
+        }
+        match way.attempt(&mut state, message) {
+            Attempt::Sent(key) => {
+                self.transmit(state, key);
+                Ok(())
+            }
+            Attempt::Full(message) => Err(SendError {
+                message,
+                kind: SendErrorKind::WouldBlock,
+            }),
+            Attempt::Failed(kind, message) => Err(SendError { message, kind }),
+        }
+    }
+
+    /// Receives, waiting at most as long as the options say.
+    pub(crate) async fn recv<T>(
+        &self,
+        take: impl FnMut(&mut State<P>) -> Option<T> + Unpin,
+    ) -> Result<T, RecvError> {
+        let receiving = Receiving {
+            core: self,
+            take,
+            ticket: None,
+        };
+        with_limit(self.options.recv_timeout, receiving).await
+    }
+
+    /// Receives if there is something now.
+    pub(crate) fn try_recv<T>(
+        &self,
+        take: impl FnOnce(&mut State<P>) -> Option<T>,
+    ) -> Result<Option<T>, RecvError> {
+        self.with(|state| {
+            if state.closed {
+                Err(RecvError::Closed)
+            } else {
+                Ok(take(state))
+            }
+        })
+    }
+
+    /// After a message was queued on a pipe: writes it at once if the pipe is idle, else leaves it to the
+    /// pipe's task.
+    fn transmit(&self, mut state: MutexGuard<'_, State<P>>, key: Key) {
+        let begun = state.pipes.begin_direct(key);
+        let direct = begun.and_then(|batch| Some((batch, state.writer(key)?)));
+        let wakes = state.settle();
+        drop(state);
+        wakes.wake();
+        if let Some((mut batch, writer)) = direct {
+            // An error is left to the pipe's task, which meets it as well and ends the pipe.
+            let _ = writer.try_write(&mut batch);
+            self.end_write(key, batch, false);
+        }
+    }
+}
+
+/// Waits for `receiving` at most this long.
+pub(crate) async fn with_limit<T>(
+    limit: Option<Duration>,
+    receiving: impl Future<Output = Result<T, RecvError>>,
+) -> Result<T, RecvError> {
+    match limit {
+        None => receiving.await,
+        Some(limit) => tokio::time::timeout(limit, receiving)
+            .await
+            .unwrap_or(Err(RecvError::TimedOut)),
+    }
+}

@@ -1,0 +1,78 @@
+//! The nanomsg scalability protocols (SP) in pure Rust: sockets that speak with nanomsg, nng and mangos.
+//!
+//! ```
+//! use sp_proto::{Pull, Push};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let pull = Pull::new();
+//! let endpoint = pull.listen("tcp://127.0.0.1:0").await?;
+//! let push = Push::new();
+//! push.dial(&endpoint.address).await?;
+//! push.send("hello").await?;
+//! assert_eq!(pull.recv().await?.as_bytes(), b"hello");
+//! push.close().await;
+//! # Ok(()) }
+//! ```
+//!
+//! | socket | talks to | for |
+//! |---|---|---|
+//! | [`Pair`] | [`Pair`] | one peer, both directions |
+//! | [`Push`] | [`Pull`] | dealing work out |
+//! | [`Pull`] | [`Push`] | collecting |
+//! | [`Req`] | [`Rep`] | asking |
+//! | [`Rep`] | [`Req`] | answering |
+//!
+//! Every socket listens and dials on any number of endpoints, `ipc://`, `tcp://` and `inproc://`. Sockets are
+//! made anywhere and used within a tokio runtime. A [`Listener`] serves several protocols on one address.
+//!
+//! # Module map
+//!
+//! - [`wire`]: greeting, frames, backtraces. Pure.
+//! - `pattern`: who gets a message and what one means. Pure: time is an argument.
+//! - `transport`: addresses, streams, listeners.
+//! - `engine`: the task of a connection, dialer, listener; the state that they share; the owner of a socket.
+//! - `socket`: the public handles.
+//!
+//! Each may use those above it only. Without the feature `tokio` only the pure ones are built.
+//!
+//! # How a message travels
+//!
+//! `send` takes the socket's lock, the pattern picks a pipe, and the frame is added to that pipe's batch. An
+//! idle pipe is written to at once from the caller's task; a busy one's task is woken once and writes the
+//! whole batch. On the other side the pipe's task reads up to 64 KiB, decodes every frame in it and hands
+//! them over under one lock with one wake. No message has a task hop or a channel of its own.
+#![cfg_attr(not(feature = "tokio"), allow(dead_code, unused_imports))]
+
+mod id;
+mod message;
+mod pattern;
+mod protocol;
+pub mod wire;
+
+#[cfg(feature = "tokio")]
+mod engine;
+#[cfg(feature = "tokio")]
+mod error;
+#[cfg(feature = "tokio")]
+mod socket;
+#[cfg(feature = "tokio")]
+mod transport;
+
+pub use id::{EndpointId, PipeId};
+pub use message::Message;
+pub use protocol::Protocol;
+
+#[cfg(feature = "tokio")]
+pub use engine::{Endpoint, Event, Events, ListenerOptions, PipeInfo};
+#[cfg(feature = "tokio")]
+pub use error::{DialError, ListenError, RecvError, RequestError, SendError, SendErrorKind};
+#[cfg(feature = "tokio")]
+pub use socket::{Connection, Listener, Pair, Pull, Push, Rep, Req, ReqContext, Request, SocketOptions};
+#[cfg(feature = "tokio")]
+pub use transport::{Address, AddressError, Credentials, TcpTarget};
+
+/// Keeps the example of the README compiled and true.
+#[cfg(all(doctest, feature = "tokio"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

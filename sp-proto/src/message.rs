@@ -1,0 +1,73 @@
+//! Owns the message: the unit that sockets send and receive.
+
+use bytes::Bytes;
+use std::ops::Deref;
+
+/// One SP message: a payload of any length, zero included.
+///
+/// Cloning is cheap (the payload is shared) and it dereferences to its bytes.
+///
+/// ```
+/// let message = sp_proto::Message::from("hello");
+/// assert_eq!(&message[..], b"hello");
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Message {
+    body: Bytes,
+}
+
+impl Message {
+    /// The payload.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The payload, without a copy.
+    pub fn into_bytes(self) -> Bytes {
+        self.body
+    }
+}
+
+impl Deref for Message {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl AsRef<[u8]> for Message {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl From<Bytes> for Message {
+    fn from(body: Bytes) -> Self {
+        Self { body }
+    }
+}
+
+impl From<Vec<u8>> for Message {
+    fn from(body: Vec<u8>) -> Self {
+        Self { body: body.into() }
+    }
+}
+
+impl From<String> for Message {
+    fn from(body: String) -> Self {
+        Self { body: body.into() }
+    }
+}
+
+impl From<&'static str> for Message {
+    fn from(body: &'static str) -> Self {
+        Self { body: body.into() }
+    }
+}
+
+impl From<&'static [u8]> for Message {
+    fn from(body: &'static [u8]) -> Self {
+        Self { body: body.into() }
+    }
+}

@@ -1,0 +1,81 @@
+//! The patterns: who gets a message, what a message that came in means, when to ask again. Pure state
+//! machines.
+//!
+//! Knows no socket, no task and no clock: time is an argument. The engine calls a [`Pattern`] under the
+//! socket's lock and moves the bytes that [`Pipes`] holds; the tests below move them between two ends in
+//! memory.
+#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used)]
+
+mod fair_queue;
+mod pair;
+mod pipes;
+mod pull;
+mod push;
+mod rep;
+mod req;
+#[cfg(test)]
+mod world;
+
+pub(crate) use fair_queue::RecvLimits;
+pub(crate) use pair::Pair;
+pub(crate) use pipes::{Key, Pipes, SendLimits};
+pub(crate) use pull::Pull;
+pub(crate) use push::Push;
+pub(crate) use rep::{Origin, Rep, Unsent};
+pub(crate) use req::{ContextId, Progress, Req};
+
+use crate::Protocol;
+use crate::wire::BacktraceError;
+use bytes::Bytes;
+use std::time::Instant;
+
+/// Why a pipe may not join, though it speaks the right protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("the pair socket already has a peer")]
+    SecondPeer,
+}
+
+/// What a peer did that ends its pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Violation {
+    #[error(transparent)]
+    Backtrace(#[from] BacktraceError),
+}
+
+/// What the engine asks of every pattern; sending and receiving is each pattern's own.
+pub(crate) trait Pattern: Send + 'static {
+    /// What the socket announces.
+    const PROTOCOL: Protocol;
+
+    /// A pipe has joined; [`Pipes`] already knows it.
+    fn attach(&mut self, pipes: &mut Pipes, key: Key, now: Instant) -> Result<(), Refusal>;
+
+    /// A pipe that had joined is gone; [`Pipes`] no longer knows it.
+    fn detach(&mut self, pipes: &mut Pipes, key: Key, now: Instant);
+
+    /// Messages have come in. What is left in `frames` after an error is dropped.
+    fn handle_frames(
+        &mut self,
+        pipes: &mut Pipes,
+        key: Key,
+        frames: &mut Vec<Bytes>,
+    ) -> Result<(), Violation>;
+
+    /// May more be read from this pipe now? After a no the pattern signals the pipe once it may.
+    fn may_read(&mut self, key: Key) -> bool;
+
+    /// A pipe that was full has room again.
+    fn handle_room(&mut self, pipes: &mut Pipes, key: Key, now: Instant);
+
+    /// Would the next receiver get something?
+    fn can_recv(&self) -> bool;
+
+    /// Would the next sender get rid of its message?
+    fn can_send(&self) -> bool;
+
+    /// The next context whose receiver should look again.
+    fn pop_ready(&mut self) -> Option<ContextId> {
+        None
+    }
+}

@@ -1,0 +1,145 @@
+//! Rep: answers requests, each on the pipe that it came from.
+//!
+//! Requesters that give up waiting ask again, for weeks if they must, whether or not anybody receives here.
+//! So pipes are always read, and of each pipe only the newest requests are kept that nobody has received yet.
+
+use crate::pattern::{Key, Pattern, Pipes, Refusal, Violation};
+use crate::wire::{Backtrace, BacktraceError};
+use crate::{Message, Protocol};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// The state of a rep socket.
+#[derive(Debug)]
+pub(crate) struct Rep {
+    /// How many unreceived requests are kept per pipe.
+    backlog: usize,
+    /// By pipe slot.
+    lanes: Vec<VecDeque<Pending>>,
+    /// The pipes that have something pending, the next one first.
+    ring: VecDeque<Key>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    backtrace: Backtrace,
+    body: Bytes,
+}
+
+/// Where a request came from and what its reply must carry.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) key: Key,
+    backtrace: Backtrace,
+}
+
+impl Origin {
+    pub(crate) fn id(&self) -> u32 {
+        self.backtrace.id()
+    }
+}
+
+/// Why a reply was not taken. The message comes back.
+#[derive(Debug)]
+pub(crate) enum Unsent {
+    /// The pipe has no room now.
+    Full(Message),
+    /// The pipe is gone.
+    Gone(Message),
+}
+
+impl Rep {
+    pub(crate) fn new(backlog: usize) -> Self {
+        Self {
+            backlog: backlog.max(1),
+            lanes: Vec::new(),
+            ring: VecDeque::new(),
+        }
+    }
+
+    /// The next request; pipes take turns.
+    pub(crate) fn recv(&mut self) -> Option<(Origin, Message)> {
+        let key = *self.ring.front()?;
+        let lane = self.lanes.get_mut(key.slot)?;
+        let pending = lane.pop_front();
+        self.ring.pop_front();
+        if !lane.is_empty() {
+            self.ring.push_back(key);
+        }
+        pending.map(|Pending { backtrace, body }| (Origin { key, backtrace }, body.into()))
+    }
+
+    /// Hands a reply to the pipe that asked.
+    pub(crate) fn reply(&self, pipes: &mut Pipes, origin: &Origin, message: Message) -> Result<Key, Unsent> {
+        if !pipes.contains(origin.key) {
+            return Err(Unsent::Gone(message));
+        }
+        if !pipes.has_room(origin.key) {
+            return Err(Unsent::Full(message));
+        }
+        pipes.push(origin.key, origin.backtrace.as_bytes(), message.into_bytes());
+        Ok(origin.key)
+    }
+}
+
+impl Pattern for Rep {
+    const PROTOCOL: Protocol = Protocol::Rep;
+
+    fn attach(&mut self, _: &mut Pipes, key: Key, _: Instant) -> Result<(), Refusal> {
+        if self.lanes.len() <= key.slot {
+            self.lanes.resize_with(key.slot + 1, VecDeque::new);
+        }
+        Ok(())
+    }
+
+    /// What is pending goes with its pipe: nobody is left to answer to.
+    fn detach(&mut self, _: &mut Pipes, key: Key, _: Instant) {
+        self.ring.retain(|turn| *turn != key);
+        if let Some(lane) = self.lanes.get_mut(key.slot) {
+            *lane = VecDeque::new();
+        }
+    }
+
+    fn handle_frames(&mut self, _: &mut Pipes, key: Key, frames: &mut Vec<Bytes>) -> Result<(), Violation> {
+        let Some(lane) = self.lanes.get_mut(key.slot) else {
+            return Ok(());
+        };
+        let was_empty = lane.is_empty();
+        let mut result = Ok(());
+        for mut body in frames.drain(..) {
+            match Backtrace::split_off(&mut body) {
+                Ok(backtrace) => {
+                    if lane.len() == self.backlog {
+                        lane.pop_front();
+                    }
+                    lane.push_back(Pending { backtrace, body });
+                }
+                Err(BacktraceError::TooManyHops) => {}
+                Err(error) => {
+                    result = Err(error.into());
+                    break;
+                }
+            }
+        }
+        if was_empty && !lane.is_empty() {
+            self.ring.push_back(key);
+        }
+        result
+    }
+
+    fn may_read(&mut self, _: Key) -> bool {
+        true
+    }
+
+    /// Replies wait for their own pipe; the engine wakes them.
+    fn handle_room(&mut self, _: &mut Pipes, _: Key, _: Instant) {}
+
+    fn can_recv(&self) -> bool {
+        !self.ring.is_empty()
+    }
+
+    fn can_send(&self) -> bool {
+        false
+    }
+}

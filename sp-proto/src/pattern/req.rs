@@ -1,0 +1,274 @@
+//! Req: asks, and waits for the reply, in as many contexts as there are conversations.
+//!
+//! ```text
+//!            send                   reply
+//!   Idle ───────────▶ Outstanding ─────────▶ Answered
+//!    ▲                 │      │                 │
+//!    └─────cancel──────┘      └──recv / cancel──┘   (a new send starts over from any state)
+//! ```
+//! An outstanding request is sent again when its pipe goes away and when `resend_time` has passed.
+
+use crate::pattern::{Key, Pattern, Pipes, Refusal, Violation};
+use crate::wire::FINAL;
+use crate::{Message, Protocol};
+use bytes::{Buf, Bytes};
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// One conversation of a req socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ContextId(u64);
+
+/// The state of a req socket.
+#[derive(Debug)]
+pub(crate) struct Req {
+    resend_time: Option<Duration>,
+    contexts: HashMap<ContextId, State>,
+    /// The context that waits for the reply with this request id.
+    waiting: HashMap<u32, ContextId>,
+    /// Outstanding requests that must be sent again as soon as a pipe has room.
+    unsent: VecDeque<ContextId>,
+    /// The pipes with room, the one whose turn it is first.
+    turns: VecDeque<Key>,
+    /// Contexts that have something new for their receiver.
+    ready: Vec<ContextId>,
+    next_context: u64,
+    next_request: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    Idle,
+    Outstanding(Request),
+    Answered(Message),
+}
+
+#[derive(Debug)]
+struct Request {
+    id: u32,
+    message: Message,
+    /// Where it went last; `None` while it waits in `unsent`.
+    sent: Option<(Key, Instant)>,
+}
+
+/// What a context's receiver finds.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// No request is outstanding.
+    Idle,
+    /// The reply is not here yet; the request is to be sent again at this time, if ever.
+    Waiting(Option<Instant>),
+    /// The reply.
+    Reply(Message),
+}
+
+impl Req {
+    /// `first_request` is where request ids start: a random number keeps a restarted process from taking
+    /// replies that were meant for its predecessor.
+    pub(crate) fn new(resend_time: Option<Duration>, first_request: u32) -> Self {
+        Self {
+            resend_time,
+            contexts: HashMap::new(),
+            waiting: HashMap::new(),
+            unsent: VecDeque::new(),
+            turns: VecDeque::new(),
+            ready: Vec::new(),
+            next_context: 0,
+            next_request: first_request,
+        }
+    }
+
+    pub(crate) fn open(&mut self) -> ContextId {
+        self.next_context += 1;
+        let id = ContextId(self.next_context);
+        self.contexts.insert(id, State::Idle);
+        id
+    }
+
+    pub(crate) fn close(&mut self, context: ContextId) {
+        self.cancel(context);
+        self.contexts.remove(&context);
+    }
+
+    /// Forgets the request of this context; its reply will be dropped.
+    pub(crate) fn cancel(&mut self, context: ContextId) {
+        let Some(state) = self.contexts.get_mut(&context) else {
+            return;
+        };
+        if let State::Outstanding(request) = std::mem::replace(state, State::Idle) {
+            self.waiting.remove(&request.id);
+            if request.sent.is_none() {
+                self.unsent.retain(|unsent| *unsent != context);
+            }
+        }
+    }
+
+    /// Sends a request in place of the one before, or gives it back when no pipe has room.
+    pub(crate) fn send(
+        &mut self,
+        pipes: &mut Pipes,
+        context: ContextId,
+        message: Message,
+        now: Instant,
+    ) -> Result<Key, Message> {
+        self.cancel(context);
+        let Some(key) = self.turns.pop_front() else {
+            return Err(message);
+        };
+        let id = self.next_id();
+        self.waiting.insert(id, context);
+        self.transmit(pipes, key, id, &message);
+        self.contexts.insert(
+            context,
+            State::Outstanding(Request {
+                id,
+                message,
+                sent: Some((key, now)),
+            }),
+        );
+        Ok(key)
+    }
+
+    /// What there is for the receiver of this context; sends its request again if that is due.
+    pub(crate) fn recv(&mut self, pipes: &mut Pipes, context: ContextId, now: Instant) -> Progress {
+        let Some(state) = self.contexts.get_mut(&context) else {
+            return Progress::Idle;
+        };
+        match std::mem::replace(state, State::Idle) {
+            State::Idle => Progress::Idle,
+            State::Answered(message) => Progress::Reply(message),
+            State::Outstanding(mut request) => {
+                let resend_at = |sent: Option<(Key, Instant)>| {
+                    self.resend_time
+                        .and_then(|resend_time| sent?.1.checked_add(resend_time))
+                };
+                let due = resend_at(request.sent).is_some_and(|at| at <= now);
+                if due {
+                    request.sent = None;
+                }
+                let next = resend_at(request.sent);
+                *state = State::Outstanding(request);
+                if !due {
+                    return Progress::Waiting(next);
+                }
+                self.unsent.push_back(context);
+                self.send_again(pipes, now);
+                Progress::Waiting(self.resend_at(context))
+            }
+        }
+    }
+
+    fn resend_at(&self, context: ContextId) -> Option<Instant> {
+        match self.contexts.get(&context) {
+            Some(State::Outstanding(Request {
+                sent: Some((_, at)), ..
+            })) => at.checked_add(self.resend_time?),
+            _ => None,
+        }
+    }
+
+    /// Ids are reused after 2^31 requests; one that is still waited for is passed over.
+    fn next_id(&mut self) -> u32 {
+        loop {
+            let id = self.next_request | FINAL;
+            self.next_request = self.next_request.wrapping_add(1);
+            if !self.waiting.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    fn transmit(&mut self, pipes: &mut Pipes, key: Key, id: u32, message: &Message) {
+        if pipes.push(key, &id.to_be_bytes(), message.clone().into_bytes()) {
+            self.turns.push_back(key);
+        }
+    }
+
+    /// Sends what must be sent again, as far as there is room.
+    fn send_again(&mut self, pipes: &mut Pipes, now: Instant) {
+        while !self.unsent.is_empty()
+            && let Some(key) = self.turns.pop_front()
+        {
+            let context = self.unsent.pop_front();
+            let Some((context, State::Outstanding(request))) =
+                context.and_then(|context| Some((context, self.contexts.get_mut(&context)?)))
+            else {
+                self.turns.push_front(key);
+                continue;
+            };
+            request.sent = Some((key, now));
+            let (id, message) = (request.id, request.message.clone());
+            self.transmit(pipes, key, id, &message);
+            // Its receiver has a new time to wait for.
+            self.ready.push(context);
+        }
+    }
+}
+
+impl Pattern for Req {
+    const PROTOCOL: Protocol = Protocol::Req;
+
+    fn attach(&mut self, pipes: &mut Pipes, key: Key, now: Instant) -> Result<(), Refusal> {
+        self.turns.push_back(key);
+        self.send_again(pipes, now);
+        Ok(())
+    }
+
+    fn detach(&mut self, pipes: &mut Pipes, key: Key, now: Instant) {
+        self.turns.retain(|turn| *turn != key);
+        let first = self.unsent.len();
+        for (context, state) in &mut self.contexts {
+            if let State::Outstanding(request) = state
+                && request.sent.is_some_and(|(sent_to, _)| sent_to == key)
+            {
+                request.sent = None;
+                self.unsent.push_back(*context);
+            }
+        }
+        self.unsent
+            .make_contiguous()
+            .get_mut(first..)
+            .unwrap_or_default()
+            .sort_unstable();
+        self.send_again(pipes, now);
+    }
+
+    fn handle_frames(&mut self, _: &mut Pipes, _: Key, frames: &mut Vec<Bytes>) -> Result<(), Violation> {
+        for mut body in frames.drain(..) {
+            // Not ours, too late or malformed: dropped. Only a request is worth closing a pipe for.
+            let Ok(id) = body.try_get_u32() else { continue };
+            let Some(context) = self.waiting.remove(&id) else {
+                continue;
+            };
+            if let Some(state) = self.contexts.get_mut(&context) {
+                let before = std::mem::replace(state, State::Answered(body.into()));
+                if matches!(before, State::Outstanding(Request { sent: None, .. })) {
+                    self.unsent.retain(|unsent| *unsent != context);
+                }
+                self.ready.push(context);
+            }
+        }
+        Ok(())
+    }
+
+    fn may_read(&mut self, _: Key) -> bool {
+        true
+    }
+
+    fn handle_room(&mut self, pipes: &mut Pipes, key: Key, now: Instant) {
+        self.turns.push_back(key);
+        self.send_again(pipes, now);
+    }
+
+    fn can_recv(&self) -> bool {
+        false
+    }
+
+    fn can_send(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
+    fn pop_ready(&mut self) -> Option<ContextId> {
+        self.ready.pop()
+    }
+}

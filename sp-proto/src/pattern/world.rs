@@ -1,0 +1,533 @@
+//! A simulated world: the ends of a conversation without sockets, tasks or time, and what the patterns must
+//! do in it.
+
+use super::*;
+use crate::wire::{Decoder, FINAL, Framing};
+use crate::{Message, PipeId};
+use std::io::IoSlice;
+use std::time::Duration;
+
+const SEND: SendLimits = SendLimits {
+    messages: 4,
+    bytes: 1 << 20,
+};
+const RECV: RecvLimits = RecvLimits {
+    messages: 8,
+    bytes: 1 << 20,
+};
+const SECOND: Duration = Duration::from_secs(1);
+
+/// One socket without its engine.
+struct End<P> {
+    pattern: P,
+    pipes: Pipes,
+    now: Instant,
+}
+
+impl<P: Pattern> End<P> {
+    fn new(pattern: P) -> Self {
+        Self {
+            pattern,
+            pipes: Pipes::new(SEND),
+            now: Instant::now(),
+        }
+    }
+
+    fn join(&mut self) -> Result<Key, Refusal> {
+        let key = self.pipes.insert(PipeId::next(), Framing::Tcp);
+        self.pattern
+            .attach(&mut self.pipes, key, self.now)
+            .inspect_err(|_| {
+                self.pipes.remove(key);
+            })?;
+        Ok(key)
+    }
+
+    fn leave(&mut self, key: Key) {
+        assert!(self.pipes.remove(key));
+        self.pattern.detach(&mut self.pipes, key, self.now);
+    }
+
+    /// Everything that is queued on this pipe, as the frames that the peer would decode.
+    fn flush(&mut self, key: Key) -> Vec<Bytes> {
+        let (mut decoder, mut frames) = (Decoder::new(Framing::Tcp, 0), Vec::new());
+        while let Some(mut batch) = self.pipes.begin(key) {
+            while !batch.is_empty() {
+                let mut slices = [IoSlice::new(&[]); 8];
+                let used = batch.io_slices(&mut slices);
+                let bytes = slices[..used]
+                    .iter()
+                    .flat_map(|slice| slice.to_vec())
+                    .collect::<Vec<_>>();
+                decoder.decode(&bytes, &mut frames).unwrap();
+                batch.advance(bytes.len());
+            }
+            if self.pipes.end(key, batch) {
+                self.pattern.handle_room(&mut self.pipes, key, self.now);
+            }
+        }
+        frames
+    }
+
+    fn handle(&mut self, key: Key, mut frames: Vec<Bytes>) -> Result<(), Violation> {
+        self.pattern.handle_frames(&mut self.pipes, key, &mut frames)
+    }
+
+    fn signalled(&mut self) -> Vec<Key> {
+        std::iter::from_fn(|| self.pipes.pop_signal()).collect()
+    }
+}
+
+fn numbered(numbers: std::ops::Range<u8>) -> Vec<Bytes> {
+    numbers.map(|number| Bytes::from(vec![number])).collect()
+}
+
+fn request(id: u32, body: &'static [u8]) -> Bytes {
+    [&(id | FINAL).to_be_bytes()[..], body].concat().into()
+}
+
+mod push {
+    use super::*;
+
+    fn send(end: &mut End<Push>, number: u8) -> Option<Key> {
+        end.pattern.send(&mut end.pipes, vec![number].into()).ok()
+    }
+
+    #[test]
+    fn deals_out_in_turn_and_passes_over_full_pipes() {
+        let mut end = End::new(Push::default());
+        let (a, b) = (end.join().unwrap(), end.join().unwrap());
+        for number in 0..8 {
+            assert_eq!(send(&mut end, number), Some(if number % 2 == 0 { a } else { b }));
+        }
+        assert_eq!(send(&mut end, 8), None, "both are full");
+        assert!(!end.pattern.can_send());
+        assert_eq!(end.flush(b), [vec![1_u8], vec![3], vec![5], vec![7]]);
+        for number in 10..14 {
+            assert_eq!(send(&mut end, number), Some(b), "only b has room");
+        }
+        assert_eq!(end.flush(a), [vec![0_u8], vec![2], vec![4], vec![6]]);
+        assert_eq!(send(&mut end, 14), Some(a));
+    }
+
+    #[test]
+    fn a_pipe_that_is_gone_gets_nothing_more() {
+        let mut end = End::new(Push::default());
+        let (a, b) = (end.join().unwrap(), end.join().unwrap());
+        end.leave(a);
+        assert_eq!(send(&mut end, 0), Some(b));
+        assert_eq!(send(&mut end, 1), Some(b));
+        end.leave(b);
+        assert_eq!(send(&mut end, 2), None);
+        let again = end.join().unwrap();
+        assert!([a.slot, b.slot].contains(&again.slot), "slots are used again");
+        assert_eq!(send(&mut end, 3), Some(again));
+        assert!(
+            end.flush(a).is_empty() && end.flush(b).is_empty(),
+            "old keys find nothing"
+        );
+        assert_eq!(end.flush(again), [vec![3_u8]]);
+    }
+
+    #[test]
+    fn a_direct_write_is_granted_once_and_again_when_traffic_is_light() {
+        let mut end = End::new(Push::default());
+        let a = end.join().unwrap();
+        send(&mut end, 0);
+        let mut batch = end
+            .pipes
+            .begin_direct(a)
+            .expect("an idle pipe may be written at once");
+        assert!(end.pipes.begin(a).is_none(), "one writer at a time");
+        assert!(end.signalled().is_empty());
+        batch.advance(9);
+        end.pipes.end(a, batch);
+        send(&mut end, 1);
+        assert!(
+            end.pipes.begin_direct(a).is_none(),
+            "the next one is left to the driver"
+        );
+        assert_eq!(end.signalled(), [a]);
+        assert_eq!(end.flush(a), [vec![1_u8]]);
+        end.pipes.note_flush(a, 1);
+        send(&mut end, 2);
+        assert!(end.pipes.begin_direct(a).is_some());
+    }
+
+    #[test]
+    fn what_is_left_of_a_write_goes_first() {
+        let mut end = End::new(Push::default());
+        let a = end.join().unwrap();
+        send(&mut end, 0);
+        let mut batch = end.pipes.begin(a).unwrap();
+        batch.advance(5);
+        send(&mut end, 1);
+        end.pipes.end(a, batch);
+        let mut rest = end.pipes.begin(a).unwrap();
+        assert_eq!(rest.messages(), 1);
+        rest.advance(4);
+        assert!(rest.is_empty());
+        end.pipes.end(a, rest);
+        assert_eq!(end.flush(a), [vec![1_u8]]);
+    }
+}
+
+mod pull {
+    use super::*;
+
+    fn recv(end: &mut End<Pull>) -> Option<u8> {
+        end.pattern.recv(&mut end.pipes).map(|message| message[0])
+    }
+
+    fn all(end: &mut End<Pull>) -> Vec<u8> {
+        std::iter::from_fn(|| recv(end)).collect()
+    }
+
+    #[test]
+    fn takes_from_its_pipes_in_turn() {
+        let mut end = End::new(Pull::new(RECV));
+        let (a, b) = (end.join().unwrap(), end.join().unwrap());
+        end.handle(a, numbered(0..5)).unwrap();
+        end.handle(b, numbered(10..12)).unwrap();
+        assert_eq!(all(&mut end), [0, 10, 1, 11, 2, 3, 4]);
+        assert!(!end.pattern.can_recv());
+    }
+
+    #[test]
+    fn a_full_lane_is_not_read_until_it_is_half_empty() {
+        let mut end = End::new(Pull::new(RECV));
+        let (a, b) = (end.join().unwrap(), end.join().unwrap());
+        end.handle(a, numbered(0..8)).unwrap();
+        assert!(!end.pattern.may_read(a));
+        assert!(end.pattern.may_read(b), "each pipe has its own bound");
+        for number in 0..3 {
+            assert_eq!(recv(&mut end), Some(number));
+            assert!(end.signalled().is_empty());
+        }
+        assert_eq!(recv(&mut end), Some(3));
+        assert_eq!(end.signalled(), [a]);
+        assert!(end.pattern.may_read(a));
+    }
+
+    #[test]
+    fn bytes_are_bounded_too() {
+        let mut end = End::new(Pull::new(RecvLimits {
+            messages: 100,
+            bytes: 1000,
+        }));
+        let a = end.join().unwrap();
+        end.handle(a, vec![vec![0; 600].into()]).unwrap();
+        assert!(end.pattern.may_read(a));
+        end.handle(a, vec![vec![0; 600].into()]).unwrap();
+        assert!(!end.pattern.may_read(a));
+    }
+
+    #[test]
+    fn messages_outlive_their_pipe_and_still_count() {
+        let mut end = End::new(Pull::new(RECV));
+        let a = end.join().unwrap();
+        end.handle(a, numbered(0..8)).unwrap();
+        end.leave(a);
+        let b = end.join().unwrap();
+        assert!(
+            !end.pattern.may_read(b),
+            "a peer that comes back again and again fills nothing"
+        );
+        assert_eq!(
+            (0..4).map_while(|_| recv(&mut end)).collect::<Vec<_>>(),
+            [0, 1, 2, 3]
+        );
+        assert_eq!(end.signalled(), [b]);
+        end.handle(b, numbered(20..22)).unwrap();
+        assert_eq!(all(&mut end), [4, 5, 6, 7, 20, 21]);
+    }
+}
+
+mod pair {
+    use super::*;
+
+    #[test]
+    fn has_one_peer_at_a_time() {
+        let mut end = End::new(Pair::new(RECV));
+        let first = end.join().unwrap();
+        assert_eq!(end.join(), Err(Refusal::SecondPeer));
+        assert!(end.pattern.send(&mut end.pipes, "x".into()).is_ok());
+        end.leave(first);
+        assert!(!end.pattern.can_send());
+        assert_eq!(
+            end.pattern.send(&mut end.pipes, "y".into()),
+            Err("y".into()),
+            "the message comes back"
+        );
+        let second = end.join().unwrap();
+        assert_eq!(end.pattern.send(&mut end.pipes, "z".into()), Ok(second));
+        assert_eq!(end.flush(second), ["z"]);
+    }
+
+    #[test]
+    fn a_full_peer_takes_nothing_until_it_is_flushed() {
+        let mut end = End::new(Pair::new(RECV));
+        let peer = end.join().unwrap();
+        for _ in 0..SEND.messages {
+            assert!(end.pattern.send(&mut end.pipes, "x".into()).is_ok());
+        }
+        assert!(end.pattern.send(&mut end.pipes, "x".into()).is_err());
+        assert_eq!(end.flush(peer).len(), SEND.messages);
+        assert!(end.pattern.send(&mut end.pipes, "x".into()).is_ok());
+    }
+}
+
+mod rep {
+    use super::*;
+
+    fn recv(end: &mut End<Rep>) -> Option<(Origin, Message)> {
+        end.pattern.recv()
+    }
+
+    #[test]
+    fn a_month_of_keep_alives_leaves_the_newest_only() {
+        let mut end = End::new(Rep::new(1));
+        let (a, b) = (end.join().unwrap(), end.join().unwrap());
+        // One every five seconds for a month is half a million.
+        for id in 0..600_000 {
+            end.handle(a, vec![request(id, b"handshake")]).unwrap();
+        }
+        end.handle(b, vec![request(7, b"other")]).unwrap();
+        let (origin, body) = recv(&mut end).unwrap();
+        assert_eq!(&body[..], b"handshake");
+        assert_eq!(
+            end.pattern.reply(&mut end.pipes, &origin, "ok".into()).ok(),
+            Some(a)
+        );
+        assert_eq!(end.flush(a), [request(599_999, b"ok")]);
+        assert_eq!(&recv(&mut end).unwrap().1[..], b"other");
+        assert!(recv(&mut end).is_none());
+    }
+
+    #[test]
+    fn a_larger_backlog_keeps_the_newest_of_them() {
+        let mut end = End::new(Rep::new(3));
+        let a = end.join().unwrap();
+        end.handle(
+            a,
+            (0..5)
+                .map(|id| request(id, &[b'0', b'1', b'2', b'3', b'4'][id as usize..]))
+                .collect(),
+        )
+        .unwrap();
+        let bodies: Vec<_> = std::iter::from_fn(|| recv(&mut end))
+            .map(|(_, body)| body.into_bytes())
+            .collect();
+        assert_eq!(bodies, ["234", "34", "4"]);
+    }
+
+    #[test]
+    fn a_reply_carries_its_backtrace_home() {
+        let mut end = End::new(Rep::new(1));
+        let a = end.join().unwrap();
+        let asked = [&7_u32.to_be_bytes()[..], &request(1, b"?")].concat();
+        end.handle(a, vec![asked.into()]).unwrap();
+        let (origin, _) = recv(&mut end).unwrap();
+        end.pattern.reply(&mut end.pipes, &origin, "!".into()).unwrap();
+        assert_eq!(
+            end.flush(a),
+            [[&7_u32.to_be_bytes()[..], &request(1, b"!")].concat()]
+        );
+    }
+
+    #[test]
+    fn a_reply_to_a_pipe_that_is_gone_comes_back() {
+        let mut end = End::new(Rep::new(1));
+        let a = end.join().unwrap();
+        end.handle(a, vec![request(1, b"?")]).unwrap();
+        let (origin, _) = recv(&mut end).unwrap();
+        end.handle(a, vec![request(2, b"?")]).unwrap();
+        end.leave(a);
+        assert!(recv(&mut end).is_none(), "nobody is left to answer to");
+        let again = end.join().unwrap();
+        assert_eq!(again.slot, a.slot);
+        let result = end.pattern.reply(&mut end.pipes, &origin, "!".into());
+        assert!(matches!(result, Err(Unsent::Gone(message)) if message == "!".into()));
+        assert!(end.flush(again).is_empty());
+    }
+
+    #[test]
+    fn a_malformed_request_ends_its_pipe_and_a_deep_one_does_not() {
+        let mut end = End::new(Rep::new(9));
+        let a = end.join().unwrap();
+        let deep = [[0; 4 * crate::wire::MAX_HOPS].as_slice(), &request(1, b"")].concat();
+        assert_eq!(end.handle(a, vec![deep.into(), request(2, b"good")]), Ok(()));
+        let result = end.handle(a, vec![request(3, b"good"), Bytes::from_static(b"abc")]);
+        assert_eq!(result, Err(Violation::Backtrace(BacktraceError::Unterminated)));
+        assert_eq!(
+            std::iter::from_fn(|| recv(&mut end)).count(),
+            2,
+            "what came before is good"
+        );
+    }
+
+    #[test]
+    fn a_requester_that_reads_no_replies_is_held_back() {
+        let mut end = End::new(Rep::new(1));
+        let a = end.join().unwrap();
+        let ask = |end: &mut End<Rep>, id| {
+            end.handle(a, vec![request(id, b"?")]).unwrap();
+            let (origin, _) = recv(end).unwrap();
+            end.pattern.reply(&mut end.pipes, &origin, "!".into())
+        };
+        for id in 0..SEND.messages {
+            assert!(ask(&mut end, id as u32).is_ok());
+        }
+        assert!(matches!(ask(&mut end, 99), Err(Unsent::Full(_))));
+    }
+}
+
+mod req {
+    use super::*;
+
+    fn end() -> End<Req> {
+        End::new(Req::new(Some(60 * SECOND), 0))
+    }
+
+    fn send(end: &mut End<Req>, context: ContextId, body: &'static str) -> Result<Key, Message> {
+        end.pattern.send(&mut end.pipes, context, body.into(), end.now)
+    }
+
+    fn recv(end: &mut End<Req>, context: ContextId) -> Progress {
+        end.pattern.recv(&mut end.pipes, context, end.now)
+    }
+
+    fn reply(end: &mut End<Req>, context: ContextId) -> Option<Bytes> {
+        match recv(end, context) {
+            Progress::Reply(message) => Some(message.into_bytes()),
+            Progress::Idle | Progress::Waiting(_) => None,
+        }
+    }
+
+    #[test]
+    fn each_context_gets_its_own_reply() {
+        let mut end = end();
+        let pipe = end.join().unwrap();
+        let (a, b) = (end.pattern.open(), end.pattern.open());
+        send(&mut end, a, "a").unwrap();
+        send(&mut end, b, "b").unwrap();
+        assert_eq!(end.flush(pipe), [request(0, b"a"), request(1, b"b")]);
+        end.handle(pipe, vec![request(1, b"to b"), request(0, b"to a")])
+            .unwrap();
+        assert_eq!(end.pattern.pop_ready(), Some(a));
+        assert_eq!(end.pattern.pop_ready(), Some(b));
+        assert_eq!(reply(&mut end, a).unwrap(), "to a");
+        assert_eq!(reply(&mut end, b).unwrap(), "to b");
+        assert!(
+            matches!(recv(&mut end, a), Progress::Idle),
+            "a reply is given once"
+        );
+    }
+
+    #[test]
+    fn a_new_request_cancels_the_one_before() {
+        let mut end = end();
+        let pipe = end.join().unwrap();
+        let a = end.pattern.open();
+        send(&mut end, a, "old").unwrap();
+        send(&mut end, a, "new").unwrap();
+        end.handle(pipe, vec![request(0, b"late")]).unwrap();
+        assert!(matches!(recv(&mut end, a), Progress::Waiting(_)));
+        end.handle(pipe, vec![request(1, b"right")]).unwrap();
+        assert_eq!(reply(&mut end, a).unwrap(), "right");
+    }
+
+    #[test]
+    fn an_unread_reply_is_forgotten_by_the_next_request() {
+        let mut end = end();
+        let pipe = end.join().unwrap();
+        let a = end.pattern.open();
+        send(&mut end, a, "old").unwrap();
+        end.handle(pipe, vec![request(0, b"unread")]).unwrap();
+        send(&mut end, a, "new").unwrap();
+        assert!(matches!(recv(&mut end, a), Progress::Waiting(_)));
+    }
+
+    #[test]
+    fn an_unanswered_request_is_sent_again_when_it_is_time() {
+        let mut end = end();
+        let pipe = end.join().unwrap();
+        let a = end.pattern.open();
+        send(&mut end, a, "?").unwrap();
+        assert_eq!(end.flush(pipe).len(), 1);
+        let due = end.now + 60 * SECOND;
+        end.now = due - SECOND;
+        assert!(matches!(recv(&mut end, a), Progress::Waiting(Some(at)) if at == due));
+        assert!(end.flush(pipe).is_empty());
+        end.now = due;
+        assert!(matches!(recv(&mut end, a), Progress::Waiting(Some(at)) if at == due + 60 * SECOND));
+        assert_eq!(end.flush(pipe), [request(0, b"?")], "under the same id");
+        end.handle(pipe, vec![request(0, b"!"), request(0, b"twice")])
+            .unwrap();
+        assert_eq!(reply(&mut end, a).unwrap(), "!");
+    }
+
+    #[test]
+    fn a_request_moves_on_when_its_pipe_goes_away() {
+        let mut end = end();
+        let (first, second) = (end.join().unwrap(), end.join().unwrap());
+        let a = end.pattern.open();
+        assert_eq!(send(&mut end, a, "?"), Ok(first));
+        end.leave(first);
+        assert_eq!(end.flush(second), [request(0, b"?")]);
+        end.leave(second);
+        assert!(matches!(recv(&mut end, a), Progress::Waiting(None)));
+        let third = end.join().unwrap();
+        assert_eq!(
+            end.flush(third),
+            [request(0, b"?")],
+            "sent as soon as there is a pipe again"
+        );
+        end.handle(third, vec![request(0, b"!")]).unwrap();
+        assert_eq!(reply(&mut end, a).unwrap(), "!");
+    }
+
+    #[test]
+    fn a_cancelled_request_is_not_sent_again() {
+        let mut end = end();
+        let first = end.join().unwrap();
+        let (a, b) = (end.pattern.open(), end.pattern.open());
+        send(&mut end, a, "a").unwrap();
+        send(&mut end, b, "b").unwrap();
+        end.leave(first);
+        end.pattern.cancel(a);
+        end.pattern.close(b);
+        let second = end.join().unwrap();
+        assert!(end.flush(second).is_empty());
+        assert!(matches!(recv(&mut end, a), Progress::Idle));
+        assert!(end.pattern.can_send());
+    }
+
+    #[test]
+    fn without_a_pipe_the_request_comes_back() {
+        let mut end = end();
+        let a = end.pattern.open();
+        assert_eq!(send(&mut end, a, "?"), Err("?".into()));
+        assert!(matches!(recv(&mut end, a), Progress::Idle));
+    }
+
+    #[test]
+    fn garbage_is_dropped_and_ids_that_are_waited_for_are_passed_over() {
+        let mut end = End::new(Req::new(None, u32::MAX));
+        let pipe = end.join().unwrap();
+        let (a, b) = (end.pattern.open(), end.pattern.open());
+        send(&mut end, a, "a").unwrap();
+        send(&mut end, b, "b").unwrap();
+        assert_eq!(end.flush(pipe), [request(u32::MAX, b"a"), request(0, b"b")]);
+        end.handle(
+            pipe,
+            vec![Bytes::from_static(b"abc"), Bytes::new(), request(5, b"x")],
+        )
+        .unwrap();
+        assert!(
+            matches!(recv(&mut end, a), Progress::Waiting(None)),
+            "no resend time, no time to wait for"
+        );
+        assert_eq!(end.pattern.pop_ready(), None);
+    }
+}

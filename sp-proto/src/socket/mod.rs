@@ -1,0 +1,146 @@
+//! The public handles and their options. Knows what people ask for; the engine does it.
+
+mod listener;
+mod options;
+mod pair;
+mod pull;
+mod push;
+mod rep;
+mod req;
+
+pub use listener::{Connection, Listener};
+pub use options::SocketOptions;
+pub use pair::Pair;
+pub use pull::Pull;
+pub use push::Push;
+pub use rep::{Rep, Request};
+pub use req::{Req, ReqContext};
+
+/// What every socket type has: construction, endpoints, pipes, events, closing.
+macro_rules! socket {
+    ($name:ident, $new:expr) => {
+        impl Default for $name {
+            fn default() -> Self {
+                Self::new()
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($name))
+                    .field("pipes", &self.pipes())
+                    .finish_non_exhaustive()
+            }
+        }
+
+        impl $name {
+            /// A socket with the default options, connected to nobody.
+            pub fn new() -> Self {
+                Self::with_options($crate::SocketOptions::default())
+            }
+
+            /// A socket with these options, connected to nobody.
+            pub fn with_options(options: $crate::SocketOptions) -> Self {
+                let pattern = $new(&options);
+                let owner = $crate::engine::Owner::new($crate::engine::Core::new(pattern, options));
+                Self {
+                    owner: std::sync::Arc::new(owner),
+                }
+            }
+
+            /// Listens on `address`: `ipc:///path`, `tcp://host:port` or `inproc://name`. Bound before it
+            /// returns: a peer that dials afterwards is connected.
+            ///
+            /// # Errors
+            /// The address makes no sense, is in use, or the system refuses.
+            ///
+            /// # Cancel safety
+            /// Dropped before it is ready, the socket does not listen.
+            pub async fn listen(&self, address: &str) -> Result<$crate::Endpoint, $crate::ListenError> {
+                self.owner.listen(address).await
+            }
+
+            /// Dials `address` and waits for the first connection; once it is made the socket reconnects for
+            /// ever.
+            ///
+            /// # Errors
+            /// The first connection failed, and nothing is left behind.
+            ///
+            /// # Cancel safety
+            /// Dropped before it is ready, the socket does not dial.
+            pub async fn dial(&self, address: &str) -> Result<$crate::Endpoint, $crate::DialError> {
+                self.owner.dial(address).await
+            }
+
+            /// Dials `address` in the background, for ever. [`Event::DialFailed`]($crate::Event::DialFailed)
+            /// tells of failures. On a closed socket nothing happens.
+            ///
+            /// # Errors
+            /// The address makes no sense.
+            ///
+            /// # Panics
+            /// Outside of a tokio runtime.
+            pub fn dial_in_background(
+                &self,
+                address: &str,
+            ) -> Result<$crate::Endpoint, $crate::AddressError> {
+                self.owner.dial_in_background(address)
+            }
+
+            /// Stops listening or dialing there; its pipes are closed at once. An unknown endpoint is already
+            /// closed.
+            pub async fn close_endpoint(&self, id: $crate::EndpointId) {
+                self.owner.close_endpoint(id).await;
+            }
+
+            /// Takes over a connection that a [`Listener`]($crate::Listener) accepted.
+            ///
+            /// # Errors
+            /// Its protocol is not this socket's peer, or this socket is closed or has no place for it. The
+            /// connection is dropped.
+            ///
+            /// # Panics
+            /// Outside of a tokio runtime.
+            pub fn attach(
+                &self,
+                connection: $crate::Connection,
+            ) -> Result<$crate::PipeId, $crate::DialError> {
+                self.owner.attach(connection.into_greeted())
+            }
+
+            /// Closes one pipe. Its dialer, if it has one, connects again.
+            pub fn disconnect(&self, pipe: $crate::PipeId) {
+                self.owner.core.disconnect(pipe);
+            }
+
+            /// The pipes that are connected now, the oldest first.
+            pub fn pipes(&self) -> Vec<$crate::PipeInfo> {
+                self.owner.core.pipes()
+            }
+
+            /// What happens to this socket from now on.
+            pub fn events(&self) -> $crate::Events {
+                self.owner.core.events.subscribe()
+            }
+
+            /// Closes the socket, whatever other handles there are: what is queued for sending is written
+            /// within the linger time, then every pipe is closed, every task has ended and ipc files are
+            /// removed.
+            ///
+            /// # Cancel safety
+            /// Dropped before it is ready, the socket is closed without waiting for what is queued.
+            pub async fn close(&self) {
+                self.owner.close().await;
+            }
+        }
+    };
+}
+use socket;
+
+/// The message queue limits, as the patterns want them.
+fn recv_limits(options: &SocketOptions) -> crate::pattern::RecvLimits {
+    crate::pattern::RecvLimits {
+        messages: options.recv_queue,
+        bytes: options.recv_queue_bytes,
+    }
+}

@@ -1,0 +1,68 @@
+//! The options of sockets.
+
+use std::time::Duration;
+
+const MIB: usize = 1024 * 1024;
+
+/// Settings of a socket, fixed when it is made.
+///
+/// ```
+/// let options = sp_proto::SocketOptions { recv_max_size: 64 * 1024, ..Default::default() };
+/// let pull = sp_proto::Pull::with_options(options);
+/// ```
+#[derive(Clone, Debug)]
+pub struct SocketOptions {
+    /// Messages queued per pipe for sending before `send` waits. Default 128, at least 1.
+    pub send_queue: usize,
+    /// The same in bytes; a message that begins below it is taken, whatever its length. Default 1 MiB, at
+    /// least 1.
+    pub send_queue_bytes: usize,
+    /// Pair and pull only: messages of one pipe queued for `recv` before the pipe is no longer read; one read
+    /// of at most 64 KiB or one longer message may go beyond. Default 1024, at least 1.
+    pub recv_queue: usize,
+    /// The same in bytes. Default 4 MiB, at least 1.
+    pub recv_queue_bytes: usize,
+    /// Largest message accepted, in bytes; 0 = no limit. A peer that announces more is disconnected before
+    /// anything is allocated for it. Default 16 MiB.
+    pub recv_max_size: usize,
+    /// How long `send` waits for room; `None` = for ever. Default `None`.
+    pub send_timeout: Option<Duration>,
+    /// How long `recv` waits for a message; `None` = for ever. Default `None`.
+    pub recv_timeout: Option<Duration>,
+    /// How long a peer has for its greeting, and a dialer for its connection. Default 5 s.
+    pub handshake_timeout: Duration,
+    /// How long a dialer waits after its first failure; doubled with each further one. Half of each delay is
+    /// random. Default 100 ms, at least 1 ms.
+    pub reconnect_min: Duration,
+    /// The longest delay between two attempts of a dialer. Default 5 s.
+    pub reconnect_max: Duration,
+    /// How long `close` goes on writing what was queued. Default 1 s.
+    pub linger: Duration,
+    /// Req only: resend after this long without a reply; `None` = never. The time is looked at while the
+    /// reply is waited for. Default 60 s.
+    pub resend_time: Option<Duration>,
+    /// Rep only: how many requests of one pipe are kept until they are received; more push the oldest out.
+    /// Raise it for requesters that have several requests in flight on one connection. Default 1: the newest.
+    /// At least 1.
+    pub rep_backlog: usize,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self {
+            send_queue: 128,
+            send_queue_bytes: MIB,
+            recv_queue: 1024,
+            recv_queue_bytes: 4 * MIB,
+            recv_max_size: 16 * MIB,
+            send_timeout: None,
+            recv_timeout: None,
+            handshake_timeout: Duration::from_secs(5),
+            reconnect_min: Duration::from_millis(100),
+            reconnect_max: Duration::from_secs(5),
+            linger: Duration::from_secs(1),
+            resend_time: Some(Duration::from_secs(60)),
+            rep_backlog: 1,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The pair socket.
+
+use crate::engine::{Attempt, Owner, Sends, State};
+use crate::pattern;
+use crate::{Message, RecvError, SendError};
+use std::sync::Arc;
+
+/// Talks to one peer at a time, in both directions (pair version 0). A second peer is refused while the first
+/// lives. A cloneable handle; the socket closes when the last one is dropped.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use sp_proto::Pair;
+/// let (left, right) = (Pair::new(), Pair::new());
+/// left.listen("inproc://pair-example").await?;
+/// right.dial("inproc://pair-example").await?;
+/// right.send("ping").await?;
+/// assert_eq!(left.recv().await?.as_bytes(), b"ping");
+/// left.send("pong").await?;
+/// assert_eq!(right.recv().await?.as_bytes(), b"pong");
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Pair {
+    owner: Arc<Owner<pattern::Pair>>,
+}
+
+super::socket!(Pair, |options| pattern::Pair::new(super::recv_limits(options)));
+
+struct ToPeer;
+
+impl Sends<pattern::Pair> for ToPeer {
+    fn attempt(&mut self, state: &mut State<pattern::Pair>, message: Message) -> Attempt {
+        state.pattern.send(&mut state.pipes, message).into()
+    }
+}
+
+impl Pair {
+    /// Queues the message for the peer, waiting until there is one and it has room. What is queued on a pipe
+    /// that then breaks is lost: nothing on the wire acknowledges delivery.
+    ///
+    /// # Errors
+    /// The time limit passed or the socket was closed; the message comes back.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the message was not sent.
+    pub async fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
+        self.owner.core.send(ToPeer, message.into()).await
+    }
+
+    /// Queues the message for the peer if there is one that has room now.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](crate::SendErrorKind::WouldBlock) or closed; the message comes back.
+    pub fn try_send(&self, message: impl Into<Message>) -> Result<(), SendError> {
+        self.owner.core.try_send(ToPeer, message.into())
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// The time limit passed or the socket was closed.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: dropped before it is ready, no message was taken.
+    pub async fn recv(&self) -> Result<Message, RecvError> {
+        self.owner
+            .core
+            .recv(|state| state.pattern.recv(&mut state.pipes))
+            .await
+    }
+
+    /// The next message if one is there now.
+    ///
+    /// # Errors
+    /// The socket was closed.
+    pub fn try_recv(&self) -> Result<Option<Message>, RecvError> {
+        self.owner
+            .core
+            .try_recv(|state| state.pattern.recv(&mut state.pipes))
+    }
+}

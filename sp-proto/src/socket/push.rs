@@ -1,0 +1,56 @@
+//! The push socket.
+
+use crate::engine::{Attempt, Owner, Sends, State};
+use crate::pattern;
+use crate::{Message, SendError};
+use std::sync::Arc;
+
+/// Deals messages out to its peers, round-robin over those that can take one. A cloneable handle; the socket
+/// closes when the last one is dropped.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use sp_proto::{Pull, Push};
+/// let (push, pull) = (Push::new(), Pull::new());
+/// push.listen("inproc://push-example").await?;
+/// pull.dial("inproc://push-example").await?;
+/// push.send("work").await?;
+/// assert_eq!(pull.recv().await?.as_bytes(), b"work");
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Push {
+    owner: Arc<Owner<pattern::Push>>,
+}
+
+super::socket!(Push, |_: &crate::SocketOptions| pattern::Push::default());
+
+struct Turn;
+
+impl Sends<pattern::Push> for Turn {
+    fn attempt(&mut self, state: &mut State<pattern::Push>, message: Message) -> Attempt {
+        state.pattern.send(&mut state.pipes, message).into()
+    }
+}
+
+impl Push {
+    /// Queues the message on a pipe, waiting until one has room. What is queued on a pipe that then breaks is
+    /// lost: nothing on the wire acknowledges delivery.
+    ///
+    /// # Errors
+    /// The time limit passed or the socket was closed; the message comes back.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the message was not sent.
+    pub async fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
+        self.owner.core.send(Turn, message.into()).await
+    }
+
+    /// Queues the message on a pipe if one has room now.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](crate::SendErrorKind::WouldBlock) or closed; the message comes back.
+    pub fn try_send(&self, message: impl Into<Message>) -> Result<(), SendError> {
+        self.owner.core.try_send(Turn, message.into())
+    }
+}

@@ -1,0 +1,150 @@
+//! The rep socket.
+
+use crate::engine::{Attempt, Core, Owner, Sends, State, Waiters};
+use crate::pattern::{self, Origin, Unsent};
+use crate::{Message, PipeId, RecvError, SendError, SendErrorKind};
+use std::fmt;
+use std::sync::Arc;
+
+/// Answers requests. A cloneable handle; the socket closes when the last one is dropped.
+///
+/// Pipes are read all the time, whether or not anybody receives; of each pipe only the newest request that
+/// nobody has received yet is kept (see [`rep_backlog`](crate::SocketOptions::rep_backlog)). Requests that
+/// were received may be answered in any order, each once.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use sp_proto::{Rep, Req};
+/// let (rep, req) = (Rep::new(), Req::new());
+/// rep.listen("inproc://rep-example").await?;
+/// req.dial("inproc://rep-example").await?;
+/// let answer = async {
+///     let request = rep.recv().await?;
+///     assert_eq!(request.body().as_bytes(), b"6 * 7");
+///     request.reply("42").await?;
+///     Ok::<_, Box<dyn std::error::Error>>(())
+/// };
+/// let (reply, answered) = tokio::join!(req.request("6 * 7"), answer);
+/// answered?;
+/// assert_eq!(reply?.as_bytes(), b"42");
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Rep {
+    owner: Arc<Owner<pattern::Rep>>,
+}
+
+super::socket!(Rep, |options: &crate::SocketOptions| pattern::Rep::new(
+    options.rep_backlog
+));
+
+impl Rep {
+    /// The next request; pipes take turns.
+    ///
+    /// # Errors
+    /// The time limit passed or the socket was closed.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: dropped before it is ready, no request was taken.
+    pub async fn recv(&self) -> Result<Request, RecvError> {
+        let core = &self.owner.core;
+        let (origin, body) = core.recv(|state| state.pattern.recv()).await?;
+        Ok(Request {
+            core: Arc::clone(core),
+            origin,
+            body,
+        })
+    }
+
+    /// The next request if one is there now.
+    ///
+    /// # Errors
+    /// The socket was closed.
+    pub fn try_recv(&self) -> Result<Option<Request>, RecvError> {
+        let core = &self.owner.core;
+        let taken = core.try_recv(|state| state.pattern.recv())?;
+        Ok(taken.map(|(origin, body)| Request {
+            core: Arc::clone(core),
+            origin,
+            body,
+        }))
+    }
+}
+
+/// One request, which knows where its reply goes. Dropped, it is never answered. It does not keep its socket
+/// open.
+pub struct Request {
+    core: Arc<Core<pattern::Rep>>,
+    origin: Origin,
+    body: Message,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("pipe", &self.pipe())
+            .field("body", &self.body)
+            .finish_non_exhaustive()
+    }
+}
+
+struct Back(Origin);
+
+impl Sends<pattern::Rep> for Back {
+    const IN_TURN: bool = false;
+
+    fn attempt(&mut self, state: &mut State<pattern::Rep>, message: Message) -> Attempt {
+        match state.pattern.reply(&mut state.pipes, &self.0, message) {
+            Ok(key) => Attempt::Sent(key),
+            Err(Unsent::Full(message)) => Attempt::Full(message),
+            Err(Unsent::Gone(message)) => Attempt::Failed(SendErrorKind::PeerGone, message),
+        }
+    }
+
+    fn queue<'a>(&self, state: &'a mut State<pattern::Rep>) -> Option<&'a mut Waiters> {
+        state.writers(self.0.key)
+    }
+}
+
+impl Request {
+    /// The payload.
+    pub fn body(&self) -> &Message {
+        &self.body
+    }
+
+    /// The pipe that it came from.
+    pub fn pipe(&self) -> PipeId {
+        self.origin.key.id
+    }
+
+    /// The id that the requester gave it, of 31 bits. A request that comes again, because its reply was late, has the same
+    /// one; so on one pipe a repetition can be told from a new request.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (rep, req) = (sp_proto::Rep::new(), sp_proto::Req::new());
+    /// rep.listen("inproc://request-id-example").await?;
+    /// req.dial("inproc://request-id-example").await?;
+    /// let mut context = req.context();
+    /// context.send("a").await?;
+    /// let first = rep.recv().await?;
+    /// context.send("b").await?;
+    /// assert_ne!(first.id(), rep.recv().await?.id());
+    /// # Ok(()) }
+    /// ```
+    pub fn id(&self) -> u32 {
+        self.origin.id()
+    }
+
+    /// Queues the reply on the pipe that asked, waiting until it has room.
+    ///
+    /// # Errors
+    /// [`PeerGone`](SendErrorKind::PeerGone) when that pipe is gone; or the time limit passed or the socket
+    /// was closed. The reply comes back.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the reply was not sent.
+    pub async fn reply(self, message: impl Into<Message>) -> Result<(), SendError> {
+        self.core.send(Back(self.origin), message.into()).await
+    }
+}

@@ -1,0 +1,167 @@
+//! The req socket and its contexts.
+
+use crate::engine::{Attempt, Owner, Sends, State, now, with_limit};
+use crate::pattern::{self, ContextId, Progress};
+use crate::{Message, RecvError, RequestError, SendError};
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+/// Asks, and waits for the reply. A cloneable handle; the socket closes when the last handle and the last
+/// context are dropped.
+///
+/// Requests are dealt out round-robin over the pipes. One that has no reply is sent again when its pipe goes
+/// away and when [`resend_time`](crate::SocketOptions::resend_time) has passed, so a request may be executed
+/// twice. [`Rep`](crate::Rep) has an example.
+#[derive(Clone)]
+pub struct Req {
+    owner: Arc<Owner<pattern::Req>>,
+}
+
+super::socket!(Req, |options: &crate::SocketOptions| pattern::Req::new(
+    options.resend_time,
+    fastrand::u32(..)
+));
+
+impl Req {
+    /// Sends a request and waits for its reply, in a context of its own: many may be in flight.
+    ///
+    /// # Errors
+    /// It was not sent, or no reply came within the time limit.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the request may or may not have been sent; its reply will be dropped.
+    pub async fn request(&self, message: impl Into<Message>) -> Result<Message, RequestError> {
+        let mut context = self.context();
+        context.send(message).await?;
+        Ok(context.recv().await?)
+    }
+
+    /// A new conversation.
+    pub fn context(&self) -> ReqContext {
+        let id = self.owner.core.with(|state| state.pattern.open());
+        ReqContext {
+            owner: Arc::clone(&self.owner),
+            id,
+        }
+    }
+}
+
+/// One conversation: at most one request is outstanding, and a new one cancels the one before.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use sp_proto::{Rep, Req};
+/// let (rep, req) = (Rep::new(), Req::new());
+/// rep.listen("inproc://context-example").await?;
+/// req.dial("inproc://context-example").await?;
+/// let mut context = req.context();
+/// context.send("first").await?;
+/// context.send("second").await?; // nobody will hear of a reply to the first
+/// rep.recv().await?.reply("done").await?;
+/// # Ok(()) }
+/// ```
+pub struct ReqContext {
+    owner: Arc<Owner<pattern::Req>>,
+    id: ContextId,
+}
+
+impl fmt::Debug for ReqContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReqContext")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for ReqContext {
+    fn drop(&mut self) {
+        self.owner.core.with(|state| {
+            state.contexts.remove(&self.id);
+            state.pattern.close(self.id);
+        });
+    }
+}
+
+struct Ask(ContextId);
+
+impl Sends<pattern::Req> for Ask {
+    fn attempt(&mut self, state: &mut State<pattern::Req>, message: Message) -> Attempt {
+        state
+            .pattern
+            .send(&mut state.pipes, self.0, message, now())
+            .into()
+    }
+}
+
+impl ReqContext {
+    /// Sends a request, waiting until a pipe has room. The request before it is cancelled.
+    ///
+    /// # Errors
+    /// The time limit passed or the socket was closed; the message comes back and no request is outstanding.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the request was not sent; the one before it may be cancelled all the same.
+    pub async fn send(&mut self, message: impl Into<Message>) -> Result<(), SendError> {
+        self.owner.core.with(|state| state.pattern.cancel(self.id));
+        self.owner.core.send(Ask(self.id), message.into()).await
+    }
+
+    /// The reply to the request that is outstanding.
+    ///
+    /// # Errors
+    /// [`State`](RecvError::State) when no request is outstanding; or the time limit passed (the request
+    /// stays outstanding) or the socket was closed.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: dropped before it is ready, the request stays outstanding and its reply is kept for the
+    /// next call.
+    pub async fn recv(&mut self) -> Result<Message, RecvError> {
+        with_limit(self.owner.core.options.recv_timeout, self.reply()).await
+    }
+
+    async fn reply(&mut self) -> Result<Message, RecvError> {
+        let mut resend_at = None;
+        loop {
+            let next = poll_fn(|cx| self.poll_reply(cx, resend_at));
+            let news = match resend_at {
+                None => next.await,
+                Some(at) => match tokio::time::timeout_at(at.into(), next).await {
+                    Ok(news) => news,
+                    // Looking again is what sends it again.
+                    Err(_) => continue,
+                },
+            };
+            match news {
+                News::Done(result) => return result,
+                News::ResendAt(at) => resend_at = at,
+            }
+        }
+    }
+
+    fn poll_reply(&self, cx: &Context<'_>, resend_at: Option<Instant>) -> Poll<News> {
+        self.owner.core.with(|state| {
+            if state.closed {
+                return Poll::Ready(News::Done(Err(RecvError::Closed)));
+            }
+            match state.pattern.recv(&mut state.pipes, self.id, now()) {
+                Progress::Idle => Poll::Ready(News::Done(Err(RecvError::State))),
+                Progress::Reply(message) => Poll::Ready(News::Done(Ok(message))),
+                Progress::Waiting(at) if at != resend_at => Poll::Ready(News::ResendAt(at)),
+                Progress::Waiting(_) => {
+                    state.contexts.insert(self.id, cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+    }
+}
+
+/// What a waiting receiver learns.
+enum News {
+    Done(Result<Message, RecvError>),
+    /// The request was sent (again), so this is when it is to be sent next.
+    ResendAt(Option<Instant>),
+}

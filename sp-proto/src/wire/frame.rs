@@ -1,0 +1,388 @@
+//! The decoder: bytes as they come in → frames.
+
+use bytes::buf::Limit;
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// Payloads up to this many bytes share allocations when many arrive in one read.
+const SMALL: usize = 2 * 1024;
+
+/// The size of such a shared allocation: what a single kept message can pin at most.
+const SHARED: usize = 4 * 1024;
+
+/// What a peer's word alone can make us allocate, in bytes; beyond it the buffer grows as bytes arrive.
+const EAGER: usize = 1024 * 1024;
+
+const LENGTH: usize = size_of::<u64>();
+
+/// How messages are told apart on a transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// A length, then the payload.
+    Tcp,
+    /// The byte 1, a length, then the payload.
+    Ipc,
+    /// No framing: the message itself is handed over.
+    Inproc,
+}
+
+impl Framing {
+    /// The first byte of every ipc frame.
+    pub(super) const IPC_MESSAGE: u8 = 1;
+
+    const fn header_len(self) -> usize {
+        match self {
+            Self::Tcp => LENGTH,
+            Self::Ipc => 1 + LENGTH,
+            Self::Inproc => 0,
+        }
+    }
+}
+
+/// Why the bytes of a peer are no frames. The connection is of no use after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// An ipc frame that is no message.
+    #[error("unknown ipc frame type {0:#04x}, expected 0x01")]
+    UnknownType(u8),
+    /// The frame is longer than this end accepts.
+    #[error("a message of {length} bytes was announced; at most {limit} are accepted")]
+    TooLong {
+        /// The announced length, in bytes.
+        length: u64,
+        /// The most that is accepted, in bytes.
+        limit: usize,
+    },
+}
+
+/// Turns the bytes of one connection into frames, however they are split.
+///
+/// ```text
+///   Head ──length known, payload incomplete──▶ Body
+///    ▲ └──payload complete in the input──┐      │
+///    └───────────────frame───────────────┴──────┘
+/// ```
+#[derive(Debug)]
+pub struct Decoder {
+    framing: Framing,
+    limit: usize,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The first bytes of a frame's header.
+    Head { bytes: [u8; 1 + LENGTH], filled: usize },
+    /// The first bytes of a payload of `length` bytes.
+    Body { body: Vec<u8>, length: usize },
+}
+
+const EMPTY: State = State::Head {
+    bytes: [0; 1 + LENGTH],
+    filled: 0,
+};
+
+impl Decoder {
+    /// A decoder at the start of a stream; `limit` is the longest frame accepted, in bytes, 0 = no limit.
+    pub fn new(framing: Framing, limit: usize) -> Self {
+        Self {
+            framing,
+            limit: if limit == 0 { usize::MAX } else { limit },
+            state: EMPTY,
+        }
+    }
+
+    /// Takes `input`, the next bytes of the stream, and adds the frames that are now complete to `frames`.
+    ///
+    /// # Errors
+    /// The peer broke the framing or announced a frame beyond the limit. Frames before that are in `frames`.
+    pub fn decode(&mut self, mut input: &[u8], frames: &mut Vec<Bytes>) -> Result<(), FrameError> {
+        let mut shared = BytesMut::new();
+        while !input.is_empty() {
+            if let State::Body { body, length } = &mut self.state {
+                let missing = *length - body.len();
+                let (part, rest) = input.split_at_checked(missing).unwrap_or((input, &[]));
+                reserve(body, *length, part.len());
+                body.extend_from_slice(part);
+                input = rest;
+                self.finish(frames);
+                continue;
+            }
+            let Some(length) = self.take_length(&mut input)? else {
+                break;
+            };
+            let Some((payload, rest)) = input.split_at_checked(length) else {
+                let mut body = Vec::new();
+                reserve(&mut body, length, input.len());
+                body.extend_from_slice(input);
+                self.state = State::Body { body, length };
+                break;
+            };
+            frames.push(copy(payload, &mut shared, input.len()));
+            input = rest;
+        }
+        Ok(())
+    }
+
+    /// How many bytes of the payload that is being received are missing; 0 between payloads.
+    pub fn missing(&self) -> usize {
+        match &self.state {
+            State::Head { .. } => 0,
+            State::Body { body, length } => length - body.len(),
+        }
+    }
+
+    /// The payload that is being received, to read into without a copy; call [`Decoder::finish`] afterwards.
+    pub fn body(&mut self) -> Option<Limit<&mut Vec<u8>>> {
+        match &mut self.state {
+            State::Head { .. } => None,
+            State::Body { body, length } => {
+                let missing = *length - body.len();
+                reserve(body, *length, 1);
+                let room = body.capacity() - body.len();
+                Some(body.limit(missing.min(room)))
+            }
+        }
+    }
+
+    /// Adds the payload that is being received to `frames` if it is complete.
+    pub fn finish(&mut self, frames: &mut Vec<Bytes>) {
+        if let State::Body { body, length } = &mut self.state
+            && body.len() == *length
+        {
+            frames.push(std::mem::take(body).into());
+            self.state = EMPTY;
+        }
+    }
+
+    /// Is the stream between two frames?
+    pub fn is_between_frames(&self) -> bool {
+        matches!(self.state, State::Head { filled: 0, .. })
+    }
+
+    /// Takes a header off `input` and gives its length; `None` when it is not complete yet.
+    fn take_length(&mut self, input: &mut &[u8]) -> Result<Option<usize>, FrameError> {
+        let State::Head { bytes, filled } = &mut self.state else {
+            return Ok(None);
+        };
+        let wanted = self.framing.header_len();
+        let (part, rest) = input.split_at_checked(wanted - *filled).unwrap_or((*input, &[]));
+        if let Some(room) = bytes.get_mut(*filled..*filled + part.len()) {
+            room.copy_from_slice(part);
+        }
+        *filled += part.len();
+        *input = rest;
+        // A wrong type is refused at once, without waiting for a length that may never come.
+        let [kind, .., _] = *bytes;
+        if self.framing == Framing::Ipc && kind != Framing::IPC_MESSAGE {
+            return Err(FrameError::UnknownType(kind));
+        }
+        if *filled < wanted {
+            return Ok(None);
+        }
+        let length = match (self.framing, *bytes) {
+            (Framing::Ipc, [_, a, b, c, d, e, f, g, h]) | (_, [a, b, c, d, e, f, g, h, _]) => {
+                u64::from_be_bytes([a, b, c, d, e, f, g, h])
+            }
+        };
+        *filled = 0;
+        match usize::try_from(length) {
+            Ok(length) if length <= self.limit && isize::try_from(length).is_ok() => Ok(Some(length)),
+            _ => Err(FrameError::TooLong {
+                length,
+                limit: self.limit,
+            }),
+        }
+    }
+}
+
+/// A payload of its own. Small ones share an allocation when `remaining` bytes of input promise more of them,
+/// so that a flood costs few allocations and yet a message that is kept for long never pins more than
+/// [`SHARED`] bytes.
+fn copy(payload: &[u8], shared: &mut BytesMut, remaining: usize) -> Bytes {
+    if payload.len() > SMALL {
+        return Bytes::copy_from_slice(payload);
+    }
+    if shared.capacity() < payload.len() {
+        *shared = BytesMut::with_capacity(remaining.min(SHARED));
+    }
+    shared.extend_from_slice(payload);
+    shared.split().freeze()
+}
+
+/// Makes room for `more` bytes of a payload of `length` bytes: at once up to [`EAGER`] bytes, beyond that in
+/// step with what really arrives.
+fn reserve(body: &mut Vec<u8>, length: usize, more: usize) {
+    if body.capacity() - body.len() < more {
+        let step = (length - body.len()).min(body.len().max(EAGER).max(more));
+        body.reserve_exact(step);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Batch;
+    use proptest::prelude::*;
+    use std::io::IoSlice;
+
+    const STREAMS: [Framing; 2] = [Framing::Tcp, Framing::Ipc];
+
+    fn encode(framing: Framing, messages: &[Vec<u8>]) -> Vec<u8> {
+        let mut batch = Batch::new(framing);
+        messages
+            .iter()
+            .for_each(|message| batch.push(&[], message.clone().into()));
+        drain(&mut batch, usize::MAX)
+    }
+
+    /// Writes the batch out, at most `most` bytes at a time.
+    fn drain(batch: &mut Batch, most: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while !batch.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 3];
+            let used = batch.io_slices(&mut slices);
+            let step: Vec<u8> = slices[..used]
+                .iter()
+                .flat_map(|slice| slice.to_vec())
+                .take(most)
+                .collect();
+            batch.advance(step.len());
+            bytes.extend(step);
+        }
+        bytes
+    }
+
+    fn messages() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let size = prop_oneof![0..80_usize, 2040..2060_usize, 4090..4110_usize, 9000..9010_usize];
+        let message =
+            (size, any::<u8>()).prop_map(|(size, seed)| (0..size).map(|at| at as u8 ^ seed).collect());
+        proptest::collection::vec(message, 0..12)
+    }
+
+    #[test]
+    fn frames_are_byte_exact() {
+        assert_eq!(encode(Framing::Tcp, &[b"abc".to_vec()]), b"\0\0\0\0\0\0\0\x03abc");
+        assert_eq!(
+            encode(Framing::Ipc, &[b"abc".to_vec()]),
+            b"\x01\0\0\0\0\0\0\0\x03abc"
+        );
+        let mut batch = Batch::new(Framing::Tcp);
+        batch.push(&[0x80, 0, 0, 1], Bytes::from_static(b"x"));
+        assert_eq!(drain(&mut batch, usize::MAX), b"\0\0\0\0\0\0\0\x05\x80\0\0\x01x");
+    }
+
+    #[test]
+    fn a_length_beyond_the_limit_is_refused_before_anything_is_allocated() {
+        for (framing, header) in [(Framing::Tcp, &[][..]), (Framing::Ipc, &[1][..])] {
+            for length in [101, 1 << 62, 1 << 63, u64::MAX] {
+                let mut decoder = Decoder::new(framing, 100);
+                let result = decoder.decode(&[header, &length.to_be_bytes()].concat(), &mut Vec::new());
+                assert_eq!(result, Err(FrameError::TooLong { length, limit: 100 }));
+            }
+            let mut decoder = Decoder::new(framing, 0);
+            let result = decoder.decode(&[header, &u64::MAX.to_be_bytes()].concat(), &mut Vec::new());
+            assert!(
+                result.is_err(),
+                "no limit does not mean more than fits into memory"
+            );
+        }
+    }
+
+    #[test]
+    fn without_a_limit_a_claim_alone_allocates_little() {
+        let mut decoder = Decoder::new(Framing::Tcp, 0);
+        decoder
+            .decode(
+                &[&(1_u64 << 62).to_be_bytes()[..], b"x"].concat(),
+                &mut Vec::new(),
+            )
+            .unwrap();
+        let State::Body { body, .. } = &decoder.state else {
+            panic!("no payload is expected")
+        };
+        assert!(body.capacity() <= EAGER);
+    }
+
+    #[test]
+    fn an_ipc_frame_that_is_no_message_is_refused_at_its_first_byte() {
+        let mut decoder = Decoder::new(Framing::Ipc, 0);
+        assert_eq!(
+            decoder.decode(&[2], &mut Vec::new()),
+            Err(FrameError::UnknownType(2))
+        );
+    }
+
+    #[test]
+    fn a_kept_message_pins_little() {
+        let flood = encode(Framing::Tcp, &vec![vec![7; 16]; 2000]);
+        let mut frames = Vec::new();
+        Decoder::new(Framing::Tcp, 0).decode(&flood, &mut frames).unwrap();
+        let first = frames.swap_remove(0).as_ptr() as usize;
+        let near = frames
+            .iter()
+            .filter(|frame| (frame.as_ptr() as usize).abs_diff(first) < SHARED)
+            .count();
+        assert!(near <= SHARED / 16, "{near} messages share one allocation");
+        assert_eq!(frames.len(), 1999);
+    }
+
+    #[test]
+    fn a_payload_read_straight_into_its_buffer_is_complete() {
+        let message: Vec<u8> = (0..3 * EAGER + 17).map(|at| at as u8).collect();
+        let bytes = encode(Framing::Tcp, std::slice::from_ref(&message));
+        let (mut decoder, mut frames) = (Decoder::new(Framing::Tcp, 0), Vec::new());
+        let (head, mut rest) = bytes.split_at(1000);
+        decoder.decode(head, &mut frames).unwrap();
+        while let Some(mut body) = decoder.body() {
+            let step = body.remaining_mut().min(100_000);
+            assert!(step > 0);
+            body.put_slice(&rest[..step]);
+            rest = &rest[step..];
+            decoder.finish(&mut frames);
+        }
+        assert!(rest.is_empty() && decoder.is_between_frames());
+        assert_eq!(frames, [Bytes::from(message)]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_gives_the_same_frames(
+            messages in messages(),
+            framing in proptest::sample::select(&STREAMS[..]),
+            read in 1..70_000_usize,
+            write in 1..70_000_usize,
+        ) {
+            let mut batch = Batch::new(framing);
+            messages.iter().for_each(|message| {
+                let (header, body) = message.split_at(message.len().min(4));
+                batch.push(header, Bytes::copy_from_slice(body));
+            });
+            prop_assert_eq!(batch.messages(), messages.len());
+            let bytes = drain(&mut batch, write);
+            prop_assert_eq!(&bytes, &encode(framing, &messages));
+            let (mut decoder, mut frames) = (Decoder::new(framing, 10_000), Vec::new());
+            for chunk in bytes.chunks(read) {
+                decoder.decode(chunk, &mut frames).unwrap();
+            }
+            prop_assert!(decoder.is_between_frames());
+            prop_assert_eq!(frames, messages);
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic_or_pass_the_limit(
+            bytes in proptest::collection::vec(prop_oneof![Just(0_u8), Just(1), any::<u8>()], 0..200),
+            framing in proptest::sample::select(&STREAMS[..]),
+            limit in 1..64_usize,
+            read in 1..20_usize,
+        ) {
+            let (mut decoder, mut frames) = (Decoder::new(framing, limit), Vec::new());
+            for chunk in bytes.chunks(read) {
+                if decoder.decode(chunk, &mut frames).is_err() {
+                    break;
+                }
+            }
+            prop_assert!(frames.iter().all(|frame| frame.len() <= limit));
+        }
+    }
+}

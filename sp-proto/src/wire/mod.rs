@@ -1,0 +1,15 @@
+//! What goes over the wire: greetings, frames and backtraces. Pure: bytes in, values out.
+//!
+//! Knows no socket, no task and no clock, and refuses a length before it allocates for it. The engine drives
+//! it; so do the fuzz targets.
+#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used)]
+
+mod backtrace;
+mod batch;
+mod frame;
+mod greeting;
+
+pub use backtrace::{Backtrace, BacktraceError, FINAL, MAX_HOPS};
+pub use batch::Batch;
+pub use frame::{Decoder, FrameError, Framing};
+pub use greeting::{GREETING_LEN, GreetingError, decode_greeting, encode_greeting};

@@ -1,0 +1,486 @@
+//! One battery of behaviour, applied to every pattern over every transport, with this crate at both ends.
+#![allow(missing_docs)]
+
+mod support;
+
+use sp_proto::{
+    DialError, Event, ListenError, Pair, Pull, Push, RecvError, Rep, Req, SendErrorKind, SocketOptions,
+};
+use std::time::Duration;
+use support::{Transport, bounded, event, peer_refused, pipe_added, pipe_removed};
+
+/// Runs the test body for every transport.
+macro_rules! for_every_transport {
+    ($($name:ident => $body:ident;)*) => { $(
+        mod $name {
+            use super::*;
+
+            #[tokio::test]
+            async fn ipc() {
+                bounded($body(&Transport::ipc())).await;
+            }
+
+            #[tokio::test]
+            async fn tcp() {
+                bounded($body(&Transport::tcp())).await;
+            }
+
+            #[tokio::test]
+            async fn inproc() {
+                bounded($body(&Transport::inproc())).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn ipc_on_two_threads() {
+                bounded($body(&Transport::ipc())).await;
+            }
+        }
+    )* };
+}
+
+for_every_transport! {
+    pair_talks_both_ways => pair_both_ways;
+    push_arrives_in_order => push_in_order;
+    large_and_empty_messages_arrive => sizes;
+    requests_are_answered => requests;
+    work_is_dealt_out_and_collected_fairly => fan_out;
+    a_full_queue_holds_the_sender_back => back_pressure;
+    cancelled_calls_lose_and_double_nothing => cancellation;
+    a_second_peer_is_refused_while_the_first_lives => second_peer;
+    deadlines_give_the_message_back => deadlines;
+    close_writes_what_was_queued => linger;
+    a_closed_socket_says_so => closed;
+    a_dialer_comes_back => reconnect;
+    a_request_survives_its_peer => resend;
+    a_reply_to_a_gone_peer_comes_back => peer_gone;
+    endpoints_come_and_go => endpoints;
+    an_address_is_used_once => in_use;
+    a_message_beyond_the_limit_ends_its_pipe => too_long;
+}
+
+async fn pair_both_ways(transport: &Transport) {
+    let (left, right) = (Pair::new(), Pair::new());
+    let at = left.listen(&transport.address).await.unwrap();
+    right.dial(&at.address).await.unwrap();
+    for round in 0..100 {
+        right.send(format!("ping {round}")).await.unwrap();
+        assert_eq!(
+            &left.recv().await.unwrap()[..],
+            format!("ping {round}").as_bytes()
+        );
+        left.send(format!("pong {round}")).await.unwrap();
+        assert_eq!(
+            &right.recv().await.unwrap()[..],
+            format!("pong {round}").as_bytes()
+        );
+    }
+}
+
+async fn push_in_order(transport: &Transport) {
+    const COUNT: u32 = 20_000;
+    let (push, pull) = (Push::new(), Pull::new());
+    let at = pull.listen(&transport.address).await.unwrap();
+    push.dial(&at.address).await.unwrap();
+    let send = async {
+        for number in 0..COUNT {
+            push.send(number.to_be_bytes().to_vec()).await.unwrap();
+        }
+    };
+    let receive = async {
+        for number in 0..COUNT {
+            assert_eq!(pull.recv().await.unwrap()[..], number.to_be_bytes());
+        }
+    };
+    tokio::join!(send, receive);
+}
+
+async fn sizes(transport: &Transport) {
+    let (push, pull) = (Push::new(), Pull::new());
+    let at = push.listen(&transport.address).await.unwrap();
+    pull.dial(&at.address).await.unwrap();
+    let sizes = [
+        0, 1, 63, 2048, 2049, 4096, 4097, 65_536, 100_000, 1_048_576, 5_000_000, 0, 3,
+    ];
+    let message = |size: usize| (0..size).map(|at| (at * 7 + size) as u8).collect::<Vec<_>>();
+    let send = async {
+        for size in sizes {
+            push.send(message(size)).await.unwrap();
+        }
+    };
+    let receive = async {
+        for size in sizes {
+            let got = pull.recv().await.unwrap();
+            assert!(
+                got[..] == message(size),
+                "the message of {size} bytes came back changed"
+            );
+        }
+    };
+    tokio::join!(send, receive);
+}
+
+async fn requests(transport: &Transport) {
+    let (req, rep) = (
+        Req::new(),
+        Rep::with_options(SocketOptions {
+            rep_backlog: 64,
+            ..Default::default()
+        }),
+    );
+    let at = rep.listen(&transport.address).await.unwrap();
+    req.dial(&at.address).await.unwrap();
+    let answer = async {
+        for _ in 0..40 {
+            let request = rep.recv().await.unwrap();
+            let reply = format!("re: {}", String::from_utf8_lossy(request.body()));
+            request.reply(reply).await.unwrap();
+        }
+    };
+    let ask = async {
+        for _ in 0..10 {
+            let (a, b, c, d) = tokio::join!(
+                req.request("a"),
+                req.request("b"),
+                req.request("c"),
+                req.request("d")
+            );
+            let replies = [a, b, c, d].map(|reply| reply.unwrap());
+            assert_eq!(
+                replies.each_ref().map(sp_proto::Message::as_bytes),
+                [b"re: a", b"re: b", b"re: c", b"re: d"]
+            );
+        }
+    };
+    tokio::join!(answer, ask);
+}
+
+async fn fan_out(transport: &Transport) {
+    let (push, collected) = (Push::new(), Pull::new());
+    let work = push.listen(&transport.address).await.unwrap();
+    let mut joined = push.events();
+    let pulls = [Pull::new(), Pull::new(), Pull::new()];
+    for pull in &pulls {
+        pull.dial(&work.address).await.unwrap();
+        pipe_added(&mut joined).await;
+    }
+    for number in 0..30_u8 {
+        push.send(vec![number]).await.unwrap();
+    }
+    for pull in &pulls {
+        for _ in 0..10 {
+            pull.recv().await.unwrap();
+        }
+        assert_eq!(pull.try_recv().unwrap(), None, "each got its share");
+    }
+    let back = Transport::ipc();
+    let back = collected.listen(&back.address).await.unwrap();
+    let pushes = [Push::new(), Push::new()];
+    for push in &pushes {
+        push.dial(&back.address).await.unwrap();
+        push.send("result").await.unwrap();
+    }
+    for _ in &pushes {
+        assert_eq!(&collected.recv().await.unwrap()[..], b"result");
+    }
+}
+
+async fn back_pressure(transport: &Transport) {
+    let send_timeout = Some(Duration::from_millis(200));
+    let small = SocketOptions {
+        send_queue: 2,
+        recv_queue: 2,
+        send_timeout,
+        ..Default::default()
+    };
+    let (push, pull) = (Push::with_options(small.clone()), Pull::with_options(small));
+    let at = pull.listen(&transport.address).await.unwrap();
+    push.dial(&at.address).await.unwrap();
+    // Large messages fill the system's buffers soon.
+    let message = |number: u32| [&number.to_be_bytes()[..], &[0; 60_000]].concat();
+    let mut sent = 0;
+    let refused = loop {
+        match push.send(message(sent)).await {
+            Ok(()) => sent += 1,
+            Err(error) => break error,
+        }
+        assert!(sent < 10_000, "nothing holds the sender back");
+    };
+    assert_eq!(refused.kind, SendErrorKind::TimedOut);
+    assert!(
+        refused.message[..] == message(sent),
+        "the message came back changed"
+    );
+    for expected in 0..sent {
+        assert_eq!(pull.recv().await.unwrap()[..4], expected.to_be_bytes());
+    }
+    push.send("room again").await.unwrap();
+    assert_eq!(&pull.recv().await.unwrap()[..], b"room again");
+}
+
+async fn cancellation(transport: &Transport) {
+    const COUNT: u32 = 1000;
+    let small = SocketOptions {
+        send_queue: 1,
+        recv_queue: 1,
+        ..Default::default()
+    };
+    let (push, pull) = (Push::with_options(small.clone()), Pull::with_options(small));
+    let at = pull.listen(&transport.address).await.unwrap();
+    push.dial(&at.address).await.unwrap();
+    let send = async {
+        for number in 0..COUNT {
+            loop {
+                let message = [&number.to_be_bytes()[..], &[0; 20_000]].concat();
+                tokio::select! {
+                    biased;
+                    result = push.send(message) => break result.unwrap(),
+                    () = tokio::task::yield_now() => {}
+                }
+            }
+        }
+    };
+    let receive = async {
+        let mut expected = 0;
+        while expected < COUNT {
+            tokio::select! {
+                biased;
+                message = pull.recv() => {
+                    assert_eq!(message.unwrap()[..4], expected.to_be_bytes());
+                    expected += 1;
+                }
+                () = tokio::task::yield_now() => {}
+            }
+        }
+    };
+    tokio::join!(send, receive);
+}
+
+async fn second_peer(transport: &Transport) {
+    let eager = SocketOptions {
+        reconnect_min: Duration::from_millis(1),
+        ..Default::default()
+    };
+    let (left, first, second) = (Pair::new(), Pair::new(), Pair::with_options(eager));
+    let mut events = left.events();
+    let at = left.listen(&transport.address).await.unwrap();
+    first.dial(&at.address).await.unwrap();
+    pipe_added(&mut events).await;
+    second.dial_in_background(&at.address).unwrap();
+    assert!(peer_refused(&mut events).await.contains("already has a peer"));
+    first.send("still here").await.unwrap();
+    assert_eq!(&left.recv().await.unwrap()[..], b"still here");
+    first.close().await;
+    pipe_removed(&mut events).await;
+    pipe_added(&mut events).await;
+    left.send("your turn").await.unwrap();
+    assert_eq!(&second.recv().await.unwrap()[..], b"your turn");
+}
+
+async fn deadlines(transport: &Transport) {
+    let soon = Some(Duration::from_millis(20));
+    let hasty = SocketOptions {
+        send_timeout: soon,
+        recv_timeout: soon,
+        ..Default::default()
+    };
+    let push = Push::with_options(hasty.clone());
+    let error = push.send("to nobody").await.unwrap_err();
+    assert_eq!(
+        (error.kind, error.message),
+        (SendErrorKind::TimedOut, "to nobody".into())
+    );
+    let error = push.try_send("at once").unwrap_err();
+    assert_eq!(
+        (error.kind, error.message),
+        (SendErrorKind::WouldBlock, "at once".into())
+    );
+    assert_eq!(
+        Pull::with_options(hasty.clone()).recv().await,
+        Err(RecvError::TimedOut)
+    );
+
+    let (req, rep) = (Req::with_options(hasty), Rep::new());
+    let at = rep.listen(&transport.address).await.unwrap();
+    req.dial(&at.address).await.unwrap();
+    let mut context = req.context();
+    assert_eq!(context.recv().await, Err(RecvError::State));
+    context.send("?").await.unwrap();
+    assert_eq!(context.recv().await, Err(RecvError::TimedOut));
+    rep.recv().await.unwrap().reply("late").await.unwrap();
+    let reply = loop {
+        match context.recv().await {
+            Err(RecvError::TimedOut) => {}
+            result => break result.unwrap(),
+        }
+    };
+    assert_eq!(&reply[..], b"late", "the request stayed outstanding");
+}
+
+async fn linger(transport: &Transport) {
+    let patient = SocketOptions {
+        send_queue: 1000,
+        send_queue_bytes: usize::MAX,
+        linger: Duration::from_secs(60),
+        ..Default::default()
+    };
+    let (push, pull) = (Push::with_options(patient), Pull::new());
+    let at = pull.listen(&transport.address).await.unwrap();
+    push.dial(&at.address).await.unwrap();
+    for number in 0..200_u32 {
+        push.try_send([&number.to_be_bytes()[..], &[0; 50_000]].concat())
+            .unwrap();
+    }
+    let receive = async {
+        for number in 0..200_u32 {
+            assert_eq!(pull.recv().await.unwrap()[..4], number.to_be_bytes());
+        }
+    };
+    tokio::join!(push.close(), receive);
+    assert!(push.pipes().is_empty());
+}
+
+async fn closed(transport: &Transport) {
+    let pair = Pair::new();
+    let mut events = pair.events();
+    let at = pair.listen(&transport.address).await.unwrap();
+    let (received, ()) = tokio::join!(pair.recv(), async {
+        tokio::join!(pair.close(), pair.close());
+    });
+    assert_eq!(received, Err(RecvError::Closed));
+    assert_eq!(pair.try_recv(), Err(RecvError::Closed));
+    let error = pair.send("x").await.unwrap_err();
+    assert_eq!((error.kind, error.message), (SendErrorKind::Closed, "x".into()));
+    assert!(matches!(pair.listen(&at.address).await, Err(ListenError::Closed)));
+    assert!(events.recv().await.is_none());
+    let other = Pair::new();
+    other
+        .listen(&at.address)
+        .await
+        .expect("a closed socket's address is free");
+    assert!(matches!(pair.dial(&at.address).await, Err(DialError::Closed)));
+}
+
+async fn reconnect(transport: &Transport) {
+    let eager = SocketOptions {
+        reconnect_min: Duration::from_millis(1),
+        reconnect_max: Duration::from_millis(5),
+        ..Default::default()
+    };
+    let push = Push::with_options(eager);
+    let mut events = push.events();
+    let mut address = transport.address.clone();
+    for round in 0..5_u8 {
+        let pull = Pull::new();
+        address = pull.listen(&address).await.unwrap().address;
+        if round == 0 {
+            push.dial(&address).await.unwrap();
+        }
+        pipe_added(&mut events).await;
+        push.send(vec![round]).await.unwrap();
+        assert_eq!(pull.recv().await.unwrap()[..], [round]);
+        pull.close().await;
+        pipe_removed(&mut events).await;
+        let failed = |event| matches!(event, Event::DialFailed { .. }).then_some(());
+        event(&mut events, failed).await;
+    }
+}
+
+async fn resend(transport: &Transport) {
+    let eager = SocketOptions {
+        reconnect_min: Duration::from_millis(1),
+        ..Default::default()
+    };
+    let req = Req::with_options(eager);
+    let first = Rep::new();
+    let at = first.listen(&transport.address).await.unwrap();
+    req.dial(&at.address).await.unwrap();
+    let peers = async {
+        assert_eq!(&first.recv().await.unwrap().body()[..], b"?");
+        first.close().await;
+        let second = Rep::new();
+        second.listen(&at.address).await.unwrap();
+        let request = second.recv().await.unwrap();
+        assert_eq!(&request.body()[..], b"?");
+        request.reply("!").await.unwrap();
+        second
+    };
+    let (reply, _second) = tokio::join!(req.request("?"), peers);
+    assert_eq!(&reply.unwrap()[..], b"!");
+}
+
+async fn peer_gone(transport: &Transport) {
+    let (req, rep) = (Req::new(), Rep::new());
+    let mut events = rep.events();
+    let at = rep.listen(&transport.address).await.unwrap();
+    req.dial(&at.address).await.unwrap();
+    let mut context = req.context();
+    context.send("?").await.unwrap();
+    let request = rep.recv().await.unwrap();
+    assert_eq!(request.pipe(), pipe_added(&mut events).await.id);
+    req.close().await;
+    pipe_removed(&mut events).await;
+    let error = request.reply("!").await.unwrap_err();
+    assert_eq!((error.kind, error.message), (SendErrorKind::PeerGone, "!".into()));
+}
+
+async fn endpoints(transport: &Transport) {
+    let (pull, other) = (Pull::new(), Transport::tcp());
+    let mut events = pull.events();
+    let one = pull.listen(&transport.address).await.unwrap();
+    let two = pull.listen(&other.address).await.unwrap();
+    let (push_one, push_two) = (Push::new(), Push::new());
+    push_one.dial(&one.address).await.unwrap();
+    assert_eq!(pipe_added(&mut events).await.endpoint, Some(one.id));
+    push_two.dial(&two.address).await.unwrap();
+    let info = pipe_added(&mut events).await;
+    assert_eq!(info.endpoint, Some(two.id));
+    assert_eq!(pull.pipes().len(), 2);
+
+    pull.close_endpoint(one.id).await;
+    pipe_removed(&mut events).await;
+    push_two.send("still open").await.unwrap();
+    assert_eq!(&pull.recv().await.unwrap()[..], b"still open");
+    pull.listen(&one.address)
+        .await
+        .expect("the address is free again");
+
+    pull.disconnect(info.id);
+    pipe_removed(&mut events).await;
+    let reconnected = event(&mut events, |event| match event {
+        Event::PipeAdded(info) if info.endpoint == Some(two.id) => Some(info.id),
+        _ => None,
+    });
+    assert_ne!(reconnected.await, info.id);
+}
+
+async fn in_use(transport: &Transport) {
+    let (first, second) = (Pull::new(), Pull::new());
+    let at = first.listen(&transport.address).await.unwrap();
+    assert!(
+        matches!(second.listen(&at.address).await, Err(ListenError::InUse { address }) if address == at.address)
+    );
+    first.close().await;
+    second.listen(&at.address).await.unwrap();
+    second.close().await;
+    let error = Push::new().dial(&at.address).await.unwrap_err();
+    assert!(matches!(error, DialError::Refused { address, .. } if address == at.address));
+}
+
+async fn too_long(transport: &Transport) {
+    let strict = SocketOptions {
+        recv_max_size: 1000,
+        ..Default::default()
+    };
+    let (push, pull) = (Push::new(), Pull::with_options(strict));
+    let mut events = pull.events();
+    let at = pull.listen(&transport.address).await.unwrap();
+    push.dial(&at.address).await.unwrap();
+    push.send(vec![1; 1000]).await.unwrap();
+    push.send(vec![2; 1001]).await.unwrap();
+    assert_eq!(pull.recv().await.unwrap().len(), 1000);
+    assert!(
+        pipe_removed(&mut events)
+            .await
+            .contains("a message of 1001 bytes was announced; at most 1000")
+    );
+}
