@@ -1,0 +1,226 @@
+//! The command-line programs of nng and nanomsg. They send one fixed text, over and over when asked, and print
+//! what they receive, one quoted line per message.
+
+use std::path::PathBuf;
+
+use sp_proto::{Message, Pair, Pull, Push, Rep, Req};
+use tokio::process::Command;
+
+use crate::meeting::{KINDS, Kind, Listener, Peer, Transport, WAYS, meet};
+
+/// How many messages go each way.
+const MESSAGES: usize = 20;
+
+/// `nngcat` or `nanocat`; they differ in the spelling of a few options.
+pub(crate) struct Cat {
+    program: PathBuf,
+    spelling: Spelling,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spelling {
+    Nng,
+    Nanomsg,
+}
+
+impl Cat {
+    pub(crate) fn nng() -> Option<Self> {
+        let program = testkit::program("nngcat")?;
+        Some(Self {
+            program,
+            spelling: Spelling::Nng,
+        })
+    }
+
+    pub(crate) fn nanomsg() -> Option<Self> {
+        let program = testkit::program("nanocat")?;
+        Some(Self {
+            program,
+            spelling: Spelling::Nanomsg,
+        })
+    }
+
+    /// The options to send again and again without a pause that matters.
+    fn repeat(&self) -> &'static [&'static str] {
+        match self.spelling {
+            Spelling::Nng => &["--interval", "0"],
+            Spelling::Nanomsg => &["--interval", "0.01"],
+        }
+    }
+}
+
+impl Peer for Cat {
+    fn command(&self, kind: Kind, listen: bool, address: &str) -> Command {
+        let name = match (kind, self.spelling) {
+            (Kind::Pair, Spelling::Nng) => "--pair0",
+            (Kind::Pair, Spelling::Nanomsg) => "--pair",
+            (Kind::Push, _) => "--push",
+            (Kind::Pull, _) => "--pull",
+            (Kind::Req, _) => "--req",
+            (Kind::Rep, _) => "--rep",
+        };
+        let endpoint = match (listen, self.spelling) {
+            (true, Spelling::Nng) => "--listen",
+            (true, Spelling::Nanomsg) => "--bind",
+            (false, Spelling::Nng) => "--dial",
+            (false, Spelling::Nanomsg) => "--connect",
+        };
+        let mut command = Command::new(&self.program);
+        command.args([name, endpoint, address]);
+        // What only sends knows no format.
+        if kind != Kind::Push {
+            command.arg("--quoted");
+        }
+        command
+    }
+}
+
+#[tokio::test]
+async fn nngcat_in_every_pattern_direction_and_transport() {
+    let Some(cat) = Cat::nng() else { return };
+    every_way(&cat).await;
+}
+
+#[tokio::test]
+async fn nanocat_in_every_pattern_direction_and_transport() {
+    let Some(cat) = Cat::nanomsg() else { return };
+    every_way(&cat).await;
+}
+
+async fn every_way(cat: &Cat) {
+    for way in WAYS {
+        for kind in KINDS {
+            // Captured, and shown when the case fails.
+            println!("their {kind:?}, {way:?}");
+            match kind {
+                Kind::Pair => they_pair(cat, way).await,
+                Kind::Push => they_push(cat, way).await,
+                Kind::Pull => they_pull(cat, way).await,
+                Kind::Req => they_request(cat, way).await,
+                Kind::Rep => they_reply(cat, way).await,
+            }
+        }
+    }
+}
+
+async fn they_pair(cat: &Cat, way: (Listener, Transport)) {
+    let pair = Pair::new();
+    let mut foreign = meet(&pair, way, cat, Kind::Pair, &["--data", "ping"]).await;
+    let ping = foreign
+        .process
+        .during("their message", pair.recv())
+        .await
+        .expect("a message");
+    assert_eq!(text(&ping), "ping");
+    for number in 0..MESSAGES {
+        foreign
+            .process
+            .during("room for a message", pair.send(format!("pong {number}")))
+            .await
+            .expect("sent");
+    }
+    for number in 0..MESSAGES {
+        foreign
+            .process
+            .line(&format!("pong {number}"), |line| {
+                next_is(line, &format!("pong {number}"))
+            })
+            .await;
+    }
+}
+
+async fn they_push(cat: &Cat, way: (Listener, Transport)) {
+    let pull = Pull::new();
+    let options = [&["--data", "work"], cat.repeat()].concat();
+    let mut foreign = meet(&pull, way, cat, Kind::Push, &options).await;
+    for _ in 0..MESSAGES {
+        let message = foreign
+            .process
+            .during("their message", pull.recv())
+            .await
+            .expect("a message");
+        assert_eq!(text(&message), "work");
+    }
+}
+
+async fn they_pull(cat: &Cat, way: (Listener, Transport)) {
+    let push = Push::new();
+    let mut foreign = meet(&push, way, cat, Kind::Pull, &[]).await;
+    for number in 0..MESSAGES {
+        foreign
+            .process
+            .during("room for a message", push.send(format!("work {number}")))
+            .await
+            .expect("sent");
+    }
+    foreign
+        .process
+        .during("room for a message", push.send(""))
+        .await
+        .expect("sent");
+    for number in 0..MESSAGES {
+        foreign
+            .process
+            .line(&format!("work {number}"), |line| {
+                next_is(line, &format!("work {number}"))
+            })
+            .await;
+    }
+    foreign
+        .process
+        .line("an empty message", |line| next_is(line, ""))
+        .await;
+}
+
+async fn they_request(cat: &Cat, way: (Listener, Transport)) {
+    let rep = Rep::new();
+    let (repeat, count) = match cat.spelling {
+        // With an interval of 0 it fails after the first answer, and there is nothing between that and a second.
+        Spelling::Nng => (&[][..], 1),
+        Spelling::Nanomsg => (cat.repeat(), MESSAGES),
+    };
+    let options = [&["--data", "question"], repeat].concat();
+    let mut foreign = meet(&rep, way, cat, Kind::Req, &options).await;
+    for number in 0..count {
+        let request = foreign
+            .process
+            .during("their request", rep.recv())
+            .await
+            .expect("a request");
+        assert_eq!(text(request.body()), "question");
+        request
+            .reply(format!("answer {number}"))
+            .await
+            .expect("a requester that waits");
+        let answer = format!("answer {number}");
+        foreign.process.line(&answer, |line| next_is(line, &answer)).await;
+    }
+}
+
+async fn they_reply(cat: &Cat, way: (Listener, Transport)) {
+    let req = Req::new();
+    let mut foreign = meet(&req, way, cat, Kind::Rep, &["--data", "answer"]).await;
+    for number in 0..MESSAGES {
+        let question = format!("question {number}");
+        let answer = foreign
+            .process
+            .during("their answer", req.request(question.clone()))
+            .await
+            .expect("an answer");
+        assert_eq!(text(&answer), "answer");
+        foreign
+            .process
+            .line(&question, |line| next_is(line, &question))
+            .await;
+    }
+}
+
+/// Whether the quoted line is `expected`; no other message may come before it.
+pub(crate) fn next_is(line: &str, expected: &str) -> bool {
+    assert_eq!(line, format!("\"{expected}\""), "another message came first");
+    true
+}
+
+pub(crate) fn text(message: &Message) -> String {
+    String::from_utf8_lossy(message).into_owned()
+}
