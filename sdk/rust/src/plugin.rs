@@ -1,0 +1,303 @@
+//! Owns a plugin's process: its symbols, what the host tells it on the command line, its control channel, and its
+//! end.
+
+use std::fmt;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mangrove_protocol::address;
+use mangrove_protocol::address::AddressTooLong;
+use mangrove_protocol::manifest::SymbolKind;
+use mangrove_protocol::name::{NameError, PluginName, SymbolName};
+use serde::Deserialize;
+use sp_proto::{AddressError, Req};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::erased::{open_sink, open_source};
+use crate::error::describe;
+use crate::runtime::{End, Runtime, Symbols, Timers, serve};
+use crate::{Function, Options, Sink, Source};
+
+/// A plugin and its symbols. The names are those of its manifest.
+///
+/// ```no_run
+/// # use mangrove_sdk::{Context, Function, Plugin, Result, RunError, Value};
+/// # struct Shout;
+/// # impl Function for Shout {
+/// #     async fn exec(&self, args: Vec<Value>, _: &Context) -> Result<Value> { Ok(Value::Null) }
+/// # }
+/// #[tokio::main]
+/// async fn main() -> Result<(), RunError> {
+///     Plugin::new("megaphone").function("shout", Shout).run().await
+/// }
+/// ```
+#[must_use = "a plugin does nothing until it is run"]
+pub struct Plugin {
+    name: String,
+    symbols: Symbols,
+    options: Options,
+    /// The first thing that is wrong with the names; `run` tells.
+    problem: Option<RunError>,
+}
+
+/// Why a plugin's process cannot go on.
+///
+/// Its `Debug` form is the same text as its `Display` form, since that is what a `main` that returns it prints.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The plugin's name or a symbol's.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Two symbols of one kind with the same name.
+    #[error("the plugin has two {}s \"{name}\"", kind)]
+    Twice {
+        /// Their kind.
+        kind: SymbolKind,
+        /// Their name.
+        name: SymbolName,
+    },
+    /// Nothing to run.
+    #[error("the plugin has no symbol: give it a source, a sink or a function")]
+    NoSymbol,
+    /// The first process argument is not the configuration that hosts pass.
+    #[error("the first argument is {found:?}; expected a JSON object such as {{\"sendTimeout\":1000}}")]
+    Argument {
+        /// What it is.
+        found: String,
+        /// What the parser says.
+        source: serde_json::Error,
+    },
+    /// The plugin's name is too long for its address.
+    #[error(transparent)]
+    Address(#[from] AddressTooLong),
+    /// The control channel's address is refused.
+    #[error("cannot dial {address}")]
+    Dial {
+        /// The address.
+        address: String,
+        /// Why.
+        source: AddressError,
+    },
+    /// No handler for SIGTERM or SIGINT.
+    #[error("cannot listen to signals")]
+    Signals(#[source] std::io::Error),
+    /// The host could not be reached, or has not come back.
+    #[error("nobody has answered at {address} for {after:?}; is the host running?")]
+    HostGone {
+        /// Where the host was expected.
+        address: String,
+        /// For how long.
+        after: Duration,
+    },
+}
+
+impl fmt::Debug for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&describe(self))
+    }
+}
+
+/// What the host passes as the first argument.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ProcessConfig {
+    send_timeout: Option<u64>,
+}
+
+impl Plugin {
+    /// A plugin without symbols. `name` is that of its folder and manifest.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            symbols: Symbols::default(),
+            options: Options::default(),
+            problem: None,
+        }
+    }
+
+    /// Adds a source; it is opened for every use of its own.
+    pub fn source<S: Source>(mut self, name: &str) -> Self {
+        if let Some(name) = self.checked(SymbolKind::Source, name) {
+            self.symbols.sources.insert(name, open_source::<S>);
+        }
+        self
+    }
+
+    /// Adds a sink; it is opened for every use of its own.
+    pub fn sink<S: Sink>(mut self, name: &str) -> Self {
+        if let Some(name) = self.checked(SymbolKind::Sink, name) {
+            self.symbols.sinks.insert(name, open_sink::<S>);
+        }
+        self
+    }
+
+    /// Adds a function; this one value serves all rules.
+    pub fn function(mut self, name: &str, function: impl Function) -> Self {
+        if let Some(name) = self.checked(SymbolKind::Function, name) {
+            self.symbols.functions.insert(name, Arc::new(function));
+        }
+        self
+    }
+
+    /// Other settings than the defaults.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Runs the plugin as the process that a host has started: logs to standard error (`RUST_LOG` chooses what,
+    /// by default `info`), reads the first process argument, and serves the host until SIGTERM or SIGINT. Started by
+    /// hand, without an argument, it serves a host that waits for it in the same way.
+    ///
+    /// A `tracing` subscriber that is already set stays in place.
+    ///
+    /// # Errors
+    /// Wrong names, a first argument that no host passes, or a host that stays away.
+    pub async fn run(mut self) -> Result<(), RunError> {
+        log_to_stderr();
+        if let Some(argument) = std::env::args().nth(1) {
+            self.options = with_argument(self.options, argument)?;
+        }
+        let stop = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+        let mut signals = JoinSet::new();
+        signals.spawn({
+            let stop = stop.clone();
+            async move {
+                tokio::select! {
+                    _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+                    _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+                }
+                stop.cancel();
+            }
+        });
+        let result = self.run_until(stop).await;
+        signals.shutdown().await;
+        result
+    }
+
+    /// Serves the host until `stop` is cancelled, then stops every symbol. Touches nothing of the process: no
+    /// arguments, no signals, no log.
+    ///
+    /// # Errors
+    /// As [`Plugin::run`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future aborts the symbols where they stand; cancel `stop` instead.
+    pub async fn run_until(self, stop: CancellationToken) -> Result<(), RunError> {
+        if let Some(problem) = self.problem {
+            return Err(problem);
+        }
+        if self.symbols.is_empty() {
+            return Err(RunError::NoSymbol);
+        }
+        let name: PluginName = self.name.parse()?;
+        let address = address::control(&name)?;
+        let timers = Timers {
+            keep_alive: self.options.keep_alive,
+            host_timeout: Some(self.options.host_timeout),
+        };
+        let socket = Req::with_options(self.options.answering_socket());
+        socket
+            .dial_in_background(&address)
+            .map_err(|source| RunError::Dial {
+                address: address.clone(),
+                source,
+            })?;
+        let mut runtime = Runtime::new(self.symbols, self.options, stop.child_token());
+        let end = serve(&socket, timers, &stop, &mut runtime).await;
+        runtime.shut_down().await;
+        socket.close().await;
+        match end {
+            End::Stopped => Ok(()),
+            End::HostGone => Err(RunError::HostGone {
+                address,
+                after: timers.host_timeout.unwrap_or_default(),
+            }),
+        }
+    }
+
+    fn checked(&mut self, kind: SymbolKind, name: &str) -> Option<SymbolName> {
+        let problem = match name.parse() {
+            Ok(name) if !self.symbols.has(kind, &name) => return Some(name),
+            Ok(name) => RunError::Twice { kind, name },
+            Err(error) => RunError::Name(error),
+        };
+        self.problem.get_or_insert(problem);
+        None
+    }
+}
+
+fn with_argument(options: Options, argument: String) -> Result<Options, RunError> {
+    let config: ProcessConfig = serde_json::from_str(&argument).map_err(|source| RunError::Argument {
+        found: argument,
+        source,
+    })?;
+    Ok(match config.send_timeout {
+        Some(milliseconds) => Options {
+            send_timeout: Duration::from_millis(milliseconds),
+            ..options
+        },
+        None => options,
+    })
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    // The author's own subscriber is as good as ours.
+    let _ = subscriber.try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Context, Value};
+
+    struct Nothing;
+    impl Function for Nothing {
+        async fn exec(&self, _: Vec<Value>, _: &Context) -> crate::Result<Value> {
+            Ok(Value::Null)
+        }
+    }
+
+    async fn problem(plugin: Plugin) -> String {
+        plugin
+            .run_until(CancellationToken::new())
+            .await
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[tokio::test]
+    async fn wrong_names_are_told_when_it_runs() {
+        assert!(problem(Plugin::new("p")).await.contains("no symbol"));
+        let bad = Plugin::new("p").function("a/b", Nothing);
+        assert!(problem(bad).await.contains("contains '/'"));
+        let twice = Plugin::new("p").function("a", Nothing).function("a", Nothing);
+        assert_eq!(problem(twice).await, "the plugin has two functions \"a\"");
+        assert!(
+            problem(Plugin::new("").function("a", Nothing))
+                .await
+                .contains("empty")
+        );
+    }
+
+    #[test]
+    fn the_argument_sets_the_send_timeout() {
+        let options =
+            with_argument(Options::default(), r#"{"sendTimeout":250,"more":1}"#.to_owned()).unwrap();
+        assert_eq!(options.send_timeout, Duration::from_millis(250));
+        let error = with_argument(Options::default(), "serve".to_owned()).unwrap_err();
+        assert!(format!("{error:?}").starts_with("the first argument is \"serve\""));
+    }
+}
