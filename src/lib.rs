@@ -1,0 +1,12 @@
+//! Mangrove: a streaming rule host whose sources, sinks and functions are portable plugins.
+//!
+//! Each part is reached through its handle only, and no arrow points back:
+//!
+//! | module | what it owns | may use |
+//! |---|---|---|
+//! | [`sql`] | parse, plan, evaluate (pure) | `function` |
+//! | `function` | the built-in functions (pure) | |
+
+pub mod sql;
+
+mod function;
