@@ -4,9 +4,13 @@
 //!
 //! | module | what it owns | may use |
 //! |---|---|---|
+//! | [`config`] | settings and conf keys | |
 //! | [`sql`] | parse, plan, evaluate (pure) | `function` |
 //! | `function` | the built-in functions (pure) | |
+//! | [`store`] | the embedded store | |
 
+pub mod config;
 pub mod sql;
+pub mod store;
 
 mod function;
