@@ -5,11 +5,13 @@
 //! | module | what it owns | may use |
 //! |---|---|---|
 //! | [`config`] | settings and conf keys | |
+//! | [`plugin`] | plugin folders, processes, channels | `config` |
 //! | [`sql`] | parse, plan, evaluate (pure) | `function` |
 //! | `function` | the built-in functions (pure) | |
 //! | [`store`] | the embedded store | |
 
 pub mod config;
+pub mod plugin;
 pub mod sql;
 pub mod store;
 

@@ -1,0 +1,131 @@
+//! Owns what the channels of sources and sinks have in common: one use of a symbol in a plugin's worker, and what the
+//! worker's news mean to whoever uses it.
+
+use mangrove_protocol::control::{Meta, Symbol};
+use mangrove_protocol::name::{self, OpId, PluginName, RuleId};
+use sp_proto::Event;
+
+use super::error::{ChannelError, OpenError};
+use super::lifecycle::UseId;
+use super::status::{Snapshot, State};
+use super::users::User;
+use super::worker::{EndOfUse, Remote, Request};
+
+/// A symbol that runs for somebody, and is started again in every new process. Dropped: the worker stops it.
+#[derive(Debug)]
+pub(super) struct Use {
+    id: UseId,
+    remote: Remote,
+    end: Option<EndOfUse>,
+    _user: User,
+}
+
+impl Use {
+    /// Waits until the plugin runs the symbol.
+    pub(super) async fn open(remote: Remote, symbol: Symbol) -> Result<Self, OpenError> {
+        let id = remote.users.next_id();
+        let rule = symbol.meta.rule_id.as_ref().map_or("", RuleId::as_str);
+        // First: when this future is dropped half-way, the worker hears of it.
+        let user = remote.users.enter(rule, Some(id));
+        let name = symbol.name.clone();
+        let opened = remote
+            .ask(|reply| Request::Open(id, Box::new(symbol), reply))
+            .await;
+        let end = opened
+            .ok_or(OpenError::Stopping)?
+            .map_err(|refusal| refusal.into_open_error(&remote.plugin, name.as_str()))?;
+        Ok(Self {
+            id,
+            remote,
+            end: Some(end),
+            _user: user,
+        })
+    }
+
+    pub(super) fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    /// Waits until the use is over although nobody closed it. `None` when this was said before.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(super) async fn ended(&mut self) -> Option<ChannelError> {
+        let end = self.end.as_mut()?.await;
+        self.end = None;
+        Some(match end {
+            Ok(refusal) => ChannelError::Ended {
+                plugin: self.remote.plugin.clone(),
+                reason: refusal.to_string(),
+            },
+            Err(_) => ChannelError::Stopping,
+        })
+    }
+
+    /// As [`Use::ended`], without waiting, and as often as one likes.
+    pub(super) fn has_ended(&mut self) -> Option<ChannelError> {
+        let plugin = self.remote.plugin.clone();
+        match self.end.as_mut().map(EndOfUse::try_recv) {
+            Some(Err(tokio::sync::oneshot::error::TryRecvError::Empty)) => None,
+            Some(Err(tokio::sync::oneshot::error::TryRecvError::Closed)) => Some(ChannelError::Stopping),
+            Some(Ok(refusal)) => {
+                self.end = None;
+                Some(ChannelError::Ended {
+                    plugin,
+                    reason: refusal.to_string(),
+                })
+            }
+            None => Some(ChannelError::Ended {
+                plugin,
+                reason: "it has ended before".to_owned(),
+            }),
+        }
+    }
+
+    /// The plugin and how it is, for an error.
+    pub(super) fn describe(&self) -> (PluginName, String) {
+        (
+            self.remote.plugin.clone(),
+            self.remote.status.borrow().to_string(),
+        )
+    }
+
+    /// Waits until the symbol has stopped.
+    pub(super) async fn close(self) {
+        let _ = self.remote.ask(|reply| Request::Close(self.id, reply)).await;
+    }
+}
+
+/// The ids that the addresses are made of.
+pub(super) fn ids(meta: &Meta) -> Result<(&RuleId, &OpId), OpenError> {
+    let missing = |field| OpenError::Id {
+        field,
+        source: name::NameError::Empty,
+    };
+    let rule = meta.rule_id.as_ref().ok_or(missing("rule id"))?;
+    let op = meta.op_id.as_ref().ok_or(missing("operator id"))?;
+    Ok((rule, op))
+}
+
+/// What a new status of the plugin means to one of its channels.
+pub(super) fn down(plugin: &PluginName, status: &Snapshot) -> Option<ChannelError> {
+    match status.state {
+        State::Restarting | State::Failed | State::Stopped => Some(ChannelError::Down {
+            plugin: plugin.clone(),
+            state: status.state,
+            reason: status.reason.clone(),
+        }),
+        _ => None,
+    }
+}
+
+/// What an event of the socket means to one of the channels.
+pub(super) fn broken(plugin: &PluginName, event: Event) -> Option<ChannelError> {
+    match event {
+        Event::PipeRemoved { reason, .. } | Event::PeerRefused { reason, .. } => Some(ChannelError::Closed {
+            plugin: plugin.clone(),
+            reason,
+        }),
+        _ => None,
+    }
+}

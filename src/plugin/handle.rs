@@ -1,0 +1,224 @@
+//! Owns what the rest of the host may do with plugins: look at them, change them, use their symbols.
+
+use std::sync::Arc;
+
+use mangrove_protocol::Object;
+use mangrove_protocol::control::Meta;
+use mangrove_protocol::manifest::{Manifest, SymbolKind};
+use mangrove_protocol::name::{PluginName, SymbolName};
+
+use super::catalog::Entry;
+use super::error::{InstallError, OpenError, RemoveError};
+use super::function::Function;
+use super::install::InstallRequest;
+use super::manager::Shared;
+use super::output::Line;
+use super::sink::Sink;
+use super::source::Source;
+use super::status::{Plugin, State, Status};
+use super::worker::Remote;
+
+/// The way to all plugins. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// Every plugin whose manifest can be read, by name; refused ones among them.
+    pub fn list(&self) -> Vec<Plugin> {
+        let catalog = self.shared.catalog();
+        catalog
+            .entries()
+            .filter_map(|(_, entry)| self.plugin(entry))
+            .collect()
+    }
+
+    /// The plugin `name`.
+    pub fn get(&self, name: &str) -> Option<Plugin> {
+        let catalog = self.shared.catalog();
+        self.plugin(catalog.entry(name)?)
+    }
+
+    /// Folders without a manifest that can be read, each with the reason.
+    pub fn refused(&self) -> Vec<(String, String)> {
+        let catalog = self.shared.catalog();
+        let unreadable = catalog.entries().filter_map(|(name, entry)| match entry {
+            Entry::Unreadable(reason) => Some((name.to_owned(), reason.clone())),
+            Entry::Accepted(_) | Entry::Refused(..) => None,
+        });
+        unreadable.collect()
+    }
+
+    /// The last lines that the plugin's processes have written.
+    pub fn output(&self, name: &str) -> Option<Vec<Line>> {
+        self.shared.remote(name).map(|remote| remote.output.lines())
+    }
+
+    /// Unpacks the package beside the plugins, checks it, moves it into place and starts it. Returns when it runs. On an
+    /// error nothing is left behind.
+    ///
+    /// # Errors
+    /// [`InstallError::AlreadyExists`] when the name is taken; else what is wrong with the package, or why it does not
+    /// start.
+    ///
+    /// # Cancel safety
+    /// The installation goes on when the future is dropped.
+    pub async fn install(&self, request: InstallRequest) -> Result<(), InstallError> {
+        let (shared, name) = (Arc::clone(&self.shared), request.name.clone());
+        let task = self
+            .shared
+            .tasks
+            .spawn(async move { shared.install(request).await });
+        task.await.unwrap_or(Err(InstallError::Interrupted(name)))
+    }
+
+    /// Replaces an installed plugin. When the new one is no plugin, the old one runs on; when the new one does not start,
+    /// the old one is started again. Rules that use it go on with the new one.
+    ///
+    /// # Errors
+    /// [`InstallError::NotFound`] when there is nothing of this name; else as [`Handle::install`].
+    ///
+    /// # Cancel safety
+    /// The update goes on when the future is dropped.
+    pub async fn update(&self, request: InstallRequest) -> Result<(), InstallError> {
+        let (shared, name) = (Arc::clone(&self.shared), request.name.clone());
+        let task = self
+            .shared
+            .tasks
+            .spawn(async move { shared.update(request).await });
+        task.await.unwrap_or(Err(InstallError::Interrupted(name)))
+    }
+
+    /// Stops a plugin's process and deletes its folder. Rules that use it keep their channels, which go on when a plugin
+    /// of this name is installed again.
+    ///
+    /// # Errors
+    /// There is no such plugin, or its folder cannot be deleted.
+    ///
+    /// # Cancel safety
+    /// The removal goes on when the future is dropped.
+    pub async fn remove(&self, name: &str) -> Result<(), RemoveError> {
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        let removed = name.clone();
+        let task = self
+            .shared
+            .tasks
+            .spawn(async move { shared.remove(removed).await });
+        task.await.unwrap_or(Err(RemoveError::Interrupted(name)))
+    }
+
+    /// The plugin that defines the symbol, with its version.
+    pub fn symbol(&self, kind: SymbolKind, name: &str) -> Option<(PluginName, String)> {
+        let catalog = self.shared.catalog();
+        let owner = catalog.owner(kind, name)?;
+        Some((owner.name.clone(), owner.version.clone()))
+    }
+
+    /// Every symbol of a kind that may be used, with its plugin and the plugin's version.
+    pub fn symbols(&self, kind: SymbolKind) -> Vec<(SymbolName, PluginName, String)> {
+        let catalog = self.shared.catalog();
+        let symbols = catalog.symbols(kind);
+        symbols
+            .map(|(symbol, owner)| (symbol.clone(), owner.name.clone(), owner.version.clone()))
+            .collect()
+    }
+
+    /// Starts a source, and starts it again in every new process of its plugin until it is closed or dropped. While the
+    /// plugin is being started, this waits. `meta` needs a rule and an operator.
+    ///
+    /// # Errors
+    /// Nobody defines it, its plugin does not run or does not start it, its address is in use.
+    ///
+    /// # Cancel safety
+    /// What was started is stopped when the future is dropped.
+    pub async fn open_source(
+        &self,
+        symbol: &str,
+        meta: Meta,
+        data_source: &str,
+        config: Object,
+    ) -> Result<Source, OpenError> {
+        let (remote, name) = self.find(SymbolKind::Source, symbol)?;
+        Source::open(remote, name, meta, data_source, config).await
+    }
+
+    /// Starts a sink, as [`Handle::open_source`] does a source. With `require_ack` each message waits for its
+    /// acknowledgement.
+    ///
+    /// # Errors
+    /// As [`Handle::open_source`]; also when the sink does not listen.
+    ///
+    /// # Cancel safety
+    /// What was started is stopped when the future is dropped.
+    pub async fn open_sink(
+        &self,
+        symbol: &str,
+        meta: Meta,
+        config: Object,
+        require_ack: bool,
+    ) -> Result<Sink, OpenError> {
+        let (remote, name) = self.find(SymbolKind::Sink, symbol)?;
+        Sink::open(remote, name, meta, config, require_ack).await
+    }
+
+    /// A function, which is started once for all rules. `rule` counts as its user until the value and its clones are
+    /// dropped.
+    ///
+    /// # Errors
+    /// As [`Handle::open_source`].
+    ///
+    /// # Cancel safety
+    /// May be dropped; the function is started all the same.
+    pub async fn function(&self, symbol: &str, rule: &str) -> Result<Function, OpenError> {
+        let (remote, name) = self.find(SymbolKind::Function, symbol)?;
+        Function::open(remote, name, rule).await
+    }
+
+    fn find(&self, kind: SymbolKind, symbol: &str) -> Result<(Remote, SymbolName), OpenError> {
+        let catalog = self.shared.catalog();
+        let found = catalog.owner(kind, symbol).and_then(|owner| {
+            let name = owner.symbols(kind).iter().find(|name| name.as_str() == symbol)?;
+            Some((self.shared.remote(owner.name.as_str())?, name.clone()))
+        });
+        found.ok_or_else(|| match catalog.refused_owner(kind, symbol) {
+            Some((plugin, reason)) => OpenError::Refused {
+                kind,
+                name: symbol.to_owned(),
+                plugin: plugin.clone(),
+                reason: reason.to_owned(),
+            },
+            None => OpenError::Unknown {
+                kind,
+                name: symbol.to_owned(),
+            },
+        })
+    }
+
+    fn plugin(&self, entry: &Entry) -> Option<Plugin> {
+        let status = match entry {
+            Entry::Accepted(manifest) => self.status(manifest),
+            Entry::Refused(_, reason) => Status::without_worker(State::Refused, reason),
+            Entry::Unreadable(_) => return None,
+        };
+        Some(Plugin {
+            manifest: entry.manifest()?.as_ref().clone(),
+            status,
+        })
+    }
+
+    fn status(&self, manifest: &Manifest) -> Status {
+        let Some(remote) = self.shared.remote(manifest.name.as_str()) else {
+            return Status::without_worker(State::Starting, "");
+        };
+        let snapshot = remote.status.borrow().clone();
+        Status {
+            ref_count: remote.users.rules(),
+            status: snapshot.state,
+            err_msg: snapshot.reason,
+            pid: snapshot.pid,
+            restarts: snapshot.restarts,
+            started: snapshot.started,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Owns which symbols of one plugin are wanted, which run, and what the next command is. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use mangrove_protocol::control::{Symbol, UseAs};
+use mangrove_protocol::manifest::{Manifest, SymbolKind};
+use mangrove_protocol::name::SymbolName;
+
+use super::{Action, Refusal};
+
+/// One use of a symbol; never used twice within a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(in crate::plugin) struct UseId(pub(in crate::plugin) u64);
+
+/// What a command does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    Start,
+    Stop,
+}
+
+/// A command to be sent or sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Order {
+    pub(super) id: UseId,
+    pub(super) verb: Verb,
+    kind: SymbolKind,
+    name: SymbolName,
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = match self.verb {
+            Verb::Start => "start",
+            Verb::Stop => "stop",
+        };
+        write!(f, "{verb} {} \"{}\"", self.kind, self.name)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Use {
+    symbol: Symbol,
+    /// It ran once, so it is started again in every new process.
+    opened: bool,
+    /// The process runs it, or may run it.
+    running: bool,
+    /// Nobody wants it any more.
+    closing: bool,
+}
+
+/// Every use of one plugin's symbols, in the order in which they were opened.
+#[derive(Debug, Default)]
+pub(super) struct Uses {
+    uses: BTreeMap<UseId, Use>,
+}
+
+impl Uses {
+    pub(super) fn len(&self) -> usize {
+        self.uses.len()
+    }
+
+    pub(super) fn open(&mut self, id: UseId, symbol: Symbol) {
+        self.uses.insert(
+            id,
+            Use {
+                symbol,
+                opened: false,
+                running: false,
+                closing: false,
+            },
+        );
+    }
+
+    /// True when nothing has to be sent for it: it is forgotten. `under_way`: a command for it is outstanding.
+    pub(super) fn close(&mut self, id: UseId, under_way: bool) -> bool {
+        match self.uses.get_mut(&id) {
+            Some(found) if found.running || under_way => {
+                found.closing = true;
+                false
+            }
+            found => {
+                if found.is_some() {
+                    self.uses.remove(&id);
+                }
+                true
+            }
+        }
+    }
+
+    /// The channel of a running function has no connection: it has to be started again.
+    pub(super) fn note_silent(&mut self, id: UseId) {
+        if let Some(found) = self.uses.get_mut(&id) {
+            found.running = false;
+        }
+    }
+
+    /// The next difference between wanted and running. What is no longer wanted goes first: its address may be
+    /// wanted again.
+    pub(super) fn next_order(&self) -> Option<(Order, Symbol)> {
+        let stop = self.uses.iter().find(|(_, found)| found.closing && found.running);
+        let start = || {
+            self.uses
+                .iter()
+                .find(|(_, found)| !found.closing && !found.running)
+        };
+        let (verb, (id, found)) = match stop {
+            Some(stop) => (Verb::Stop, stop),
+            None => (Verb::Start, start()?),
+        };
+        let order = Order {
+            id: *id,
+            verb,
+            kind: kind(&found.symbol),
+            name: found.symbol.name.clone(),
+        };
+        Some((order, found.symbol.clone()))
+    }
+
+    /// The command `order` was answered, or never will be.
+    pub(super) fn settle(&mut self, order: &Order, verdict: Result<(), Refusal>) -> Option<Action> {
+        let id = order.id;
+        let found = self.uses.get_mut(&id)?;
+        match (order.verb, verdict) {
+            (Verb::Stop, _) => {
+                self.uses.remove(&id);
+                Some(Action::Closed(id))
+            }
+            (Verb::Start, Ok(())) => {
+                found.running = true;
+                let first = !found.opened;
+                found.opened = true;
+                first.then_some(Action::Opened(id))
+            }
+            (Verb::Start, Err(refusal)) => {
+                let may_run = !matches!(refusal, Refusal::Plugin(_));
+                let action = if found.opened {
+                    Action::Ended(id, refusal)
+                } else {
+                    Action::Refused(id, refusal)
+                };
+                if may_run && !matches!(found.symbol.use_as, UseAs::Function) {
+                    // Nobody knows whether it was carried out: stop it, to be sure.
+                    found.running = true;
+                    found.closing = true;
+                } else {
+                    self.uses.remove(&id);
+                }
+                Some(action)
+            }
+        }
+    }
+
+    /// Nothing runs any more. Returns what was closing: with the process it is closed.
+    pub(super) fn handle_exited(&mut self) -> Vec<UseId> {
+        for found in self.uses.values_mut() {
+            found.running = false;
+        }
+        self.take(|found| found.closing)
+    }
+
+    /// Takes out the uses that never ran.
+    pub(super) fn take_unopened(&mut self) -> Vec<UseId> {
+        self.take(|found| !found.opened)
+    }
+
+    /// Takes out the uses of symbols that `manifest` does not define.
+    pub(super) fn retain_defined(&mut self, manifest: &Manifest) -> Vec<(UseId, SymbolName)> {
+        let defined = |symbol: &Symbol| manifest.symbols(kind(symbol)).contains(&symbol.name);
+        let gone = self.uses.extract_if(.., |_, found| !defined(&found.symbol));
+        gone.map(|(id, found)| (id, found.symbol.name)).collect()
+    }
+
+    fn take(&mut self, which: impl Fn(&Use) -> bool) -> Vec<UseId> {
+        self.uses
+            .extract_if(.., |_, found| which(found))
+            .map(|(id, _)| id)
+            .collect()
+    }
+}
+
+fn kind(symbol: &Symbol) -> SymbolKind {
+    match symbol.use_as {
+        UseAs::Source { .. } => SymbolKind::Source,
+        UseAs::Sink => SymbolKind::Sink,
+        UseAs::Function => SymbolKind::Function,
+    }
+}

@@ -1,0 +1,86 @@
+//! Portable plugins: separate processes that bring sources, sinks and functions, in any language.
+//!
+//! The rest of the host sees a [`Handle`] and what it gives out; it knows neither processes nor sockets. This module knows
+//! neither rules nor REST. Decisions are pure; one task per plugin (and one per function symbol) carries them out.
+//!
+//! | | module | what it owns |
+//! |---|---|---|
+//! | pure | `catalog` | which plugins and symbols there are, and who comes first |
+//! | pure | `lifecycle` | the states of one plugin, and which command comes next |
+//! | pure | `turn` | whose turn it is on a turned-around channel |
+//! | pure | `backoff` | how long to wait before the next process |
+//! | pure | `launch` | how a process is called |
+//! | I/O | `package`, `archive`, `install` | folders, zips, and how one becomes the other |
+//! | I/O | `process`, `output` | processes and what they say |
+//! | I/O | `worker` | one plugin at run time: the task around its `lifecycle` |
+//! | I/O | `source`, `sink`, `function` | the data channels |
+//! | I/O | `manager`, `handle` | all of it together, and the edge |
+//!
+//! Whatever a plugin does, no part of the host waits for it without a limit, and nothing that it sends is kept without
+//! one.
+
+mod archive;
+mod backoff;
+mod catalog;
+mod channel;
+mod error;
+mod function;
+mod gate;
+mod handle;
+mod install;
+mod launch;
+mod lifecycle;
+mod manager;
+mod output;
+mod package;
+mod process;
+mod sink;
+mod source;
+mod status;
+mod turn;
+mod users;
+mod worker;
+
+pub use archive::{ArchiveError, EntryError};
+pub use catalog::Conflict;
+pub use error::{CallError, ChannelError, InstallError, OpenError, RemoveError};
+pub use function::Function;
+pub use handle::Handle;
+pub use install::InstallRequest;
+pub use manager::Manager;
+pub use output::{Line, Stream};
+pub use package::PackageError;
+pub use sink::Sink;
+pub use source::{Source, Tuple};
+pub use status::{Plugin, State, Status};
+
+use crate::config::Portable;
+
+/// The options of every socket that a plugin may connect to.
+fn socket_options(settings: &Portable) -> sp_proto::SocketOptions {
+    sp_proto::SocketOptions {
+        recv_max_size: settings.max_message,
+        ..Default::default()
+    }
+}
+
+/// Settings for unit tests, with limits that no healthy test reaches.
+#[cfg(test)]
+fn test_settings() -> Portable {
+    use std::time::Duration;
+    Portable {
+        python_bin: "python3".to_owned(),
+        conda_bin: "conda".to_owned(),
+        send_timeout: Duration::from_secs(10),
+        start_timeout: Duration::from_secs(10),
+        command_timeout: Duration::from_secs(10),
+        call_timeout: Duration::from_secs(10),
+        ack_timeout: Duration::from_secs(10),
+        stop_grace: Duration::from_secs(2),
+        restart_delay_min: Duration::from_millis(10),
+        restart_delay_max: Duration::from_millis(100),
+        restart_limit: 5,
+        log_lines: 100,
+        max_message: 1 << 20,
+    }
+}

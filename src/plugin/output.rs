@@ -1,0 +1,161 @@
+//! Owns what a plugin's processes have said last on their standard output and error: a bounded number of bounded
+//! lines, which survive the process. Every line also goes into the host's log.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+
+/// The longest line that is kept, in bytes; the rest of a longer one is cut.
+const MAX_LINE: usize = 4096;
+
+/// Which of its two outputs a process wrote to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// One line of a process.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// When it was read.
+    pub at: SystemTime,
+    /// Where it was written to.
+    pub stream: Stream,
+    /// The line, without its end; cut when it was too long.
+    pub text: String,
+}
+
+/// The last lines of a plugin.
+#[derive(Debug)]
+pub(super) struct Output {
+    plugin: String,
+    most: usize,
+    lines: Mutex<VecDeque<Line>>,
+}
+
+impl Output {
+    /// Keeps at most `most` lines.
+    pub(super) fn new(plugin: &str, most: usize) -> Self {
+        Self {
+            plugin: plugin.to_owned(),
+            most,
+            lines: Mutex::default(),
+        }
+    }
+
+    pub(super) fn lines(&self) -> Vec<Line> {
+        self.lock().iter().cloned().collect()
+    }
+
+    /// The last line with something in it that was written to standard error since `since`.
+    pub(super) fn last_error(&self, since: SystemTime) -> Option<String> {
+        let lines = self.lock();
+        let mut recent = lines.iter().rev().take_while(|line| line.at >= since);
+        recent
+            .find(|line| line.stream == Stream::Stderr && !line.text.trim().is_empty())
+            .map(|line| line.text.trim().to_owned())
+    }
+
+    /// Reads `from` until its end. A process that writes without end is read without end; nothing grows.
+    pub(super) async fn follow(&self, stream: Stream, from: impl AsyncRead + Unpin) {
+        let mut reader = BufReader::new(from);
+        let mut line = Vec::new();
+        let mut cut = false;
+        loop {
+            let piece = match reader.fill_buf().await {
+                Ok([]) => break,
+                Ok(piece) => piece,
+                Err(error) => {
+                    tracing::debug!(plugin = self.plugin, "its output cannot be read: {error}");
+                    break;
+                }
+            };
+            let end = piece.iter().position(|byte| *byte == b'\n');
+            let text = &piece[..end.unwrap_or(piece.len())];
+            let room = MAX_LINE - line.len();
+            line.extend_from_slice(&text[..text.len().min(room)]);
+            cut |= text.len() > room;
+            let used = text.len() + usize::from(end.is_some());
+            reader.consume(used);
+            if end.is_some() {
+                self.push(stream, &line, cut);
+                line.clear();
+                cut = false;
+            }
+        }
+        if !line.is_empty() {
+            self.push(stream, &line, cut);
+        }
+    }
+
+    fn push(&self, stream: Stream, line: &[u8], cut: bool) {
+        let mut text = String::from_utf8_lossy(line).trim_end_matches('\r').to_owned();
+        if cut {
+            text.push('…');
+        }
+        match stream {
+            Stream::Stdout => tracing::info!(plugin = self.plugin, "stdout: {text}"),
+            Stream::Stderr => tracing::info!(plugin = self.plugin, "stderr: {text}"),
+        }
+        let mut lines = self.lock();
+        if lines.len() >= self.most {
+            lines.pop_front();
+        }
+        if self.most > 0 {
+            lines.push_back(Line {
+                at: SystemTime::now(),
+                stream,
+                text,
+            });
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Line>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn lines(most: usize, bytes: &[u8]) -> Vec<String> {
+        let output = Output::new("car", most);
+        output.follow(Stream::Stderr, bytes).await;
+        output.lines().into_iter().map(|line| line.text).collect()
+    }
+
+    #[tokio::test]
+    async fn only_the_last_lines_are_kept() {
+        assert_eq!(lines(2, b"a\nb\r\n\nlast").await, ["", "last"]);
+        assert!(lines(0, b"a\n").await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_line_without_end_is_cut() {
+        let long = vec![b'x'; MAX_LINE * 100];
+        let kept = lines(8, &[long.as_slice(), b"\nnext\n"].concat()).await;
+        assert_eq!(kept[0].chars().count(), MAX_LINE + 1);
+        assert_eq!(kept[1], "next");
+    }
+
+    #[tokio::test]
+    async fn the_last_error_is_the_one_of_this_process() {
+        let output = Output::new("car", 8);
+        output
+            .follow(Stream::Stderr, b"ValueError: no\n \n".as_slice())
+            .await;
+        output.follow(Stream::Stdout, b"hello\n".as_slice()).await;
+        assert_eq!(
+            output.last_error(SystemTime::UNIX_EPOCH).unwrap(),
+            "ValueError: no"
+        );
+        let later = SystemTime::now() + std::time::Duration::from_secs(1);
+        assert_eq!(output.last_error(later), None);
+    }
+}

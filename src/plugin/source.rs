@@ -1,0 +1,124 @@
+//! Owns the data channel of one use of a source: the host listens, the plugin sends. There is no task: whoever
+//! receives, reads the socket, so a slow rule slows the plugin down.
+
+use mangrove_protocol::Object;
+use mangrove_protocol::address;
+use mangrove_protocol::control::{Meta, Symbol, UseAs};
+use mangrove_protocol::data::SourceMessage;
+use mangrove_protocol::name::SymbolName;
+use sp_proto::{Events, Pull};
+use tokio::sync::watch;
+
+use super::channel::{self, Use};
+use super::error::{ChannelError, OpenError};
+use super::status::Snapshot;
+use super::worker::Remote;
+
+/// What a source brought.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tuple {
+    /// The fields.
+    pub message: Object,
+    /// What the source says about it.
+    pub meta: Object,
+}
+
+/// One use of a source. Closed when it is dropped.
+#[derive(Debug)]
+pub struct Source {
+    socket: Pull,
+    events: Events,
+    status: watch::Receiver<Snapshot>,
+    held: Use,
+}
+
+enum Wake {
+    Message(Result<sp_proto::Message, sp_proto::RecvError>),
+    Pipe(sp_proto::Event),
+    Status,
+    Ended(ChannelError),
+}
+
+impl Source {
+    pub(super) async fn open(
+        remote: Remote,
+        name: SymbolName,
+        meta: Meta,
+        data_source: &str,
+        config: Object,
+    ) -> Result<Self, OpenError> {
+        let ids = channel::ids(&meta)?;
+        let address = address::data(ids.0, ids.1, meta.instance_id)?;
+        let socket = Pull::with_options(super::socket_options(&remote.settings));
+        let events = socket.events();
+        // The host listens first: some SDKs dial only once.
+        socket.listen(&address).await?;
+        let mut status = remote.status.clone();
+        let use_as = UseAs::Source {
+            data_source: data_source.to_owned(),
+        };
+        let held = Use::open(
+            remote,
+            Symbol {
+                name,
+                meta,
+                use_as,
+                config,
+            },
+        )
+        .await?;
+        status.mark_unchanged();
+        Ok(Self {
+            socket,
+            events,
+            status,
+            held,
+        })
+    }
+
+    /// The next tuple. `Err` inside is the source's own error, garbage, or news of its process: it goes on. `None`:
+    /// it is over for good, which an `Err` before explains.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn recv(&mut self) -> Option<Result<Tuple, ChannelError>> {
+        loop {
+            let wake = tokio::select! {
+                biased;
+                message = self.socket.recv() => Wake::Message(message),
+                error = self.held.ended() => Wake::Ended(error?),
+                Ok(()) = self.status.changed() => Wake::Status,
+                Some(event) = self.events.recv() => Wake::Pipe(event),
+            };
+            match wake {
+                Wake::Message(Ok(message)) => {
+                    return Some(match SourceMessage::decode(&message) {
+                        Ok(SourceMessage::Tuple { message, meta }) => Ok(Tuple { message, meta }),
+                        Ok(SourceMessage::Error(text)) => Err(ChannelError::Plugin(text)),
+                        Err(garbage) => Err(garbage.into()),
+                    });
+                }
+                Wake::Message(Err(_)) => return None,
+                Wake::Ended(error) => return Some(Err(error)),
+                Wake::Status => {
+                    let error = channel::down(&self.held.remote().plugin, &self.status.borrow_and_update());
+                    if let Some(error) = error {
+                        return Some(Err(error));
+                    }
+                }
+                Wake::Pipe(event) => {
+                    if let Some(error) = channel::broken(&self.held.remote().plugin, event) {
+                        return Some(Err(error));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stops the source and waits until the plugin says that it has stopped, or its process has ended. Bounded by the
+    /// time limits of the plugin.
+    pub async fn close(self) {
+        self.held.close().await;
+        self.socket.close().await;
+    }
+}

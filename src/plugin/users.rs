@@ -1,0 +1,109 @@
+//! Owns who uses a plugin: how many symbols each rule holds, and which uses were dropped. Values of [`User`] sit in
+//! the channels' public handles, whose `drop` can wait for nothing; the worker picks up what they leave.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::lifecycle::UseId;
+
+/// The users of one plugin.
+#[derive(Debug, Default)]
+pub(super) struct Users {
+    next: AtomicU64,
+    shared: Mutex<Shared>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    rules: BTreeMap<String, u32>,
+    /// Uses that were dropped, for the worker; at most as many as were opened.
+    left: Vec<UseId>,
+}
+
+impl Users {
+    /// An id that was never used before.
+    pub(super) fn next_id(&self) -> UseId {
+        UseId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Counts `rule` as a user until the returned value is dropped; then the worker is told that the use `id`, if
+    /// there is one, is over.
+    pub(super) fn enter(self: &Arc<Self>, rule: &str, id: Option<UseId>) -> User {
+        *self.lock().rules.entry(rule.to_owned()).or_default() += 1;
+        User {
+            users: Arc::clone(self),
+            rule: rule.to_owned(),
+            id,
+        }
+    }
+
+    /// How many symbols each rule uses.
+    pub(super) fn rules(&self) -> BTreeMap<String, u32> {
+        self.lock().rules.clone()
+    }
+
+    /// Waits until somebody has left.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: what has been left stays until [`Users::take_left`].
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The uses that were dropped since the last time.
+    pub(super) fn take_left(&self) -> Vec<UseId> {
+        std::mem::take(&mut self.lock().left)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One use of a plugin by a rule.
+#[derive(Debug)]
+pub(super) struct User {
+    users: Arc<Users>,
+    rule: String,
+    id: Option<UseId>,
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let mut shared = self.users.lock();
+        if let Some(count) = shared.rules.get_mut(&self.rule) {
+            *count -= 1;
+            if *count == 0 {
+                shared.rules.remove(&self.rule);
+            }
+        }
+        shared.left.extend(self.id);
+        drop(shared);
+        self.users.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn rules_are_counted_and_what_was_dropped_is_handed_over_once() {
+        let users = Arc::new(Users::default());
+        let id = users.next_id();
+        let first = users.enter("r1", Some(id));
+        let second = users.enter("r1", None);
+        assert_eq!(users.rules(), [("r1".to_owned(), 2)].into());
+        drop(first);
+        users.changed().await;
+        assert_eq!(users.take_left(), [id]);
+        assert!(users.take_left().is_empty());
+        drop(second);
+        assert!(users.rules().is_empty());
+        assert_ne!(users.next_id(), id);
+    }
+}
