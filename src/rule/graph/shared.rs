@@ -1,0 +1,218 @@
+//! Streams with `SHARED="true"`: one running source for all the rules that read it.
+//!
+//! The first rule opens the source, the last one to leave closes it. Each rule has a bounded queue of its own;
+//! the source waits for the slowest of them, so that no rule misses a message.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::End;
+use super::source::{Input, Received};
+
+/// The shared sources that run now, by stream. Owns their tasks.
+#[derive(Default)]
+pub(crate) struct SharedSources {
+    running: tokio::sync::Mutex<HashMap<String, Running>>,
+    tasks: TaskTracker,
+}
+
+struct Running {
+    readers: Weak<Readers>,
+    task: JoinHandle<()>,
+}
+
+/// The rules that read one source. When the last of them lets go, the source is told to stop.
+struct Readers {
+    queues: Mutex<Vec<mpsc::Sender<Received>>>,
+    /// What it means for a rule when the source has nothing more.
+    end: End,
+    _stop: DropGuard,
+}
+
+/// One rule's end of a shared source.
+pub(crate) struct Subscription {
+    queue: mpsc::Receiver<Received>,
+    readers: Arc<Readers>,
+}
+
+impl SharedSources {
+    /// Joins the source of `stream`, or opens it with `open` if it does not run. `buffer_length` messages wait
+    /// for the rule before the source waits too.
+    pub(super) async fn subscribe<E>(
+        &self,
+        stream: &str,
+        buffer_length: usize,
+        open: impl Future<Output = Result<Input, E>>,
+    ) -> Result<Subscription, E> {
+        let mut running = self.running.lock().await;
+        if let Some(source) = running.remove(stream) {
+            match source.readers.upgrade() {
+                Some(readers) if !source.task.is_finished() => {
+                    let subscription = subscribe(&readers, buffer_length);
+                    running.insert(stream.to_owned(), source);
+                    return Ok(subscription);
+                }
+                // Its last reader has left: what it holds must be closed before it is opened again.
+                _ => {
+                    if let Err(error) = source.task.await {
+                        tracing::error!(stream, "the shared source broke: {error}");
+                    }
+                }
+            }
+        }
+        let input = open.await?;
+        let stop = CancellationToken::new();
+        let (queues, _stop) = (Mutex::default(), stop.clone().drop_guard());
+        let readers = Arc::new(Readers {
+            queues,
+            end: input.end(),
+            _stop,
+        });
+        let subscription = subscribe(&readers, buffer_length);
+        let task = self.tasks.spawn(fan_out(input, Arc::downgrade(&readers), stop));
+        running.insert(
+            stream.to_owned(),
+            Running {
+                readers: Arc::downgrade(&readers),
+                task,
+            },
+        );
+        Ok(subscription)
+    }
+
+    /// Waits until all sources are closed; their readers must have left.
+    pub(crate) async fn closed(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Subscription {
+    /// Cancel safe; `None` when the source has ended.
+    pub(super) async fn recv(&mut self) -> Option<Received> {
+        self.queue.recv().await
+    }
+
+    pub(super) fn end(&self) -> End {
+        self.readers.end.clone()
+    }
+}
+
+fn subscribe(readers: &Arc<Readers>, buffer_length: usize) -> Subscription {
+    let (sender, queue) = mpsc::channel(buffer_length);
+    readers
+        .queues
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(sender);
+    Subscription {
+        queue,
+        readers: readers.clone(),
+    }
+}
+
+async fn fan_out(mut input: Input, readers: Weak<Readers>, stop: CancellationToken) {
+    loop {
+        let received = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            received = input.recv() => received,
+        };
+        let Some(received) = received else { break };
+        // Not held while waiting: it is what keeps the source running.
+        let queues = readers.upgrade().map(|readers| {
+            let mut queues = readers.queues.lock().unwrap_or_else(PoisonError::into_inner);
+            queues.retain(|queue| !queue.is_closed());
+            queues.clone()
+        });
+        for queue in queues.unwrap_or_default() {
+            // A rule that left meanwhile wants nothing any more.
+            let _left = queue.send(received.clone()).await;
+        }
+    }
+    if let Some(readers) = readers.upgrade() {
+        // The readers' queues end with the source.
+        readers
+            .queues
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+    input.close().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::{self, memory};
+    use mangrove_protocol::Object;
+    use serde_json::json;
+
+    fn numbers(hub: &Arc<memory::Hub>) -> Result<Input, io::OpenError> {
+        let config = json!({"data": [{"n": 1}, {"n": 2}], "interval": 0, "loop": false});
+        let config = config.as_object().unwrap().clone();
+        io::Source::open("simulator", "", config, hub)
+            .unwrap()
+            .map(Input::BuiltIn)
+    }
+
+    async fn all(mut subscription: Subscription) -> Vec<serde_json::Value> {
+        let mut seen = Vec::new();
+        while let Some(received) = subscription.recv().await {
+            seen.push(received.unwrap().message["n"].clone());
+        }
+        seen
+    }
+
+    #[tokio::test]
+    async fn every_reader_sees_every_message_of_one_source() {
+        let (sources, hub) = (SharedSources::default(), Arc::default());
+        let topic = |hub: &Arc<memory::Hub>| {
+            io::Source::open("memory", "t", Object::new(), hub)
+                .unwrap()
+                .map(Input::BuiltIn)
+        };
+        let mut first = sources.subscribe("s", 8, async { topic(&hub) }).await.unwrap();
+        let unused = async { Err("the source was opened twice") };
+        let mut second = sources.subscribe("s", 8, unused).await.unwrap();
+        let config = serde_json::from_value(json!({"topic": "t"})).unwrap();
+        hub.publisher(config).unwrap().publish(&Object::new()).await;
+        assert!(first.recv().await.unwrap().is_ok());
+        assert!(second.recv().await.unwrap().is_ok());
+        drop((first, second));
+        sources.closed().await;
+    }
+
+    #[tokio::test]
+    async fn a_source_that_ends_ends_its_readers_and_is_opened_again_by_the_next() {
+        let (sources, hub) = (SharedSources::default(), Arc::default());
+        for _ in 0..2 {
+            let subscription = sources.subscribe("s", 8, async { numbers(&hub) }).await.unwrap();
+            assert_eq!(all(subscription).await, [1, 2]);
+        }
+        sources.closed().await;
+    }
+
+    #[tokio::test]
+    async fn the_last_reader_to_leave_stops_the_source() {
+        let (sources, hub) = (SharedSources::default(), Arc::default());
+        let endless = async {
+            let config = json!({"data": {"n": 1}, "interval": 0})
+                .as_object()
+                .unwrap()
+                .clone();
+            io::Source::open("simulator", "", config, &hub)
+                .unwrap()
+                .map(Input::BuiltIn)
+        };
+        let mut subscription = sources.subscribe("s", 1, endless).await.unwrap();
+        assert!(subscription.recv().await.is_some());
+        drop(subscription);
+        sources.closed().await;
+    }
+}
