@@ -1,9 +1,13 @@
 //! Mangrove: a streaming rule host whose sources, sinks and functions are portable plugins.
 //!
-//! Each part is reached through its handle only, and no arrow points back:
+//! The binary `mangrove` is a thin shell around this library. [`app`] puts the parts together; each of them is
+//! reached through its handle only, and no arrow points back:
 //!
 //! | module | what it owns | may use |
 //! |---|---|---|
+//! | [`app`] | the order in which parts come up and go down | all |
+//! | [`api`] | REST: routes, bodies, status codes | the handles of `plugin` and `rule` |
+//! | [`cli`] | the command line | |
 //! | [`config`] | settings and conf keys | |
 //! | [`rule`] | streams, rules, running graphs | `plugin::Handle`, `sql`, `io`, `store`, `config` |
 //! | [`plugin`] | plugin folders, processes, channels | `config` |
@@ -12,6 +16,9 @@
 //! | `io` | the built-in sources and sinks | |
 //! | [`store`] | the embedded store | |
 
+pub mod api;
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod plugin;
 pub mod rule;

@@ -1,0 +1,185 @@
+//! Routes of portable plugins, under eKuiper's path `/plugins/portables` and the shorter `/plugins/portable`,
+//! whose list has names only.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{MethodRouter, get};
+use axum::{Json, Router};
+use mangrove_protocol::manifest::Manifest;
+use mangrove_protocol::name::PluginName;
+use serde::Deserialize;
+
+use super::Host;
+use super::error::ApiError;
+use super::request::{JsonBody, Name};
+use crate::plugin::{self, InstallError, InstallRequest, RemoveError};
+
+pub(super) fn routes() -> Router<Host> {
+    Router::new()
+        .route("/plugins/portables", get(manifests).post(install))
+        .route("/plugins/portables/{name}", one())
+        .route("/plugins/portables/{name}/status", get(status))
+        .route("/plugins/portable", get(names).post(install))
+        .route("/plugins/portable/{name}", one())
+        .route("/plugins/portable/{name}/status", get(status))
+}
+
+fn one() -> MethodRouter<Host> {
+    get(manifest).put(update).delete(remove)
+}
+
+/// Where a plugin comes from. Other fields of eKuiper's requests are not looked at.
+#[derive(Deserialize)]
+struct Descriptor {
+    name: Option<String>,
+    file: String,
+}
+
+impl Descriptor {
+    fn request(self, name: &str) -> Result<InstallRequest, ApiError> {
+        let name: PluginName = name.parse().map_err(ApiError::invalid)?;
+        Ok(InstallRequest {
+            name,
+            file: self.file,
+        })
+    }
+}
+
+async fn manifests(State(host): State<Host>) -> Json<Vec<Manifest>> {
+    let plugins = host.plugins.list();
+    Json(plugins.into_iter().map(|plugin| plugin.manifest).collect())
+}
+
+async fn names(State(host): State<Host>) -> Json<Vec<PluginName>> {
+    let plugins = host.plugins.list();
+    Json(plugins.into_iter().map(|plugin| plugin.manifest.name).collect())
+}
+
+async fn install(
+    State(host): State<Host>,
+    JsonBody(descriptor): JsonBody<Descriptor>,
+) -> Result<(StatusCode, String), ApiError> {
+    let name = descriptor
+        .name
+        .clone()
+        .ok_or_else(|| ApiError::invalid("the body has no \"name\", the plugin's"))?;
+    let request = descriptor.request(&name)?;
+    host.plugins.install(request).await.map_err(not_installed)?;
+    Ok((StatusCode::CREATED, format!("portable plugin {name} is created")))
+}
+
+async fn manifest(State(host): State<Host>, Name(name): Name) -> Result<Json<Manifest>, ApiError> {
+    match host.plugins.get(&name) {
+        Some(plugin) => Ok(Json(plugin.manifest)),
+        None => Err(ApiError::not_found(match refusal(&host, &name) {
+            Some(reason) => format!("plugin {name:?} was refused: {reason}"),
+            None => absent(&name),
+        })),
+    }
+}
+
+async fn update(
+    State(host): State<Host>,
+    Name(name): Name,
+    JsonBody(descriptor): JsonBody<Descriptor>,
+) -> Result<String, ApiError> {
+    if let Some(other) = descriptor.name.as_ref().filter(|other| **other != name) {
+        return Err(ApiError::invalid(format!(
+            "the body is about plugin {other:?}, but the path about {name:?}"
+        )));
+    }
+    let request = descriptor.request(&name)?;
+    host.plugins.update(request).await.map_err(not_installed)?;
+    Ok(format!("portable plugin {name} is updated"))
+}
+
+async fn remove(State(host): State<Host>, Name(name): Name) -> Result<String, ApiError> {
+    host.plugins.remove(&name).await.map_err(not_removed)?;
+    Ok(format!("portable plugin {name} is deleted"))
+}
+
+/// A folder that was refused has a status too: why it is not used.
+async fn status(State(host): State<Host>, Name(name): Name) -> Result<Json<plugin::Status>, ApiError> {
+    if let Some(plugin) = host.plugins.get(&name) {
+        return Ok(Json(plugin.status));
+    }
+    match refusal(&host, &name) {
+        Some(reason) => Ok(Json(plugin::Status {
+            ref_count: BTreeMap::new(),
+            status: plugin::State::Refused,
+            err_msg: reason,
+            pid: None,
+            restarts: 0,
+            started: None,
+        })),
+        None => Err(ApiError::not_found(absent(&name))),
+    }
+}
+
+fn refusal(host: &Host, name: &str) -> Option<String> {
+    let refused = host.plugins.refused();
+    refused
+        .into_iter()
+        .find_map(|(folder, reason)| (folder == name).then_some(reason))
+}
+
+fn absent(name: &str) -> String {
+    format!("there is no plugin {name:?}")
+}
+
+/// What is wrong with a package is its author's or the client's to mend; only the rest is the host's fault.
+fn not_installed(error: InstallError) -> ApiError {
+    match error {
+        InstallError::NotFound(_) => ApiError::not_found(error),
+        InstallError::Io { .. } => ApiError::internal(error),
+        InstallError::Interrupted(_) => ApiError::unavailable(error),
+        _ => ApiError::invalid(error),
+    }
+}
+
+fn not_removed(error: RemoveError) -> ApiError {
+    match error {
+        RemoveError::NotFound(_) => ApiError::not_found(error),
+        RemoveError::Io { .. } => ApiError::internal(error),
+        RemoveError::Interrupted(_) => ApiError::unavailable(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_to_blame_for_a_plugin_decides_the_status() {
+        let name = || -> PluginName { "car".parse().unwrap() };
+        let io = || std::io::Error::other("disk full");
+        let folder = || std::path::PathBuf::from("/srv/m/plugins/portable/car");
+        for (error, status) in [
+            (not_installed(InstallError::AlreadyExists(name())), 400),
+            (not_installed(InstallError::NotFound(name())), 404),
+            (
+                not_installed(InstallError::Io {
+                    what: "make",
+                    path: folder(),
+                    source: io(),
+                }),
+                500,
+            ),
+            (not_installed(InstallError::Interrupted(name())), 503),
+            (not_removed(RemoveError::NotFound("car".to_owned())), 404),
+            (
+                not_removed(RemoveError::Io {
+                    path: folder(),
+                    source: io(),
+                }),
+                500,
+            ),
+            (not_removed(RemoveError::Interrupted("car".to_owned())), 503),
+        ] {
+            assert_eq!(error.status(), status, "{error}");
+            assert!(!error.to_string().contains("/srv"), "{error}");
+        }
+    }
+}
