@@ -1,0 +1,9 @@
+//! The host as its users meet it: the real program in a home folder of its own, driven over REST.
+//!
+//! Results and changes of state are awaited as lines of the host's log.
+
+mod host;
+mod plugins;
+mod rest;
+mod restart;
+mod rules;

@@ -1,0 +1,130 @@
+//! A home folder with plugins in it, and the manager over it.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use mangrove::config::{Config, Portable};
+use mangrove::plugin::{Handle, Manager, State, Status};
+use mangrove_protocol::control::Meta;
+use testkit::within;
+use tokio_util::sync::CancellationToken;
+
+/// A program that does nothing but live.
+pub(crate) const SLEEP: &str = "#!/bin/sh\nexec sleep 600\n";
+
+/// A name that no other test on this machine uses: the sockets' addresses are made of it.
+pub(crate) fn unique(prefix: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!(
+        "{prefix}{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
+}
+
+/// The ids of one use of a symbol.
+pub(crate) fn meta(rule: &str) -> Meta {
+    Meta {
+        rule_id: Some(rule.parse().unwrap()),
+        op_id: Some("op".parse().unwrap()),
+        instance_id: 0,
+    }
+}
+
+pub(crate) struct Home {
+    folder: tempfile::TempDir,
+    pub(crate) settings: Portable,
+}
+
+impl Home {
+    /// Limits that no healthy test reaches; tests that wait for one set it low.
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("plugins/portable")).unwrap();
+        let settings = Portable {
+            send_timeout: Duration::from_secs(30),
+            start_timeout: Duration::from_secs(30),
+            command_timeout: Duration::from_secs(30),
+            call_timeout: Duration::from_secs(30),
+            ack_timeout: Duration::from_secs(30),
+            stop_grace: Duration::from_secs(5),
+            restart_delay_min: Duration::from_millis(10),
+            restart_delay_max: Duration::from_millis(50),
+            restart_limit: 3,
+            ..Config::new(folder.path().to_owned()).portable
+        };
+        Self { folder, settings }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn plugin_folder(&self, name: &str) -> PathBuf {
+        self.path().join("plugins/portable").join(name)
+    }
+
+    /// Puts a plugin into its folder: a manifest with these fields, and the program `run`.
+    pub(crate) fn add(&self, name: &str, language: &str, fields: &str, program: &str) {
+        let folder = self.plugin_folder(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let manifest = manifest(language, fields);
+        std::fs::write(folder.join(format!("{name}.json")), manifest).unwrap();
+        std::fs::write(folder.join("run"), program).unwrap();
+        std::fs::set_permissions(folder.join("run"), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
+    pub(crate) async fn start(&self) -> Host {
+        let config = Config {
+            portable: self.settings.clone(),
+            ..Config::new(self.path().to_owned())
+        };
+        let manager = Manager::start(&config, CancellationToken::new()).await.unwrap();
+        Host {
+            plugins: manager.handle(),
+            manager,
+        }
+    }
+}
+
+pub(crate) fn manifest(language: &str, fields: &str) -> String {
+    format!(r#"{{"version":"1.0","language":"{language}","executable":"run",{fields}}}"#)
+}
+
+pub(crate) struct Host {
+    pub(crate) plugins: Handle,
+    manager: Manager,
+}
+
+impl Host {
+    pub(crate) fn status(&self, name: &str) -> Status {
+        self.plugins.get(name).expect("the plugin is known").status
+    }
+
+    /// Waits until the plugin's status is as wanted.
+    pub(crate) async fn until(&self, what: &str, name: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+        within(what, async {
+            loop {
+                let status = self.status(name);
+                if wanted(&status) {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await
+    }
+
+    pub(crate) async fn running(&self, name: &str) -> Status {
+        self.until("the plugin to run", name, |status| {
+            status.status == State::Running
+        })
+        .await
+    }
+
+    pub(crate) async fn shutdown(self) {
+        within("the plugins to stop", self.manager.shutdown()).await;
+    }
+}

@@ -1,0 +1,14 @@
+//! Plugins from the outside: real processes, real sockets, and the host's `plugin::Handle`.
+//!
+//! | module | what plays the plugin |
+//! |---|---|
+//! | `control`, `channels` | a process that only sleeps, with a scripted peer in the test on its sockets |
+//! | `folder` | the same, in folders and zips that are good, broken or hostile |
+//! | `sdk` | an unmodified plugin on published releases of the `ekuiper` package |
+
+mod channels;
+mod control;
+mod folder;
+mod home;
+mod peer;
+mod sdk;
