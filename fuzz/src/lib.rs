@@ -1,0 +1,204 @@
+//! The bodies of the fuzz targets: everything that reads bytes of foreign origin, with what must hold for any of
+//! them. A fuzzer drives them through `fuzz_targets/`; `cargo test` replays the corpora through them.
+
+use bytes::Bytes;
+use mangrove::sql::{self, CallResults, Catalog, CreateStream, Row, SqlError, Statement, Step};
+use mangrove_protocol::Object;
+use mangrove_protocol::control::{Command, Request};
+use mangrove_protocol::data::{FunctionCall, FunctionReply, SourceMessage, decode_ack, encode_ack};
+use mangrove_protocol::manifest::{Manifest, SymbolKind};
+use mangrove_protocol::name::PluginName;
+use serde_json::{Value, json};
+use sp_proto::Address;
+use sp_proto::wire::{
+    Backtrace, Decoder, FrameError, Framing, GREETING_LEN, decode_greeting, encode_greeting,
+};
+
+/// A greeting is refused, or is the one that we would send.
+pub fn greeting(input: &[u8]) {
+    if let Some(bytes) = input.first_chunk::<GREETING_LEN>()
+        && let Ok(protocol) = decode_greeting(*bytes)
+    {
+        assert_eq!(encode_greeting(protocol), *bytes);
+    }
+}
+
+/// However a stream is split, the same frames come out, none beyond the limit, and the same error.
+///
+/// The first byte chooses the framing, the second the limit, the third the length of the parts.
+pub fn frames(input: &[u8]) {
+    let [framing, limit, part, stream @ ..] = input else {
+        return;
+    };
+    let framing = if framing % 2 == 0 {
+        Framing::Tcp
+    } else {
+        Framing::Ipc
+    };
+    let limit = usize::from(*limit) + 1;
+    let whole = decode(framing, limit, std::iter::once(stream));
+    let split = decode(framing, limit, stream.chunks(usize::from(*part) + 1));
+    assert_eq!(whole, split);
+    assert!(whole.0.iter().all(|frame| frame.len() <= limit));
+}
+
+fn decode<'a>(
+    framing: Framing,
+    limit: usize,
+    parts: impl Iterator<Item = &'a [u8]>,
+) -> (Vec<Bytes>, Result<(), FrameError>) {
+    let mut decoder = Decoder::new(framing, limit);
+    let mut frames = Vec::new();
+    for part in parts {
+        let done = decoder.decode(part, &mut frames);
+        if done.is_err() {
+            return (frames, done);
+        }
+    }
+    (frames, Ok(()))
+}
+
+/// What is taken off a request as its backtrace, and what remains, are what came.
+pub fn backtrace(input: &[u8]) {
+    let mut body = Bytes::copy_from_slice(input);
+    if let Ok(backtrace) = Backtrace::split_off(&mut body) {
+        assert_eq!([backtrace.as_bytes(), &body].concat(), input);
+    }
+}
+
+/// An address that is accepted prints as an address that means the same.
+pub fn address(input: &[u8]) {
+    if let Ok(text) = str::from_utf8(input)
+        && let Ok(address) = Address::parse(text)
+    {
+        assert_eq!(
+            Address::parse(&address.to_string()).as_ref(),
+            Ok(&address),
+            "{text:?}"
+        );
+    }
+}
+
+/// A manifest that is accepted names only what lies inside of its folder.
+pub fn manifest(input: &[u8]) {
+    let folder: PluginName = "car".parse().expect("a name");
+    if let Ok(manifest) = Manifest::parse(&folder, input) {
+        assert_eq!(manifest.name, folder);
+        assert!(
+            SymbolKind::ALL
+                .iter()
+                .any(|kind| !manifest.symbols(*kind).is_empty())
+        );
+        let executables = manifest.executables.values().chain([&manifest.executable]);
+        for path in executables {
+            assert!(
+                !path.starts_with('/') && path.split('/').all(|part| part != ".."),
+                "{path}"
+            );
+        }
+    }
+}
+
+/// A command that is understood can be sent on; any bytes are some request.
+pub fn control(input: &[u8]) {
+    let _any = Request::decode(input);
+    if let Ok(command) = Command::decode(input) {
+        let again = Command::decode(&command.encode()).expect("our own command");
+        assert_eq!(std::mem::discriminant(&again), std::mem::discriminant(&command));
+    }
+}
+
+/// A message of a data channel that is understood can be sent on. (Only its kind is compared: a number with more
+/// digits than a float has may change in its last one.)
+pub fn data(input: &[u8]) {
+    if let Ok(message) = SourceMessage::decode(input) {
+        let again = SourceMessage::decode(&message.encode()).expect("our own message");
+        assert_eq!(std::mem::discriminant(&again), std::mem::discriminant(&message));
+    }
+    if let Ok(ack) = decode_ack(input) {
+        assert_eq!(
+            decode_ack(&encode_ack(&ack)).expect("our own acknowledgement"),
+            ack
+        );
+    }
+    if let Ok(call) = FunctionCall::decode(input) {
+        let again = FunctionCall::decode(&call.encode()).expect("our own call");
+        assert_eq!(std::mem::discriminant(&again), std::mem::discriminant(&call));
+    }
+    if let Ok(reply) = FunctionReply::decode(input) {
+        let again = FunctionReply::decode(&reply.encode()).expect("our own reply");
+        assert_eq!(std::mem::discriminant(&again), std::mem::discriminant(&reply));
+    }
+}
+
+/// SQL is refused with a place, or planned and evaluated to an end; each portable call is asked for once.
+pub fn sql(input: &[u8]) {
+    let Ok(text) = str::from_utf8(input) else { return };
+    let statement = match sql::parse(text) {
+        Ok(statement) => statement,
+        Err(error) => return assert_place(&error, text),
+    };
+    let Statement::Select(select) = statement else {
+        return;
+    };
+    let plan = match sql::plan(&select, &Demo::default()) {
+        Ok(plan) => plan,
+        Err(error) => return assert_place(&error, text),
+    };
+    assert!(!plan.explain().is_empty());
+    let row = row();
+    let mut results = CallResults::default();
+    for _ in 0..=plan.calls().len() {
+        match plan.evaluate(&row, &results) {
+            Ok(Step::Call { site, .. }) => results.set(site, 1.into()),
+            Ok(Step::Emit(_) | Step::Drop) | Err(_) => return,
+        }
+    }
+    panic!("more calls are asked for than there are in the statement");
+}
+
+fn assert_place(error: &SqlError, text: &str) {
+    let lines = text.split('\n').count();
+    assert!(
+        (1..=lines).contains(&error.line) && error.column >= 1,
+        "{error}: no such place"
+    );
+    assert!(!error.message.is_empty());
+}
+
+/// A catalog with one stream, `demo`, and two portable functions.
+struct Demo(CreateStream);
+
+impl Default for Demo {
+    fn default() -> Self {
+        match sql::parse(r#"CREATE STREAM demo () WITH (DATASOURCE="demo", FORMAT="JSON")"#) {
+            Ok(Statement::CreateStream(stream)) => Self(stream),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Catalog for Demo {
+    fn stream(&self, name: &str) -> Option<&CreateStream> {
+        matches!(name, "demo" | "cars").then_some(&self.0)
+    }
+
+    fn is_portable_function(&self, name: &str) -> bool {
+        matches!(name, "rank" | "link")
+    }
+}
+
+fn row() -> Row {
+    let Value::Object(message) = json!({
+        "color": "red", "size": 3, "weight": 1.5, "smallest": i64::MIN, "new": true, "owner": null,
+        "a": {"b": [1, "two", {"c": 3}]},
+    }) else {
+        unreachable!("the literal is an object")
+    };
+    Row {
+        message,
+        meta: Object::new(),
+        timestamp: 0,
+        seed: 0,
+    }
+}

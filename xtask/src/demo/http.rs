@@ -1,0 +1,78 @@
+//! Just enough of an HTTP client for JSON requests to a host on this machine.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// The longest wait for an answer: creating a rule starts symbols of plugins.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Posts `body`; the answer must be a success.
+///
+/// # Errors
+/// The host cannot be reached or refuses, with its reason.
+pub(super) async fn post(address: SocketAddr, path: &str, body: &Value) -> Result<()> {
+    request(address, "POST", path, &body.to_string()).await.map(drop)
+}
+
+/// The body of the answer, which must be a success.
+///
+/// # Errors
+/// The host cannot be reached or refuses, with its reason.
+pub(super) async fn get(address: SocketAddr, path: &str) -> Result<String> {
+    request(address, "GET", path, "").await
+}
+
+async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> Result<String> {
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let what = || format!("{method} http://{address}{path}");
+    let Ok(answer) = tokio::time::timeout(PATIENCE, exchange).await else {
+        bail!("{}: no answer within {} s", what(), PATIENCE.as_secs());
+    };
+    let (status, body) = split(&answer.with_context(what)?).with_context(what)?;
+    ensure!(
+        (200..300).contains(&status),
+        "{}: {status}: {}",
+        what(),
+        body.trim_end()
+    );
+    Ok(body)
+}
+
+/// The status and the body of a whole answer. Bodies in chunks are not understood; the host sends none here.
+fn split(answer: &[u8]) -> Result<(u16, String)> {
+    let answer = std::str::from_utf8(answer).context("the answer is no UTF-8")?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("the answer has no end of its head")?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok((status.context("the answer has no status")?, body.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_has_a_status_and_a_body() {
+        let answer = b"HTTP/1.1 201 Created\r\ncontent-length: 4\r\n\r\ndone";
+        assert_eq!(split(answer).unwrap(), (201, "done".to_owned()));
+        assert!(split(b"HTTP/1.1 nonsense\r\n\r\n").is_err());
+        assert!(split(b"HTTP/1.1 200 OK\r\n").is_err());
+    }
+}

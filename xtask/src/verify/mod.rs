@@ -1,0 +1,204 @@
+//! `cargo verify`: every check and test, each a named step. A step that fails doesn't stop the others; the
+//! closing line counts them. What this machine cannot provide is a skip by name, and in continuous
+//! integration (`CI=true`) a failure.
+
+mod contents;
+mod dependencies;
+mod layering;
+mod report;
+mod setup;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use testkit::foreign::PREPARED;
+use testkit::skip::SKIPS_FILE;
+
+use crate::command::{cargo, command_line, output, run_logged};
+use report::{Outcome, Report};
+
+/// Runs every check and test.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Only the steps whose name contains this text.
+    only: Option<String>,
+}
+
+/// What the steps share.
+pub(crate) struct Checkout {
+    /// The folder of the checkout.
+    root: PathBuf,
+    /// Where the output of tools goes.
+    logs: PathBuf,
+    /// To which tests append what they had to skip, a line each.
+    skips: PathBuf,
+    /// Whether the set-up steps come before the tests.
+    prepared: bool,
+}
+
+type Step = (&'static str, fn(&Checkout) -> Result<Outcome>);
+
+/// In this order: preparations first, then what fails fast.
+const STEPS: &[Step] = &[
+    ("set-up: programs of foreign peers", setup::programs),
+    ("set-up: python with ekuiper 2.4.2", |checkout| {
+        setup::python(checkout, "2.4.2")
+    }),
+    ("set-up: python with ekuiper 1.4.0", |checkout| {
+        setup::python(checkout, "1.4.0")
+    }),
+    ("committed content", contents::check),
+    ("layering", layering::check),
+    ("lock files", lock_files),
+    ("no C among the dependencies", dependencies::check),
+    ("formatting", formatting),
+    ("clippy", clippy),
+    ("documentation", documentation),
+    ("sp-proto's pure core without tokio", pure_core),
+    ("fuzz targets", fuzz_targets),
+    ("tests", tests),
+    ("cargo demo", demo),
+];
+
+/// Runs the steps and prints what came of them.
+///
+/// # Errors
+/// The run as a whole cannot be prepared.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let root = crate::workspace_folder()?;
+    let logs = testkit::target_folder().join("verify");
+    std::fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+    let skips = logs.join("skips.txt");
+    std::fs::write(&skips, "").with_context(|| format!("cannot write {}", skips.display()))?;
+    let prepared = arguments.only.is_none();
+    let checkout = Checkout {
+        root,
+        logs,
+        skips,
+        prepared,
+    };
+    let wanted = |step: &&Step| arguments.only.as_ref().is_none_or(|only| step.0.contains(only));
+    let steps: Vec<&Step> = STEPS.iter().filter(wanted).collect();
+    anyhow::ensure!(!steps.is_empty(), "no step has such a name");
+
+    let mut report = Report::new(steps.len());
+    for (name, step) in steps {
+        report.start(name);
+        // A step that couldn't even begin has not passed.
+        let outcome = step(&checkout).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
+        report.end(outcome);
+    }
+    let skipped_tests = std::fs::read_to_string(&checkout.skips)
+        .with_context(|| format!("cannot read {}", checkout.skips.display()))?;
+    report.skipped_in_tests(skipped_tests.lines());
+    let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+    Ok(report.close(in_ci))
+}
+
+impl Checkout {
+    fn cargo<const N: usize>(&self, arguments: [&str; N]) -> Command {
+        let mut command = cargo();
+        command.current_dir(&self.root).args(arguments);
+        command
+    }
+
+    /// Runs one tool; it passes when the tool does, else its output is the reason.
+    fn tool(&self, log: &str, command: &mut Command) -> Result<Outcome> {
+        let log = self.logs.join(format!("{log}.log"));
+        println!("    {}", command_line(command));
+        if run_logged(command, &log)? {
+            return Ok(Outcome::Passed);
+        }
+        let output = std::fs::read(&log).with_context(|| format!("cannot read {}", log.display()))?;
+        let output = String::from_utf8_lossy(&output);
+        Ok(Outcome::Failed(format!(
+            "{output}\n`{}` failed",
+            command_line(command)
+        )))
+    }
+
+    /// Runs tools one after another until one fails.
+    fn tools(&self, log: &str, commands: impl IntoIterator<Item = Command>) -> Result<Outcome> {
+        for mut command in commands {
+            match self.tool(log, &mut command)? {
+                Outcome::Passed => {}
+                other => return Ok(other),
+            }
+        }
+        Ok(Outcome::Passed)
+    }
+}
+
+/// Both lock files agree with the manifests; else each run would silently change them.
+fn lock_files(checkout: &Checkout) -> Result<Outcome> {
+    for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
+        let mut metadata = checkout.cargo(["metadata", "--locked", "--format-version", "1"]);
+        if let Err(error) = output(metadata.args(["--manifest-path", manifest])) {
+            return Ok(Outcome::Failed(format!(
+                "the lock file beside {manifest} is stale: {error:#}"
+            )));
+        }
+    }
+    Ok(Outcome::Passed)
+}
+
+fn formatting(checkout: &Checkout) -> Result<Outcome> {
+    if output(&mut checkout.cargo(["fmt", "--version"])).is_err() {
+        return Ok(Outcome::Skipped("rustfmt is not installed".to_owned()));
+    }
+    checkout.tools(
+        "formatting",
+        [
+            checkout.cargo(["fmt", "--all", "--check"]),
+            checkout.cargo(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]),
+        ],
+    )
+}
+
+fn clippy(checkout: &Checkout) -> Result<Outcome> {
+    if output(&mut checkout.cargo(["clippy", "--version"])).is_err() {
+        return Ok(Outcome::Skipped("clippy is not installed".to_owned()));
+    }
+    let mut command = checkout.cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    checkout.tool("clippy", &mut command)
+}
+
+fn documentation(checkout: &Checkout) -> Result<Outcome> {
+    let mut command = checkout.cargo(["doc", "--workspace", "--no-deps"]);
+    checkout.tool("documentation", command.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn pure_core(checkout: &Checkout) -> Result<Outcome> {
+    let mut command = checkout.cargo(["check", "--package", "sp-proto", "--no-default-features"]);
+    checkout.tool("pure-core", &mut command)
+}
+
+/// They compile with the stable compiler, without the fuzzer itself (which is C++). Their corpora are replayed
+/// among the tests.
+fn fuzz_targets(checkout: &Checkout) -> Result<Outcome> {
+    let mut command = checkout.cargo([
+        "check",
+        "--manifest-path",
+        "fuzz/Cargo.toml",
+        "--no-default-features",
+    ]);
+    command.arg("--target-dir").arg(testkit::target_folder());
+    checkout.tool("fuzz-targets", &mut command)
+}
+
+fn tests(checkout: &Checkout) -> Result<Outcome> {
+    let mut command = checkout.cargo(["test", "--workspace", "--no-fail-fast"]);
+    command.env(SKIPS_FILE, &checkout.skips);
+    if checkout.prepared {
+        command.env(PREPARED, "1");
+    }
+    checkout.tool("tests", &mut command)
+}
+
+/// The demo as a newcomer meets it, ended after a few results.
+fn demo(checkout: &Checkout) -> Result<Outcome> {
+    // Tests of another checkout may have the plugin's addresses, of which the machine has one each.
+    let _car = testkit::exclusive("car");
+    checkout.tool("demo", &mut checkout.cargo(["demo", "--results", "3"]))
+}
