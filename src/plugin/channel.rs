@@ -1,5 +1,5 @@
-//! Owns what the channels of sources and sinks have in common: one use of a symbol in a plugin's worker, and what the
-//! worker's news mean to whoever uses it.
+//! Owns what the channels of sources and sinks have in common: one use of a symbol in a plugin's worker, and
+//! what the worker's news mean to whoever uses it.
 
 use mangrove_protocol::control::{Meta, Symbol};
 use mangrove_protocol::name::{self, OpId, PluginName, RuleId};

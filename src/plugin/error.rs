@@ -168,14 +168,6 @@ pub enum OpenError {
         /// The time limit.
         limit: Duration,
     },
-    /// The connection to the plugin broke before it answered.
-    #[error("the connection to the plugin \"{plugin}\" broke while {name:?} was being started")]
-    Disconnected {
-        /// The plugin.
-        plugin: PluginName,
-        /// The symbol.
-        name: String,
-    },
     /// The host is ending.
     #[error("the host is stopping")]
     Stopping,
@@ -221,8 +213,8 @@ pub enum ChannelError {
     },
     /// The sink does not acknowledge.
     #[error(
-        "no acknowledgement within {limit:?}; the plugin \"{plugin}\" is {status}; plugins on the Go SDK, or on a \
-         Python SDK before 1.14, never acknowledge: use them without requireAck"
+        "no acknowledgement within {limit:?}; the plugin \"{plugin}\" is {status}; plugins on the Go SDK, or on \
+         a Python SDK before 1.14, never acknowledge: use them without requireAck"
     )]
     NotAcknowledged {
         /// The plugin.
@@ -257,7 +249,8 @@ pub enum CallError {
     Garbage(#[from] DataError),
     /// It did not answer in time.
     #[error(
-        "the function \"{function}\" has not answered within {limit:?}; {channel}; the plugin \"{plugin}\" is {status}"
+        "the function \"{function}\" has not answered within {limit:?}; {channel}; \
+         the plugin \"{plugin}\" is {status}"
     )]
     TimedOut {
         /// The function.
@@ -273,7 +266,8 @@ pub enum CallError {
     },
     /// The connection broke while it worked: whether it did is unknown.
     #[error(
-        "the connection to the function \"{function}\" broke during the call; the plugin \"{plugin}\" is {status}"
+        "the connection to the function \"{function}\" broke during the call; \
+         the plugin \"{plugin}\" is {status}"
     )]
     Disconnected {
         /// The function.
@@ -302,7 +296,6 @@ impl Refusal {
         match self {
             Self::Plugin(text) | Self::Undefined(text) => OpenError::Plugin { plugin, name, text },
             Self::TimedOut(limit) => OpenError::TimedOut { plugin, name, limit },
-            Self::Disconnected => OpenError::Disconnected { plugin, name },
             Self::Down(state, reason) => OpenError::Down {
                 plugin,
                 state,

@@ -1,6 +1,6 @@
-//! Owns the channel of one function symbol: one task per symbol, shared by all rules. The roles are turned around, and
-//! one call is outstanding at a time; callers queue up in a bounded line, each with its own deadline. Started and ended
-//! by the plugin's worker.
+//! Owns the channel of one function symbol: one task per symbol, shared by all rules. The roles are turned
+//! around, and one call is outstanding at a time; callers queue up in a bounded line, each with its own
+//! deadline. Started and ended by the plugin's worker.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +27,8 @@ use crate::config::Portable;
 /// Calls that may wait in line.
 const LINE: usize = 256;
 
-/// How long a function may be without a connection before it is started again. Dialers come back within this time.
+/// How long a function may be without a connection before it is started again. Dialers come back within this
+/// time.
 const RECONNECT: Duration = Duration::from_secs(3);
 
 /// A call on its way to the task.
@@ -186,7 +187,6 @@ impl Task {
                 Wake::GivenUp => core.handle_given_up(),
                 Wake::Call(call) => core.current = Some(call),
                 Wake::Silent => {
-                    tracing::warn!(plugin = %core.plugin, function = %core.symbol, "it has no connection: starting it again");
                     // When it has not come back by then, or the worker is too busy now, once more.
                     core.silent_at = Some(Instant::now() + RECONNECT);
                     let _ = self.silent.try_send(core.symbol.clone());
@@ -227,7 +227,7 @@ impl Core {
             Heard::Answer => self.answer(Some(body)),
             Heard::Lost => self.answer(None),
             Heard::Late => {
-                tracing::debug!(plugin = %self.plugin, function = %self.symbol, "a late answer was dropped")
+                tracing::debug!(plugin = %self.plugin, function = %self.symbol, "a late answer was dropped");
             }
             // The call that is still current is sent again.
             Heard::Again | Heard::Ready | Heard::Ignored => {}
@@ -247,7 +247,8 @@ impl Core {
                 }
             }
             sp_proto::Event::PeerRefused { peer_address, reason } => {
-                tracing::warn!(plugin = %self.plugin, function = %self.symbol, "refused a connection of {peer_address}: {reason}");
+                let (plugin, function) = (&self.plugin, &self.symbol);
+                tracing::warn!(%plugin, %function, "refused a connection of {peer_address}: {reason}");
             }
             _ => {}
         }
@@ -335,7 +336,8 @@ impl Function {
     /// It does not take them ([`CallError::Plugin`], in its own words), or it cannot be asked.
     ///
     /// # Cancel safety
-    /// May be dropped: the answer is then thrown away when it comes, and delays the calls behind it until then.
+    /// May be dropped: the answer is then thrown away when it comes, and delays the calls behind it until
+    /// then.
     pub async fn validate(&self, args: Vec<Value>) -> Result<(), CallError> {
         match self.call(&FunctionCall::Validate(args)).await? {
             FunctionReply::Result(_) => Ok(()),
@@ -370,8 +372,8 @@ impl Function {
     /// Calls the function. `None`: no result and no error.
     ///
     /// # Errors
-    /// Its own error, no answer within the time limit, garbage, a broken connection. Whatever it was, the next call
-    /// gets its own answer.
+    /// Its own error, no answer within the time limit, garbage, a broken connection. Whatever it was, the
+    /// next call gets its own answer.
     ///
     /// # Cancel safety
     /// As [`Function::validate`]; the function may or may not have been called.

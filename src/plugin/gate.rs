@@ -1,5 +1,6 @@
-//! Owns who may speak on a control or function channel. Their addresses are known to every local user, so a peer has
-//! to be a process of the user that the host runs as. (Which process, is for a later contract with a token.)
+//! Owns who may speak on a control or function channel. Their addresses are known to every local user, so a
+//! peer has to be a process of the user that the host runs as. (Which process, is for a later contract with a
+//! token.)
 
 use sp_proto::{PipeId, Rep};
 
@@ -28,7 +29,7 @@ impl Gate {
             peer => {
                 tracing::warn!(
                     plugin,
-                    "refused a connection of {}: user {:?}, process {:?}; only processes of user {host} may connect",
+                    "refused a connection of {}: user {:?}, process {:?}; only user {host} may connect",
                     info.peer_address,
                     peer.map(|peer| peer.uid),
                     peer.and_then(|peer| peer.pid),

@@ -55,12 +55,12 @@ impl Handle {
         self.shared.remote(name).map(|remote| remote.output.lines())
     }
 
-    /// Unpacks the package beside the plugins, checks it, moves it into place and starts it. Returns when it runs. On an
-    /// error nothing is left behind.
+    /// Unpacks the package beside the plugins, checks it, moves it into place and starts it. Returns when it
+    /// runs. On an error nothing is left behind.
     ///
     /// # Errors
-    /// [`InstallError::AlreadyExists`] when the name is taken; else what is wrong with the package, or why it does not
-    /// start.
+    /// [`InstallError::AlreadyExists`] when the name is taken; else what is wrong with the package, or why it
+    /// does not start.
     ///
     /// # Cancel safety
     /// The installation goes on when the future is dropped.
@@ -73,8 +73,8 @@ impl Handle {
         task.await.unwrap_or(Err(InstallError::Interrupted(name)))
     }
 
-    /// Replaces an installed plugin. When the new one is no plugin, the old one runs on; when the new one does not start,
-    /// the old one is started again. Rules that use it go on with the new one.
+    /// Replaces an installed plugin. When the new one is no plugin, the old one runs on; when the new one
+    /// does not start, the old one is started again. Rules that use it go on with the new one.
     ///
     /// # Errors
     /// [`InstallError::NotFound`] when there is nothing of this name; else as [`Handle::install`].
@@ -90,8 +90,8 @@ impl Handle {
         task.await.unwrap_or(Err(InstallError::Interrupted(name)))
     }
 
-    /// Stops a plugin's process and deletes its folder. Rules that use it keep their channels, which go on when a plugin
-    /// of this name is installed again.
+    /// Stops a plugin's process and deletes its folder. Rules that use it keep their channels, which go on
+    /// when a plugin of this name is installed again.
     ///
     /// # Errors
     /// There is no such plugin, or its folder cannot be deleted.
@@ -124,8 +124,8 @@ impl Handle {
             .collect()
     }
 
-    /// Starts a source, and starts it again in every new process of its plugin until it is closed or dropped. While the
-    /// plugin is being started, this waits. `meta` needs a rule and an operator.
+    /// Starts a source, and starts it again in every new process of its plugin until it is closed or dropped.
+    /// While the plugin is being started, this waits. `meta` needs a rule and an operator.
     ///
     /// # Errors
     /// Nobody defines it, its plugin does not run or does not start it, its address is in use.
@@ -162,8 +162,8 @@ impl Handle {
         Sink::open(remote, name, meta, config, require_ack).await
     }
 
-    /// A function, which is started once for all rules. `rule` counts as its user until the value and its clones are
-    /// dropped.
+    /// A function, which is started once for all rules. `rule` counts as its user until the value and its
+    /// clones are dropped.
     ///
     /// # Errors
     /// As [`Handle::open_source`].

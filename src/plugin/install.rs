@@ -1,6 +1,6 @@
-//! Owns how a package becomes a checked folder that is ready to be moved into place. What is being made lies in a hidden
-//! folder beside the plugins, on the same file system, and vanishes with its [`Staged`]. Starts nothing; the manager
-//! drives it.
+//! Owns how a package becomes a checked folder that is ready to be moved into place. What is being made lies
+//! in a hidden folder beside the plugins, on the same file system, and vanishes with its [`Staged`]. Starts
+//! nothing; the manager drives it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -132,7 +132,8 @@ async fn fill(
     })?;
     package::find_program(&manifest, &folder)?;
     if folder.join("install.sh").exists() {
-        tracing::warn!(plugin = %request.name, "its package has an install.sh, which this version does not run yet");
+        let plugin = &request.name;
+        tracing::warn!(%plugin, "its package has an install.sh, which this version does not run yet");
     }
     Ok((manifest, folder))
 }

@@ -23,7 +23,8 @@ pub(super) struct Launch {
 /// There is no interpreter where the manifest says that there is one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "its manifest asks for a Python environment in its own folder, but there is no {}/venv/bin/python or .venv/bin/python",
+    "its manifest asks for a Python environment in its own folder, \
+     but there is no {}/venv/bin/python or .venv/bin/python",
     folder.display()
 )]
 pub(super) struct NoInterpreter {
@@ -31,7 +32,8 @@ pub(super) struct NoInterpreter {
 }
 
 impl Launch {
-    /// The call of the checked `executable` of the plugin in `folder`. `interpreter` is the one inside the folder.
+    /// The call of the checked `executable` of the plugin in `folder`. `interpreter` is the one inside the
+    /// folder.
     pub(super) fn new(
         manifest: &Manifest,
         folder: &Path,

@@ -1,5 +1,6 @@
-//! Owns the plugins' folder, the catalog and the workers: scans at start, installs, replaces, removes, stops. Changes are
-//! made one after the other, each in a task of its own, so a caller that goes away leaves nothing half done.
+//! Owns the plugins' folder, the catalog and the workers: scans at start, installs, replaces, removes, stops.
+//! Changes are made one after the other, each in a task of its own, so a caller that goes away leaves nothing
+//! half done.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -33,8 +34,8 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Scans `<home>/plugins/portable` and starts every plugin's process in the background. A bad plugin is refused
-    /// and stops nothing else.
+    /// Scans `<home>/plugins/portable` and starts every plugin's process in the background. A bad plugin is
+    /// refused and stops nothing else.
     ///
     /// # Errors
     /// The folder cannot be made or read, or the system gives no thread.
@@ -58,7 +59,9 @@ impl Manager {
             spawner: Mutex::new(Some(spawner)),
         });
         let plugins = shared.plugins.clone();
-        blocking(move || install::clean(&plugins)).await?;
+        if let Err(error) = blocking(move || install::clean(&plugins)).await {
+            tracing::warn!("cannot remove what an installation has left: {error}");
+        }
         shared.scan().await?;
         Ok(Self {
             shared,
@@ -151,34 +154,37 @@ impl Shared {
         self.workers().get(name).cloned()
     }
 
-    /// Enters every folder that is not accepted yet, in the order of their names, and starts what is acceptable.
+    /// Enters every folder that is not accepted yet, in the order of their names, and starts what is
+    /// acceptable.
     async fn scan(&self) -> io::Result<()> {
         let portable = self.portable.clone();
-        let folders = blocking(move || list_folders(&portable)).await?;
-        for name in folders {
-            if matches!(self.catalog().entry(&name), Some(Entry::Accepted(_))) {
-                continue;
-            }
-            match self.read(&name).await {
-                Ok(assignment) => {
-                    let manifest = Arc::clone(&assignment.manifest);
-                    let verdict = self.catalog_mut().accept(manifest);
-                    match verdict {
-                        Ok(()) => {
-                            self.copy_settings(&assignment.manifest, self.portable.join(&name))
-                                .await;
-                            self.start_worker(assignment).await;
-                        }
-                        Err(conflict) => tracing::warn!(plugin = name, "refused: {conflict}"),
-                    }
-                }
-                Err((manifest, reason)) => {
-                    tracing::warn!(plugin = name, "refused: {reason}");
-                    self.catalog_mut().refuse(name, manifest, reason);
-                }
+        for name in blocking(move || list_folders(&portable)).await? {
+            if !matches!(self.catalog().entry(&name), Some(Entry::Accepted(_))) {
+                self.enter(name).await;
             }
         }
         Ok(())
+    }
+
+    /// Enters the folder `name`, and starts its plugin if that is acceptable.
+    async fn enter(&self, name: String) {
+        let assignment = match self.read(&name).await {
+            Ok(assignment) => assignment,
+            Err((manifest, reason)) => {
+                tracing::warn!(plugin = name, "refused: {reason}");
+                self.catalog_mut().refuse(name, manifest, reason);
+                return;
+            }
+        };
+        let verdict = self.catalog_mut().accept(Arc::clone(&assignment.manifest));
+        match verdict {
+            Ok(()) => {
+                self.copy_settings(&assignment.manifest, self.portable.join(&name))
+                    .await;
+                self.start_worker(assignment).await;
+            }
+            Err(conflict) => tracing::warn!(plugin = name, "refused: {conflict}"),
+        }
     }
 
     /// Reads and checks one folder.
@@ -265,8 +271,8 @@ impl Shared {
         outcome
     }
 
-    /// Replaces an installed plugin, or a folder that was refused. The old one stays when the new one is not a plugin,
-    /// and comes back when the new one does not start.
+    /// Replaces an installed plugin, or a folder that was refused. The old one stays when the new one is not
+    /// a plugin, and comes back when the new one does not start.
     pub(super) async fn update(&self, request: InstallRequest) -> Result<(), InstallError> {
         let _changes = self.changes.lock().await;
         let name = &request.name;
@@ -286,31 +292,31 @@ impl Shared {
         self.catalog().check(&staged.manifest)?;
         self.stop_worker(name, "being replaced").await;
         let attic = staged.attic();
-        rename("move away", folder, &attic).await?;
-        let old = self.catalog_mut().remove(name);
-        let outcome = self.put_in_place(staged, folder).await;
+        let outcome = match rename("move away", folder, &attic).await {
+            Ok(()) => {
+                self.catalog_mut().remove(name);
+                let outcome = self.put_in_place(staged, folder).await;
+                if outcome.is_err() {
+                    rename("move back from", &attic, folder).await?;
+                }
+                outcome
+            }
+            failed => failed,
+        };
         if outcome.is_err() {
             tracing::warn!(
                 plugin = name,
                 "the new version was not taken: going back to the old one"
             );
-            rename("move back to", &attic, folder).await?;
-            if let Some(Entry::Accepted(_)) = old
-                && let Ok(assignment) = self.read(name).await
-                && self
-                    .catalog_mut()
-                    .accept(Arc::clone(&assignment.manifest))
-                    .is_ok()
-            {
-                self.start_worker(assignment).await;
-            } else {
-                self.rescan().await;
-            }
+            self.enter(name.to_owned()).await;
         }
+        // Symbols may have become free for others.
+        self.rescan().await;
         outcome
     }
 
-    /// Moves a staged plugin to its free place, starts it and waits until it runs. Undoes all of it on an error.
+    /// Moves a staged plugin to its free place, starts it and waits until it runs. Undoes all of it on an
+    /// error.
     async fn put_in_place(&self, staged: &Staged, folder: &Path) -> Result<(), InstallError> {
         let name = &staged.manifest.name;
         self.catalog().check(&staged.manifest)?;
@@ -407,7 +413,8 @@ async fn rename(what: &'static str, from: &Path, to: &Path) -> Result<(), Instal
     })
 }
 
-/// The names of all folders, and of the links that may lead to one, in order. Hidden ones are nobody's plugins.
+/// The names of all folders, and of the links that may lead to one, in order. Hidden ones are nobody's
+/// plugins.
 fn list_folders(portable: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in portable.read_dir()? {

@@ -1,7 +1,8 @@
 //! Portable plugins: separate processes that bring sources, sinks and functions, in any language.
 //!
-//! The rest of the host sees a [`Handle`] and what it gives out; it knows neither processes nor sockets. This module knows
-//! neither rules nor REST. Decisions are pure; one task per plugin (and one per function symbol) carries them out.
+//! The rest of the host sees a [`Handle`] and what it gives out; it knows neither processes nor sockets. This
+//! module knows neither rules nor REST. Decisions are pure; one task per plugin (and one per function symbol)
+//! carries them out.
 //!
 //! | | module | what it owns |
 //! |---|---|---|
@@ -16,8 +17,8 @@
 //! | I/O | `source`, `sink`, `function` | the data channels |
 //! | I/O | `manager`, `handle` | all of it together, and the edge |
 //!
-//! Whatever a plugin does, no part of the host waits for it without a limit, and nothing that it sends is kept without
-//! one.
+//! Whatever a plugin does, no part of the host waits for it without a limit, and nothing that it sends is
+//! kept without one.
 
 mod archive;
 mod backoff;

@@ -1,5 +1,5 @@
-//! Owns what a plugin's processes have said last on their standard output and error: a bounded number of bounded
-//! lines, which survive the process. Every line also goes into the host's log.
+//! Owns what a plugin's processes have said last on their standard output and error: a bounded number of
+//! bounded lines, which survive the process. Every line also goes into the host's log.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};

@@ -118,8 +118,9 @@ pub(super) fn find_interpreter(folder: &Path) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// Copies the settings of the plugin's symbols (`sources/<symbol>.yaml` and so on) to `etc`, where they do not
-/// exist yet. Returns what was made; a file that cannot be copied is only logged, because the plugin runs without.
+/// Copies the settings of the plugin's symbols (`sources/<symbol>.yaml` and so on) to `etc`, where they do
+/// not exist yet. Returns what was made; a file that cannot be copied is only logged, because the plugin runs
+/// without.
 pub(super) fn copy_settings(manifest: &Manifest, folder: &Path, etc: &Path) -> Vec<PathBuf> {
     let mut made = Vec::new();
     for kind in SymbolKind::ALL {
@@ -131,7 +132,8 @@ pub(super) fn copy_settings(manifest: &Manifest, folder: &Path, etc: &Path) -> V
                     Ok(true) => made.push(to),
                     Ok(false) => {}
                     Err(error) => {
-                        tracing::warn!(plugin = %manifest.name, "cannot copy {} to {}: {error}", from.display(), to.display());
+                        let (from, to) = (from.display(), to.display());
+                        tracing::warn!(plugin = %manifest.name, "cannot copy {from} to {to}: {error}");
                     }
                 }
             }

@@ -1,12 +1,13 @@
-//! Owns the processes of plugins: how one is started, awaited, signalled and reaped. Decides nothing: the worker
-//! does, and drives it.
+//! Owns the processes of plugins: how one is started, awaited, signalled and reaped. Decides nothing: the
+//! worker does, and drives it.
 //!
-//! - A process leads its own *process group*, so that what it starts (`conda run`, a shell) is stopped with it.
-//! - It gets a *parent-death signal*: when the host dies, by whatever means, the kernel kills the process. The kernel
-//!   means the parent *thread* by "parent", and the threads of the async runtime come and go. So every process is
-//!   started by the thread of the [`Spawner`], which lives until all processes have ended.
-//! - Its end is awaited on a pidfd. Between the end and the reaping the process is a zombie that still holds its pid:
-//!   in this moment the rest of its group is killed, so no signal can ever hit a reused pid.
+//! - A process leads its own *process group*, so that what it starts (`conda run`, a shell) is stopped with
+//!   it.
+//! - It gets a *parent-death signal*: when the host dies, by whatever means, the kernel kills the process.
+//!   The kernel means the parent *thread* by "parent", and the threads of the async runtime come and go. So
+//!   every process is started by the thread of the [`Spawner`], which lives until all processes have ended.
+//! - Its end is awaited on a pidfd. Between the end and the reaping the process is a zombie that still holds
+//!   its pid: in this moment the rest of its group is killed, so no signal can ever hit a reused pid.
 
 use std::fmt;
 use std::io;
@@ -86,8 +87,8 @@ fn command(launch: &Launch) -> Command {
         .stderr(Stdio::piped())
         .process_group(0);
     let host = rustix::process::getpid();
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed. These are two plain system calls, and
-    // making an error of a constant allocates nothing.
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed. These are two plain system
+    // calls, and making an error of a constant allocates nothing.
     unsafe {
         command.pre_exec(move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -107,7 +108,8 @@ fn command(launch: &Launch) -> Command {
 /// A pidfd becomes readable when the process has ended.
 fn watch(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-    // SAFETY: the descriptor is open, the `OwnedFd` is the only one who closes it, and the `AsyncFd` owns that.
+    // SAFETY: the descriptor is open, the `OwnedFd` is the only one who closes it, and the `AsyncFd` owns
+    // that.
     Ok(unsafe { AsyncFd::register_with_interest(pidfd, tokio::io::Interest::READABLE) }?)
 }
 
@@ -230,19 +232,21 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    async fn start(script: &str) -> (Process, Arc<Output>) {
-        let (spawner, _thread) = Spawner::start().unwrap();
-        let output = Arc::new(Output::new("car", 16));
-        let launch = Launch {
+    fn shell(script: &str) -> Launch {
+        Launch {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), script.into()],
             folder: std::env::temp_dir(),
             environment: [("WORD".to_owned(), "hello".to_owned())].into(),
-        };
-        let process = spawner.spawn(&launch, &output).await.unwrap();
-        // The thread must outlive the process: with it the process would be killed.
-        std::mem::forget(spawner);
-        (process, output)
+        }
+    }
+
+    /// The process, what it says, and what must outlive it.
+    async fn start(script: &str) -> (Process, Arc<Output>, Spawner) {
+        let (spawner, _thread) = Spawner::start().unwrap();
+        let output = Arc::new(Output::new("car", 16));
+        let process = spawner.spawn(&shell(script), &output).await.unwrap();
+        (process, output, spawner)
     }
 
     async fn end(process: Process) -> String {
@@ -256,7 +260,7 @@ mod tests {
 
     #[tokio::test]
     async fn its_exit_code_and_last_words_are_known() {
-        let (process, output) = start("echo $WORD; echo sorry >&2; exit 3").await;
+        let (process, output, _spawner) = start("echo $WORD; echo sorry >&2; exit 3").await;
         assert_eq!(end(process).await, "exit code 3");
         assert_eq!(output.last_error(SystemTime::UNIX_EPOCH).unwrap(), "sorry");
         assert!(output.lines().iter().any(|line| line.text == "hello"));
@@ -264,8 +268,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_it_started_ends_with_it() {
-        // The leader ends at once; its child would hold the pipes (and so delay the end of the output) for minutes.
-        let (process, output) = start("sleep 300 & echo $!; exit 0").await;
+        // The leader ends at once; its child would hold the pipes (and so delay the end of the output) for
+        // minutes.
+        let (process, output, _spawner) = start("sleep 300 & echo $!; exit 0").await;
         assert_eq!(end(process).await, "exit code 0");
         let child = Pid::from_raw(output.lines()[0].text.parse().unwrap()).unwrap();
         tokio::time::timeout(PATIENCE, async {
@@ -284,17 +289,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_that_ignores_sigterm_is_killed() {
-        let (process, output) = start("trap '' TERM; echo ready; while :; do sleep 300; done").await;
-        tokio::time::timeout(PATIENCE, async {
-            while output.lines().is_empty() {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await
-        .unwrap();
-        process.signal(Signal::TERM);
-        process.signal(Signal::KILL);
+    async fn a_process_dies_with_the_thread_that_started_it_as_it_does_with_the_host() {
+        let (spawner, thread) = Spawner::start().unwrap();
+        let output = Arc::new(Output::new("car", 16));
+        let process = spawner.spawn(&shell("sleep 300"), &output).await.unwrap();
+        drop(spawner);
+        thread.join().unwrap();
         assert_eq!(end(process).await, "killed by signal 9");
     }
 
@@ -303,9 +303,7 @@ mod tests {
         let (spawner, thread) = Spawner::start().unwrap();
         let launch = Launch {
             program: "/does/not/exist".into(),
-            args: Vec::new(),
-            folder: std::env::temp_dir(),
-            environment: Default::default(),
+            ..shell("")
         };
         let error = spawner
             .spawn(&launch, &Arc::new(Output::new("car", 1)))

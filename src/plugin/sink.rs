@@ -1,5 +1,7 @@
-//! Owns the channels of one use of a sink: data, which the host dials, and acknowledgements, on which it listens.
-//! There is no task: whoever sends, waits.
+//! Owns the channels of one use of a sink: data, which the host dials, and acknowledgements, on which it
+//! listens. There is no task: whoever sends, waits.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use mangrove_protocol::Object;
@@ -14,6 +16,10 @@ use super::channel::{self, Use};
 use super::error::{ChannelError, OpenError};
 use super::worker::Remote;
 
+/// The longest delay between two attempts to reach a sink whose process is being started again. They cost
+/// next to nothing: the address is a file on this machine.
+const RECONNECT: Duration = Duration::from_millis(500);
+
 /// One use of a sink. Closed when it is dropped.
 #[derive(Debug)]
 pub struct Sink {
@@ -24,8 +30,8 @@ pub struct Sink {
     held: Use,
 }
 
-/// Acknowledgements have no ids, but they come in the order of the messages. So one that is overdue has to come before
-/// the one of a later message, and is not taken for it.
+/// Acknowledgements have no ids, but they come in the order of the messages. So one that is overdue has to
+/// come before the one of a later message, and is not taken for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Owed {
     messages: u64,
@@ -65,7 +71,8 @@ impl Sink {
         let ack_address = address::acknowledgements(ids.0, ids.1, meta.instance_id)?;
         let options = super::socket_options(&remote.settings);
         let acknowledgements = Pull::with_options(options.clone());
-        // Even when nobody wants acknowledgements: the SDKs dial this address before they answer the start command.
+        // Even when nobody wants acknowledgements: the SDKs dial this address before they answer the start
+        // command.
         acknowledgements.listen(&ack_address).await?;
         let (plugin_name, limit) = (name.to_string(), remote.settings.send_timeout);
         let held = Use::open(
@@ -78,7 +85,10 @@ impl Sink {
             },
         )
         .await?;
-        let data = Push::with_options(options);
+        let data = Push::with_options(sp_proto::SocketOptions {
+            reconnect_max: RECONNECT,
+            ..options
+        });
         // The sink listens before it answers, so the first try succeeds or something is wrong.
         let reached = match timeout(limit, data.dial(&address)).await {
             Ok(Ok(_)) => None,
@@ -102,11 +112,12 @@ impl Sink {
         })
     }
 
-    /// Sends one encoded result. Without acknowledgements `Ok` means that it was handed over to the connection; with
-    /// them, that the sink has acknowledged it.
+    /// Sends one encoded result. Without acknowledgements `Ok` means that it was handed over to the
+    /// connection; with them, that the sink has acknowledged it.
     ///
     /// # Errors
-    /// The sink's own error, no connection or no acknowledgement within the time limit, or it is over for good.
+    /// The sink's own error, no connection or no acknowledgement within the time limit, or it is over for
+    /// good.
     ///
     /// # Cancel safety
     /// The message may or may not have been sent when the future is dropped.
@@ -166,8 +177,8 @@ impl Sink {
         }
     }
 
-    /// Stops the sink and waits until the plugin says that it has stopped, or its process has ended. Bounded by the
-    /// time limits of the plugin. What was sent is written out before.
+    /// Stops the sink and waits until the plugin says that it has stopped, or its process has ended. Bounded
+    /// by the time limits of the plugin. What was sent is written out before.
     pub async fn close(self) {
         self.data.close().await;
         self.held.close().await;

@@ -1,5 +1,5 @@
-//! Owns the data channel of one use of a source: the host listens, the plugin sends. There is no task: whoever
-//! receives, reads the socket, so a slow rule slows the plugin down.
+//! Owns the data channel of one use of a source: the host listens, the plugin sends. There is no task:
+//! whoever receives, reads the socket, so a slow rule slows the plugin down.
 
 use mangrove_protocol::Object;
 use mangrove_protocol::address;
@@ -76,8 +76,8 @@ impl Source {
         })
     }
 
-    /// The next tuple. `Err` inside is the source's own error, garbage, or news of its process: it goes on. `None`:
-    /// it is over for good, which an `Err` before explains.
+    /// The next tuple. `Err` inside is the source's own error, garbage, or news of its process: it goes on.
+    /// `None`: it is over for good, which an `Err` before explains.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -115,8 +115,8 @@ impl Source {
         }
     }
 
-    /// Stops the source and waits until the plugin says that it has stopped, or its process has ended. Bounded by the
-    /// time limits of the plugin.
+    /// Stops the source and waits until the plugin says that it has stopped, or its process has ended.
+    /// Bounded by the time limits of the plugin.
     pub async fn close(self) {
         self.held.close().await;
         self.socket.close().await;

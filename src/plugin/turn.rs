@@ -1,6 +1,6 @@
-//! Owns whose turn it is on a turned-around channel (control and function), where the plugin sends *requests* and
-//! the host's *replies* are commands or calls. Pure: it knows pipes by their ids only; the life cycle and the
-//! function channel drive it.
+//! Owns whose turn it is on a turned-around channel (control and function), where the plugin sends *requests*
+//! and the host's *replies* are commands or calls. Pure: it knows pipes by their ids only; the life cycle and
+//! the function channel drive it.
 //!
 //! ```text
 //!             message                sent                 answer
@@ -12,16 +12,18 @@
 //!                              any message
 //! ```
 //!
-//! After a command exactly one new message comes: its answer, or the keep-alive that the plugin had sent before the
-//! command reached it. So one message, whatever it says, is enough to leave `Late`, and no answer can ever be
-//! taken for the answer to a later command. A pipe with a higher id is newer and wins: the plugin has dialed anew.
+//! After a command exactly one new message comes: its answer, or the keep-alive that the plugin had sent
+//! before the command reached it. So one message, whatever it says, is enough to leave `Late`, and no answer
+//! can ever be taken for the answer to a later command. A pipe with a higher id is newer and wins: the plugin
+//! has dialed anew.
 //!
-//! Old SDKs leave their library's default on, which sends a request *again* when it has not been replied to for a
-//! minute. Such a repetition can cross a command, too, and it repeats the answer to the command before: taken for the new
-//! one's answer it would be a lie. It is told by its request id, which is the one that was just replied to.
+//! Old SDKs leave their library's default on, which sends a request *again* when it has not been replied to
+//! for a minute. Such a repetition can cross a command, too, and it repeats the answer to the command before:
+//! taken for the new one's answer it would be a lie. It is told by its request id, which is the one that was
+//! just replied to.
 
-/// Whose turn it is. `P` is the id of a pipe; later pipes have higher ids. The number is the id of the request that the
-/// next command replies to, or that the last one replied to.
+/// Whose turn it is. `P` is the id of a pipe; later pipes have higher ids. The number is the id of the
+/// request that the next command replies to, or that the last one replied to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn<P> {
     /// Nobody is connected.
@@ -43,7 +45,8 @@ pub(super) enum Heard {
     Again,
     /// This is the answer to what is outstanding.
     Answer,
-    /// The answer (or the keep-alive that stands for "never seen") to something that nobody waits for any more.
+    /// The answer (or the keep-alive that stands for "never seen") to something that nobody waits for any
+    /// more.
     Late,
     /// The plugin has connected anew: whether what was outstanding was carried out is unknown.
     Lost,
@@ -52,23 +55,21 @@ pub(super) enum Heard {
 }
 
 impl<P: Copy + Ord> Turn<P> {
-    /// The message with the request id `id` arrived on `pipe`. It is kept by the caller, and what is sent next replies to
-    /// it, unless the result is [`Heard::Ignored`].
+    /// The message with the request id `id` arrived on `pipe`. It is kept by the caller, and what is sent
+    /// next replies to it, unless the result is [`Heard::Ignored`].
     pub(super) fn handle_message(&mut self, pipe: P, id: u32, keep_alive: bool) -> Heard {
         let heard = match *self {
-            Self::Absent => Heard::Ready,
             Self::Ready(current, _) | Self::Busy(current, _) | Self::Late(current, _) if pipe < current => {
                 return Heard::Ignored;
             }
             Self::Busy(current, last) | Self::Late(current, last) if pipe == current && id == last => {
                 return Heard::Ignored;
             }
-            Self::Ready(..) => Heard::Ready,
             Self::Busy(current, _) if pipe != current => Heard::Lost,
             Self::Busy(..) if keep_alive => Heard::Again,
             Self::Busy(..) => Heard::Answer,
-            Self::Late(current, _) if pipe != current => Heard::Ready,
-            Self::Late(..) => Heard::Late,
+            Self::Late(current, _) if pipe == current => Heard::Late,
+            Self::Absent | Self::Ready(..) | Self::Late(..) => Heard::Ready,
         };
         *self = Self::Ready(pipe, id);
         heard
@@ -165,8 +166,8 @@ mod tests {
         }
     }
 
-    /// A plugin as the SDKs are: it has one request outstanding, drops replies to older ones, and sends a keep-alive or
-    /// its request once more when it likes.
+    /// A plugin as the SDKs are: it has one request outstanding, drops replies to older ones, and sends a
+    /// keep-alive or its request once more when it likes.
     #[derive(Default)]
     struct Peer {
         request: u32,
@@ -176,13 +177,14 @@ mod tests {
     }
 
     proptest! {
-        /// Any mix of keep-alives, repetitions, slow answers and impatient callers: an answer always belongs to its call, and
-        /// no call is carried out twice.
+        /// Any mix of keep-alives, repetitions, slow answers and impatient callers: an answer always belongs
+        /// to its call, and no call is carried out twice.
         #[test]
         fn no_answer_goes_to_the_wrong_call(steps in proptest::collection::vec(0u8..6, 1..200)) {
             let mut turn = Turn::Absent;
             let mut peer = Peer { request: 1, ..Peer::default() };
-            // What is on its way: (request id, text) to the host, (request id it replies to, call) to the plugin.
+            // What is on its way: (request id, text) to the host, (request id it replies to, call) to the
+            // plugin.
             let mut to_host = std::collections::VecDeque::from([(1u32, None)]);
             let mut to_peer: std::collections::VecDeque<(u32, u32)> = [].into();
             let (mut newest, mut call, mut waiting) = (0u32, 0u32, false);

@@ -1,5 +1,6 @@
-//! Owns who uses a plugin: how many symbols each rule holds, and which uses were dropped. Values of [`User`] sit in
-//! the channels' public handles, whose `drop` can wait for nothing; the worker picks up what they leave.
+//! Owns who uses a plugin: how many symbols each rule holds, and which uses were dropped. Values of [`User`]
+//! sit in the channels' public handles, whose `drop` can wait for nothing; the worker picks up what they
+//! leave.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,8 +31,8 @@ impl Users {
         UseId(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Counts `rule` as a user until the returned value is dropped; then the worker is told that the use `id`, if
-    /// there is one, is over.
+    /// Counts `rule` as a user until the returned value is dropped; then the worker is told that the use
+    /// `id`, if there is one, is over.
     pub(super) fn enter(self: &Arc<Self>, rule: &str, id: Option<UseId>) -> User {
         *self.lock().rules.entry(rule.to_owned()).or_default() += 1;
         User {

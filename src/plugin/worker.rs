@@ -1,6 +1,6 @@
-//! Owns one plugin at run time: its process, its control channel and its function channels, in one task. What happens
-//! becomes an event of the pure life cycle; what that decides is carried out here. It knows neither the folder nor
-//! other plugins; the manager makes it and tells it what to run.
+//! Owns one plugin at run time: its process, its control channel and its function channels, in one task. What
+//! happens becomes an event of the pure life cycle; what that decides is carried out here. It knows neither
+//! the folder nor other plugins; the manager makes it and tells it what to run.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -45,7 +45,8 @@ pub(super) type EndOfUse = oneshot::Receiver<Refusal>;
 pub(super) enum Request {
     /// Run this from now on. Answered at once.
     Start(Box<Assignment>, oneshot::Sender<()>),
-    /// Run nothing, for this reason. Answered when no process is left. `retire`: end when nobody uses it any more.
+    /// Run nothing, for this reason. Answered when no process is left. `retire`: end when nobody uses it any
+    /// more.
     Stop {
         reason: String,
         retire: bool,
@@ -124,7 +125,7 @@ enum Wake {
     Ended,
     Silent(SymbolName),
     Tick,
-    Joined,
+    Joined(Result<(), tokio::task::JoinError>),
 }
 
 impl Worker {
@@ -191,7 +192,7 @@ impl Worker {
                 () = ended(self.process.as_ref()) => Wake::Ended,
                 Some(symbol) = self.silent.1.recv() => Wake::Silent(symbol),
                 () = sleep_until(deadline) => Wake::Tick,
-                Some(_) = self.tasks.join_next() => Wake::Joined,
+                Some(result) = self.tasks.join_next() => Wake::Joined(result),
             };
             match wake {
                 Wake::Shutdown => {
@@ -207,16 +208,24 @@ impl Worker {
                 Wake::Message(message) => self.handle_message(message).await,
                 Wake::Pipe(sp_proto::Event::PipeRemoved { pipe, .. }) => self.handle(Event::Gone(pipe)).await,
                 Wake::Pipe(sp_proto::Event::PeerRefused { peer_address, reason }) => {
-                    tracing::warn!(plugin = %self.plugin, "refused a control connection of {peer_address}: {reason}");
+                    let plugin = &self.plugin;
+                    tracing::warn!(%plugin, "refused a control connection of {peer_address}: {reason}");
                 }
                 Wake::Ended => self.handle_ended().await,
                 Wake::Silent(symbol) => {
-                    if let Some(id) = self.functions.get(&symbol).map(|function| function.id) {
+                    // Without a process it is no wonder, and a new one gets everything again.
+                    let is_running = self.lifecycle.status().0 == State::Running;
+                    if let Some(function) = self.functions.get(&symbol).filter(|_| is_running) {
+                        let (plugin, id) = (&self.plugin, function.id);
+                        tracing::warn!(%plugin, function = %symbol, "it has no connection: starting it again");
                         self.handle(Event::Silent(id)).await;
                     }
                 }
                 Wake::Tick => self.handle(Event::Tick).await,
-                Wake::Pipe(_) | Wake::Joined => {}
+                Wake::Joined(Err(error)) => {
+                    tracing::error!(plugin = %self.plugin, "the task of a function died: {error}");
+                }
+                Wake::Joined(Ok(())) | Wake::Pipe(_) => {}
             }
             if self.process.is_none() {
                 self.stopping.drain(..).for_each(|reply| answer(reply, ()));
@@ -315,8 +324,8 @@ impl Worker {
             let request = mangrove_protocol::control::Request::decode(message.body());
             tracing::trace!(plugin = %self.plugin, ?pipe, ?request, "control message");
             let id = message.id();
-            // An older connection's message must not displace the newest one's. (One that the life cycle ignores because
-            // it is a repetition may stay here: it is displaced before anything can be sent.)
+            // An older connection's message must not displace the newest one's. (One that the life cycle
+            // ignores because it is a repetition may stay here: it is displaced before anything can be sent.)
             if self.held.as_ref().is_none_or(|held| held.pipe() <= pipe) {
                 self.held = Some(message);
             }
@@ -354,7 +363,8 @@ impl Worker {
             Action::Spawn => return self.spawn().await.err().map(Event::SpawnFailed),
             Action::Terminate => self.signal(Signal::TERM),
             Action::Kill => {
-                tracing::warn!(plugin = %self.plugin, "it has not ended within {:?}: killing it", self.settings.stop_grace);
+                let grace = self.settings.stop_grace;
+                tracing::warn!(plugin = %self.plugin, "it has not ended within {grace:?}: killing it");
                 self.signal(Signal::KILL);
             }
             Action::Send(command) => {
@@ -483,8 +493,8 @@ impl Worker {
     }
 }
 
-/// Waits for the end of the process, if there is one. A pidfd that cannot be watched counts as an end: the process
-/// is killed and reaped then.
+/// Waits for the end of the process, if there is one. A pidfd that cannot be watched counts as an end: the
+/// process is killed and reaped then.
 async fn ended(process: Option<&Process>) {
     match process {
         Some(process) => {

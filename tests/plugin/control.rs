@@ -62,7 +62,8 @@ async fn a_plugin_that_dies_at_once_is_given_up_with_its_last_words() {
         .await;
     assert_eq!(
         status.err_msg,
-        "it ended before its handshake: exit code 3; it said last: cannot find libcar.so; given up after failure 3"
+        "it ended before its handshake: exit code 3; it said last: cannot find libcar.so; \
+         given up after failure 3"
     );
     assert_eq!((status.restarts, status.pid), (2, None));
     host.shutdown().await;
@@ -183,8 +184,8 @@ async fn an_answer_that_never_comes_is_an_error_and_its_late_success_is_undone()
     // Late, but done.
     peer.say("ok").await;
     assert!(matches!(peer.command().await, Command::Stop(symbol) if symbol.name.as_str() == source));
-    host.running(&name).await;
     peer.say("ok").await;
+    host.running(&name).await;
     assert!(host.status(&name).ref_count.is_empty());
     host.shutdown().await;
 }
@@ -229,7 +230,7 @@ async fn a_killed_process_is_replaced_and_its_source_goes_on() {
         matches!(&error, ChannelError::Down { reason, .. } if reason.contains("killed by signal 9")),
         "{error}"
     );
-    let mut peer = Peer::control(&name).await;
+    let mut peer = host.next_peer(&name, Some(first)).await;
     assert!(matches!(peer.command().await, Command::Start(symbol) if symbol.name.as_str() == source));
     peer.say("ok").await;
     feed(&rule).await.send(tuple(2)).await.unwrap();
@@ -244,7 +245,7 @@ async fn a_killed_process_is_replaced_and_its_source_goes_on() {
     // A new process that refuses the source: it is over for good.
     drop(peer);
     kill(status.pid.unwrap());
-    let mut peer = Peer::control(&name).await;
+    let mut peer = host.next_peer(&name, status.pid).await;
     peer.command().await;
     peer.say("no longer").await;
     let last = within("the end", async {

@@ -12,7 +12,7 @@ use mangrove_protocol::control::Command;
 use mangrove_protocol::manifest::SymbolKind;
 use testkit::within;
 
-use crate::home::{Home, SLEEP, manifest, meta, unique};
+use crate::home::{Home, Host, SLEEP, manifest, meta, unique};
 use crate::peer::Peer;
 
 /// Writes a zip with these files and asks for its installation as `name`.
@@ -311,40 +311,43 @@ async fn an_update_replaces_and_a_bad_one_leaves_the_old_one_running() {
         matches!(&error, InstallError::Start { reason, .. } if reason.contains("exit code 4")),
         "{error}"
     );
-    let mut peer = Peer::control(&name).await;
-    assert!(matches!(peer.command().await, Command::Start(symbol) if symbol.name.as_str() == source));
-    peer.say("ok").await;
-    assert_eq!(host.running(&name).await.ref_count, [(rule.clone(), 1)].into());
+    let peer = replayed(&host, &name, old, &source).await;
+    let status = host.running(&name).await;
+    assert_eq!(status.ref_count, [(rule.clone(), 1)].into());
     assert_eq!(host.plugins.get(&name).unwrap().manifest.version, "1.0");
 
     // A good one, which gets the source, too.
     drop(peer);
     let request = package(&home, &name, &[(&json, &new), ("run", SLEEP)]).await;
     let updating = host.plugins.update(request);
-    let plugin = async {
-        let mut peer = Peer::control(&name).await;
-        assert!(matches!(peer.command().await, Command::Start(symbol) if symbol.name.as_str() == source));
-        peer.say("ok").await;
-        peer
-    };
-    let (updated, peer) = within("the update", async { tokio::join!(updating, plugin) }).await;
+    let replaying = replayed(&host, &name, status.pid, &source);
+    let (updated, peer) = within("the update", async { tokio::join!(updating, replaying) }).await;
     updated.unwrap();
     assert_eq!(host.plugins.get(&name).unwrap().manifest.version, "2.0");
+    let status = host.running(&name).await;
 
     // Removed while it is used, and installed again: the source goes on.
     drop(peer);
     within("the removal", host.plugins.remove(&name)).await.unwrap();
+    assert!(host.plugins.get(&name).is_none());
     let request = package(&home, &name, &[(&json, &new), ("run", SLEEP)]).await;
     let installing = host.plugins.install(request);
-    let plugin = async {
-        let mut peer = Peer::control(&name).await;
-        assert!(matches!(peer.command().await, Command::Start(symbol) if symbol.name.as_str() == source));
-        peer.say("ok").await;
-        peer
-    };
-    let (installed, _peer) = within("the installation", async { tokio::join!(installing, plugin) }).await;
+    let replaying = replayed(&host, &name, status.pid, &source);
+    let (installed, _peer) = within("the installation", async { tokio::join!(installing, replaying) }).await;
     installed.unwrap();
     host.shutdown().await;
+}
+
+/// Speaks for the next process, which has to start the source.
+async fn replayed(host: &Host, name: &str, old: Option<u32>, source: &str) -> Peer {
+    let mut peer = host.next_peer(name, old).await;
+    let command = peer.command().await;
+    assert!(
+        matches!(&command, Command::Start(symbol) if symbol.name.as_str() == source),
+        "{command:?}"
+    );
+    peer.say("ok").await;
+    peer
 }
 
 #[tokio::test]

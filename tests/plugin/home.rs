@@ -11,6 +11,8 @@ use mangrove_protocol::control::Meta;
 use testkit::within;
 use tokio_util::sync::CancellationToken;
 
+use crate::peer::Peer;
+
 /// A program that does nothing but live.
 pub(crate) const SLEEP: &str = "#!/bin/sh\nexec sleep 600\n";
 
@@ -122,6 +124,18 @@ impl Host {
             status.status == State::Running
         })
         .await
+    }
+
+    /// Waits for a process other than `old`, and speaks for it.
+    pub(crate) async fn next_peer(&self, name: &str, old: Option<u32>) -> Peer {
+        within("another process", async {
+            let pid = || self.plugins.get(name).and_then(|plugin| plugin.status.pid);
+            while pid().is_none_or(|pid| Some(pid) == old) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+        Peer::control(name).await
     }
 
     pub(crate) async fn shutdown(self) {

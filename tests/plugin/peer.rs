@@ -60,17 +60,6 @@ impl Peer {
     pub(crate) async fn call(&mut self) -> FunctionCall {
         FunctionCall::decode(&self.reply().await).unwrap()
     }
-
-    /// Takes commands and answers each with "ok", until one is as wanted; that one is not answered.
-    pub(crate) async fn serve_until(&mut self, wanted: impl Fn(&Command) -> bool) -> Command {
-        loop {
-            let command = self.command().await;
-            if wanted(&command) {
-                return command;
-            }
-            self.say("ok").await;
-        }
-    }
 }
 
 /// The first argument of a call, as text.

@@ -1,5 +1,5 @@
-//! A plugin written with the published Python SDK, unmodified. 2.4.2 is today's; 1.4.0 knows neither keep-alives nor
-//! acknowledgements.
+//! A plugin written with the published Python SDK, unmodified. 2.4.2 is today's; 1.4.0 knows neither
+//! keep-alives nor acknowledgements.
 
 use std::path::Path;
 use std::time::Duration;
@@ -109,7 +109,7 @@ async fn a_source_brings_its_tuples(release: &str) {
 
 async fn a_function_answers(release: &str) {
     let Some(mut setup) = setup(release) else { return };
-    setup.home.settings.call_timeout = Duration::from_secs(2);
+    setup.home.settings.call_timeout = Duration::from_secs(3);
     let host = setup.home.start().await;
     let function = host.plugins.function(&setup.function, "r1").await.unwrap();
     let again = host.plugins.function(&setup.function, "r2").await.unwrap();
@@ -138,7 +138,7 @@ async fn a_function_answers(release: &str) {
     );
     // A call that is given up: the next one waits for the late answer, and gets its own.
     let error = function
-        .exec(vec![json!("sleep:3")], context("r1"))
+        .exec(vec![json!("sleep:3.5")], context("r1"))
         .await
         .unwrap_err();
     assert!(matches!(error, CallError::TimedOut { .. }), "{error}");

@@ -107,8 +107,8 @@ impl Entry {
         if depth > MAX_DEPTH {
             return Err(EntryError::TooDeep { depth });
         }
-        // The unix mode is looked at whatever system the archive claims to be made on: to lie costs nothing. Other
-        // systems leave these bits zero.
+        // The unix mode is looked at whatever system the archive claims to be made on: to lie costs nothing.
+        // Other systems leave these bits zero.
         let mode = attributes >> 16;
         let kind = match (mode & MODE_KIND, is_folder) {
             (0 | MODE_FOLDER, true) => Kind::Folder,

@@ -1,5 +1,6 @@
-//! Owns the unpacking of a plugin's zip into an empty folder. Trusts nothing that the archive says: names, kinds
-//! and counts are checked before anything is written, sizes while it is written. Knows nothing of plugins.
+//! Owns the unpacking of a plugin's zip into an empty folder. Trusts nothing that the archive says: names,
+//! kinds and counts are checked before anything is written, sizes while it is written. Knows nothing of
+//! plugins.
 
 mod entry;
 
@@ -101,8 +102,8 @@ pub enum ArchiveError {
     },
 }
 
-/// Unpacks the zip `package` into the empty folder `target`. On an error, what has been written stays: the caller
-/// removes `target`.
+/// Unpacks the zip `package` into the empty folder `target`. On an error, what has been written stays: the
+/// caller removes `target`.
 ///
 /// # Errors
 /// The first thing that is wrong with the archive, or that the system refuses.
@@ -191,7 +192,8 @@ async fn refuse_encrypted(raw: &mut File, record: &CDR, name: &str) -> Result<()
         name: name.to_owned(),
         source,
     };
-    // What only a zip64 field could hold is beyond every limit; and the library panics when that field is not there.
+    // What only a zip64 field could hold is beyond every limit; and the library panics when that field is not
+    // there.
     if record.cdrh.lfh_offset == u32::MAX {
         return Err(refused(EntryError::Offset));
     }

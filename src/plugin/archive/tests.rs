@@ -251,8 +251,8 @@ async fn the_total_is_counted_as_it_is_written() {
     );
 }
 
-/// A deflate stream of `blocks` stored blocks would not compress; this one repeats one byte: a literal zero and then
-/// matches of length 258 at distance 1, all in one fixed-Huffman block.
+/// A deflate stream of `blocks` stored blocks would not compress; this one repeats one byte: a literal zero
+/// and then matches of length 258 at distance 1, all in one fixed-Huffman block.
 fn bomb(matches: usize) -> Vec<u8> {
     let mut bits = Vec::new();
     let mut put = |value: u32, count: u32| bits.extend((0..count).map(|bit| value >> bit & 1 == 1));

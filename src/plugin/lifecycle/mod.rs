@@ -1,22 +1,26 @@
-//! Owns the life of one plugin: when its process is started and stopped, which symbols have to run in it, which
-//! command is sent next. Pure: it knows no process, no socket and no clock. The worker turns everything that
-//! happens into an [`Event`] and carries out the returned [`Action`]s.
+//! Owns the life of one plugin: when its process is started and stopped, which symbols have to run in it,
+//! which command is sent next. Pure: it knows no process, no socket and no clock. The worker turns everything
+//! that happens into an [`Event`] and carries out the returned [`Action`]s.
 //!
 //! ```text
-//!            Start                 first message
-//! Stopped ─────────────▶ Starting ───────────────▶ Running
-//!    ▲  ▲                 │  ▲ │                    │  │
-//!    │  │  start limit    │  │ │ exited             │  │ exited
-//!    │  │  ┌──────────────┘  │ ▼                    ▼  │
-//!    │  │  │            ┌───┴─ Waiting ◀─────────────┘  │ control channel lost for good
-//!    │  │  ▼            │ tick       │ too many failures │
-//!    │  └─ Stopping ◀───┼────────────┼──────────────────┘
-//!    │     (Stop, too)  │            ▼
-//!    └──────────────────┴────────── Failed
+//! before     what happens                             after
+//! ─────────  ───────────────────────────────────────  ──────────────────────────────────────────────
+//! Stopped    Start                                    Starting: spawn
+//! Starting   first message                            Running
+//!            the process ends or cannot be spawned    Waiting; Failed when it was one failure too many
+//!            no message within the start limit        Stopping, then Waiting or Failed
+//! Running    the process ends                         Waiting or Failed
+//!            no control connection for as long        Stopping, then Waiting or Failed
+//! Waiting    its time has come                        Starting: spawn
+//! Stopping   the grace is over                        Stopping: kill
+//!            the process ends                         what was to follow
+//! any        Stop                                     Stopping: terminate; without a process Stopped
+//! Failed     Start                                    Starting: spawn
 //! ```
 //!
-//! Symbols are level-triggered: a use says what is wanted, and whenever the plugin's turn allows a command the next
-//! difference between wanted and running is sent. So a new process gets everything again without a list of commands.
+//! Symbols are level-triggered: a use says what is wanted, and whenever the plugin's turn allows a command
+//! the next difference between wanted and running is sent. So a new process gets everything again without a
+//! list of commands.
 
 mod uses;
 
@@ -97,8 +101,6 @@ pub(super) enum Refusal {
     Plugin(String),
     /// The plugin did not answer in time.
     TimedOut(Duration),
-    /// The control connection broke before the answer.
-    Disconnected,
     /// The plugin does not run.
     Down(State, String),
     /// The new version of the plugin no longer defines it.
@@ -110,7 +112,6 @@ impl fmt::Display for Refusal {
         match self {
             Self::Plugin(text) | Self::Undefined(text) => f.write_str(text),
             Self::TimedOut(limit) => write!(f, "the plugin has not answered within {limit:?}"),
-            Self::Disconnected => f.write_str("the connection to the plugin broke"),
             Self::Down(state, reason) => write!(f, "the plugin is {state}: {reason}"),
         }
     }
@@ -255,15 +256,15 @@ impl<P: Copy + Ord> Lifecycle<P> {
                 ),
                 None => (State::Running, String::new()),
             },
-            Phase::Waiting { reason, .. } => (State::Restarting, reason.clone()),
+            Phase::Waiting { reason, .. }
+            | Phase::Stopping {
+                then: Then::Fail { reason, .. },
+                ..
+            } => (State::Restarting, reason.clone()),
             Phase::Stopping {
                 then: Then::Stop(reason),
                 ..
             } => (State::Stopped, format!("{reason}; ending")),
-            Phase::Stopping {
-                then: Then::Fail { reason, .. },
-                ..
-            } => (State::Restarting, reason.clone()),
             Phase::Failed(reason) => (State::Failed, reason.clone()),
         }
     }
@@ -306,7 +307,7 @@ impl<P: Copy + Ord> Lifecycle<P> {
             }
             Phase::Stopping { then, .. } => *then = Then::Stop(reason),
             Phase::Starting { .. } | Phase::Running { .. } => {
-                self.terminate(Then::Stop(reason), now, actions)
+                self.terminate(Then::Stop(reason), now, actions);
             }
         }
     }
@@ -389,7 +390,7 @@ impl<P: Copy + Ord> Lifecycle<P> {
                 };
                 self.settle(verdict, actions);
             }
-            Heard::Lost => self.settle(Err(Refusal::Disconnected), actions),
+            Heard::Lost => self.interrupt(actions),
             Heard::Ready | Heard::Late | Heard::Ignored => {}
         }
     }
@@ -397,7 +398,7 @@ impl<P: Copy + Ord> Lifecycle<P> {
     fn handle_gone(&mut self, pipe: P, now: Instant, actions: &mut Vec<Action>) {
         let was_connected = self.turn != Turn::Absent;
         if self.turn.handle_gone(pipe) {
-            self.settle(Err(Refusal::Disconnected), actions);
+            self.interrupt(actions);
         }
         if let Phase::Running { disconnected, .. } = &mut self.phase
             && was_connected
@@ -453,6 +454,14 @@ impl<P: Copy + Ord> Lifecycle<P> {
     fn settle(&mut self, verdict: Result<(), Refusal>, actions: &mut Vec<Action>) {
         if let Some(sent) = self.outstanding.take() {
             actions.extend(self.uses.settle(&sent.order, verdict));
+        }
+    }
+
+    /// The connection broke before the answer. Mostly the process has ended, and will be heard of next; if
+    /// not, what has to run is started (once more, perhaps) when the plugin has connected anew.
+    fn interrupt(&mut self, actions: &mut Vec<Action>) {
+        if let Some(sent) = self.outstanding.take() {
+            actions.extend(self.uses.interrupt(&sent.order));
         }
     }
 

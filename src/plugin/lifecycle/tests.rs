@@ -465,18 +465,49 @@ fn an_unanswered_stop_counts_as_stopped() {
 }
 
 #[test]
-fn a_broken_connection_settles_what_was_under_way() {
+fn a_start_whose_connection_broke_is_sent_again_or_ends_with_the_process() {
     let mut world = World::running();
     world.on(Event::Open(A, symbol("src")));
+    assert_eq!(world.on(Event::Gone(1)), []);
+    assert_eq!(world.hears(2, Request::Handshake), [begin("src")]);
     assert_eq!(
-        world.on(Event::Gone(1)),
-        [Action::Refused(A, Refusal::Disconnected)]
+        world.hears(3, Request::Handshake),
+        [begin("src")],
+        "without a word about the old one"
     );
-    assert_eq!(
-        world.hears(2, Request::Handshake),
-        [end("src")],
-        "it may have been started"
+    world.on(Event::Gone(3));
+    let actions = world.on(exited());
+    assert!(
+        matches!(
+            actions[..],
+            [Action::Refused(A, Refusal::Down(State::Restarting, _))]
+        ),
+        "{actions:?}"
     );
+}
+
+#[test]
+fn a_process_that_dies_while_it_is_told_to_start_again_costs_no_use() {
+    let mut world = World::with("src");
+    world.on(exited());
+    world.ticks();
+    assert_eq!(world.hears(2, Request::Handshake), [begin("src")]);
+    // The connection goes before the process.
+    assert_eq!(world.on(Event::Gone(2)), []);
+    assert_eq!(world.on(exited()), []);
+    world.ticks();
+    assert_eq!(world.hears(3, Request::Handshake), [begin("src")]);
+}
+
+#[test]
+fn closing_survives_a_broken_connection() {
+    let mut world = World::running();
+    world.on(Event::Open(A, symbol("src")));
+    world.on(Event::Close(A));
+    assert_eq!(world.on(Event::Gone(1)), []);
+    assert_eq!(world.hears(2, Request::Handshake), [end("src")], "it may run");
+    assert_eq!(world.on(Event::Gone(2)), [Action::Closed(A)]);
+    assert_eq!(world.life.uses(), 0);
 }
 
 #[test]

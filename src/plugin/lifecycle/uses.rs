@@ -73,7 +73,8 @@ impl Uses {
         );
     }
 
-    /// True when nothing has to be sent for it: it is forgotten. `under_way`: a command for it is outstanding.
+    /// True when nothing has to be sent for it: it is forgotten. `under_way`: a command for it is
+    /// outstanding.
     pub(super) fn close(&mut self, id: UseId, under_way: bool) -> bool {
         match self.uses.get_mut(&id) {
             Some(found) if found.running || under_way => {
@@ -96,8 +97,8 @@ impl Uses {
         }
     }
 
-    /// The next difference between wanted and running. What is no longer wanted goes first: its address may be
-    /// wanted again.
+    /// The next difference between wanted and running. What is no longer wanted goes first: its address may
+    /// be wanted again.
     pub(super) fn next_order(&self) -> Option<(Order, Symbol)> {
         let stop = self.uses.iter().find(|(_, found)| found.closing && found.running);
         let start = || {
@@ -148,6 +149,22 @@ impl Uses {
                     self.uses.remove(&id);
                 }
                 Some(action)
+            }
+        }
+    }
+
+    /// Whether the command `order` was carried out will never be known.
+    pub(super) fn interrupt(&mut self, order: &Order) -> Option<Action> {
+        match order.verb {
+            Verb::Stop => {
+                self.uses.remove(&order.id);
+                Some(Action::Closed(order.id))
+            }
+            Verb::Start => {
+                // What nobody wants any more has to be stopped, in case it runs.
+                let found = self.uses.get_mut(&order.id)?;
+                found.running = found.closing;
+                None
             }
         }
     }
