@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mangrove_protocol::Object;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::Tuple;
@@ -12,7 +13,8 @@ use super::Tuple;
 #[derive(Deserialize)]
 #[serde(default)]
 pub(crate) struct Config {
-    /// The messages, sent one by one: a list of objects, or one object.
+    /// The messages, sent one by one: a list of objects, or one object. Without it one that shows something, so
+    /// that a stream of this source works with no file at all.
     data: Data,
     /// Milliseconds from one message to the next; 0 = as fast as the rule takes them.
     interval: u64,
@@ -24,11 +26,19 @@ pub(crate) struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            data: Data::Many(Vec::new()),
+            data: Data::One(sample()),
             interval: 1000,
             repeat: true,
         }
     }
+}
+
+fn sample() -> Object {
+    let reading = [("temperature", 22.5), ("humidity", 50.0)];
+    reading
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), Value::from(value)))
+        .collect()
 }
 
 #[derive(Deserialize)]
@@ -123,6 +133,12 @@ mod tests {
         }
         // Virtual time: the first comes at once.
         assert_eq!(start.elapsed(), Duration::from_millis(1000));
+    }
+
+    #[tokio::test]
+    async fn without_a_configuration_it_sends_a_sample() {
+        let sent = open(json!({})).unwrap().recv().await.unwrap();
+        assert_eq!(sent.message["temperature"], 22.5);
     }
 
     #[test]

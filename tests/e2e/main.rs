@@ -4,6 +4,7 @@
 
 mod host;
 mod plugins;
+mod readme;
 mod rest;
 mod restart;
 mod rules;
