@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn open(config: serde_json::Value) -> Result<Simulator, &'static str> {
+    fn open(config: Value) -> Result<Simulator, &'static str> {
         Simulator::open(serde_json::from_value(config).unwrap())
     }
 
