@@ -15,10 +15,10 @@ use mangrove_protocol::Object;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::compile::{CompileError, Names, compile};
 use super::graph::{End, Graph, NodeMetrics, OpenError, Parts};
 use super::metrics::now_ms;
-use super::{Rule, Shared};
-use crate::rule::compile::{CompileError, Names, compile};
+use super::registry::{Rule, Shared};
 
 /// The first pause before a failed rule is tried again.
 const RETRY_MIN: Duration = Duration::from_millis(500);

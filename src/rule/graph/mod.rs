@@ -8,6 +8,7 @@
 //! Stopping goes down the stream: the source stops taking in, its channel closes, and each node ends when it
 //! has dealt with what was queued. [`Graph`] owns the tasks and joins them.
 
+mod input;
 mod project;
 mod shared;
 mod sink;
@@ -29,6 +30,7 @@ use super::compile::{Compiled, SinkUse, SourceUse};
 use super::metrics::Metrics;
 use crate::config::conf_key;
 use crate::{io, plugin};
+use input::Input;
 
 pub(crate) use project::{Call, CallError, open_calls};
 pub(crate) use shared::SharedSources;
@@ -103,7 +105,7 @@ impl Graph {
 
     fn start(
         rule: Compiled,
-        source: source::Input,
+        source: source::Feed,
         calls: Vec<Call>,
         sinks: Vec<sink::Output>,
     ) -> (Self, NodeMetrics) {
@@ -180,7 +182,7 @@ async fn open_ends(
     rule: &Compiled,
     parts: &Parts<'_>,
     sinks: &mut Vec<sink::Output>,
-) -> Result<(Vec<Call>, source::Input), OpenError> {
+) -> Result<(Vec<Call>, source::Feed), OpenError> {
     for (index, spec) in rule.sinks.iter().enumerate() {
         let sink = open_sink(&rule.rule, spec, parts)
             .await
@@ -218,10 +220,10 @@ pub(crate) fn source_config(home: &Path, spec: &SourceUse) -> Result<Object, Str
     Ok(config)
 }
 
-async fn open_source(rule: &Compiled, parts: &Parts<'_>) -> Result<source::Input, String> {
+async fn open_source(rule: &Compiled, parts: &Parts<'_>) -> Result<source::Feed, String> {
     let spec = &rule.source;
     if !spec.stream.definition.options.shared {
-        return open_input(&rule.rule, spec, parts).await;
+        return open_input(&rule.rule, spec, parts).await.map(source::Feed::Own);
     }
     let everybody: RuleId = SHARED_RULE.parse().map_err(|error| format!("{error}"))?;
     let open = open_input(&everybody, spec, parts);
@@ -229,24 +231,20 @@ async fn open_source(rule: &Compiled, parts: &Parts<'_>) -> Result<source::Input
         .shared
         .subscribe(&spec.stream.definition.name, rule.buffer_length, open)
         .await;
-    subscribed.map(source::Input::Shared)
+    subscribed.map(source::Feed::Shared)
 }
 
-async fn open_input(rule: &RuleId, spec: &SourceUse, parts: &Parts<'_>) -> Result<source::Input, String> {
+async fn open_input(rule: &RuleId, spec: &SourceUse, parts: &Parts<'_>) -> Result<Input, String> {
     let config = source_config(parts.home, spec)?;
     let data_source = &spec.stream.definition.options.data_source;
     if let Some(source) = io::Source::open(&spec.source_type, data_source, config.clone(), parts.hub) {
-        return source
-            .map(source::Input::BuiltIn)
-            .map_err(|error| error.to_string());
+        return source.map(Input::BuiltIn).map_err(|error| error.to_string());
     }
     let opened = parts
         .plugins
         .open_source(&spec.source_type, meta(rule, &spec.op), data_source, config)
         .await;
-    opened
-        .map(source::Input::Portable)
-        .map_err(|error| error.to_string())
+    opened.map(Input::Portable).map_err(|error| error.to_string())
 }
 
 async fn open_sink(rule: &RuleId, spec: &SinkUse, parts: &Parts<'_>) -> Result<sink::Output, String> {

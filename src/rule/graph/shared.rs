@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::End;
-use super::source::{Input, Received};
+use super::input::{Input, Received};
 
 /// The shared sources that run now, by stream. Owns their tasks.
 #[derive(Default)]

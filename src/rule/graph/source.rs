@@ -7,57 +7,45 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::End;
+use super::input::{Input, Received};
 use super::shared::Subscription;
-use crate::io::{self, Tuple};
-use crate::plugin;
 use crate::rule::metrics::{Metrics, now_ms};
 use crate::sql::{CreateStream, Row};
 
 /// Where a source node's messages come from.
-pub(crate) enum Input {
-    BuiltIn(io::Source),
-    Portable(plugin::Source),
+pub(super) enum Feed {
+    /// A source of this rule's own.
+    Own(Input),
+    /// One that other rules read too.
     Shared(Subscription),
 }
 
-/// A message, or the text of an error after which the source goes on.
-pub(super) type Received = Result<Tuple, String>;
-
-impl Input {
+impl Feed {
     /// What comes next; `None` when there will be no more. Cancel safe.
-    pub(super) async fn recv(&mut self) -> Option<Received> {
+    async fn recv(&mut self) -> Option<Received> {
         match self {
-            Self::BuiltIn(source) => source.recv().await.map(Ok),
-            Self::Portable(source) => {
-                let received = source.recv().await?;
-                let tuple = |tuple: plugin::Tuple| Tuple {
-                    message: tuple.message,
-                    meta: tuple.meta,
-                };
-                Some(received.map(tuple).map_err(|error| error.to_string()))
-            }
+            Self::Own(input) => input.recv().await,
             Self::Shared(subscription) => subscription.recv().await,
         }
     }
 
-    /// How a source that says no more ends its rule: a plugin's only does so when it is gone.
-    pub(super) fn end(&self) -> End {
+    /// What it means for the rule when there is no more.
+    fn end(&self) -> End {
         match self {
-            Self::BuiltIn(_) => End::SourceEnded,
-            Self::Portable(_) => End::Failed("the plugin of its source is gone".to_owned()),
+            Self::Own(input) => input.end(),
             Self::Shared(subscription) => subscription.end(),
         }
     }
 
-    pub(super) async fn close(self) {
-        if let Self::Portable(source) = self {
-            source.close().await;
+    async fn close(self) {
+        if let Self::Own(input) = self {
+            input.close().await;
         }
     }
 }
 
 pub(super) async fn run(
-    mut input: Input,
+    mut feed: Feed,
     stream: Arc<CreateStream>,
     rows: mpsc::Sender<Row>,
     metrics: Arc<Metrics>,
@@ -67,10 +55,10 @@ pub(super) async fn run(
         let received = tokio::select! {
             biased;
             () = stop_intake.cancelled() => break None,
-            received = input.recv() => received,
+            received = feed.recv() => received,
         };
         let tuple = match received {
-            None => break Some(input.end()),
+            None => break Some(feed.end()),
             Some(Err(error)) => {
                 metrics.exception(&error);
                 continue;
@@ -97,6 +85,6 @@ pub(super) async fn run(
         }
         metrics.processed(start);
     };
-    input.close().await;
+    feed.close().await;
     end
 }
