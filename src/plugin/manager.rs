@@ -427,7 +427,10 @@ fn list_folders(portable: &Path) -> io::Result<Vec<String>> {
         if kind.is_dir() || kind.is_symlink() {
             names.push(name);
         } else if name.ends_with(".zip") {
-            tracing::warn!("{} lies there packed; install it over REST", entry.path().display());
+            tracing::warn!(
+                "{} lies there packed; install it over REST",
+                entry.path().display()
+            );
         } else {
             tracing::debug!("{} is not a folder, so it is no plugin", entry.path().display());
         }

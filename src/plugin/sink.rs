@@ -112,8 +112,9 @@ impl Sink {
         })
     }
 
-    /// Sends one encoded result. Without acknowledgements `Ok` means that it was handed over to the
-    /// connection; with them, that the sink has acknowledged it.
+    /// Sends one encoded result, waiting as long as a connected sink has no room for it. Without
+    /// acknowledgements `Ok` means that it was handed over to the connection; with them, that the sink has
+    /// acknowledged it.
     ///
     /// # Errors
     /// The sink's own error, no connection or no acknowledgement within the time limit, or it is over for
@@ -122,31 +123,44 @@ impl Sink {
     /// # Cancel safety
     /// The message may or may not have been sent when the future is dropped.
     pub async fn send(&mut self, payload: Bytes) -> Result<(), ChannelError> {
-        if let Some(error) = self.held.has_ended() {
-            return Err(error);
+        let process = self.held.remote().status.borrow().pid;
+        self.owed.begin(process);
+        // Overdue, or unasked for: a plugin may acknowledge though nobody wants it, and must not get stuck.
+        while let Ok(Some(_)) = self.acknowledgements.try_recv() {
+            self.owed.settle();
         }
-        if self.require_ack {
-            let process = self.held.remote().status.borrow().pid;
-            self.owed.begin(process);
-            while let Ok(Some(_)) = self.acknowledgements.try_recv() {
-                // Overdue, or unasked for.
-                self.owed.settle();
-            }
-        }
-        let limit = self.held.remote().settings.send_timeout;
-        let sent = timeout(limit, self.data.send(payload)).await;
-        if !matches!(sent, Ok(Ok(()))) {
-            let (plugin, status) = self.held.describe();
-            return Err(ChannelError::NotTaken {
-                plugin,
-                limit,
-                status,
-            });
-        }
+        self.hand_over(payload).await?;
         if self.require_ack {
             self.acknowledged().await
         } else {
             Ok(())
+        }
+    }
+
+    async fn hand_over(&mut self, payload: Bytes) -> Result<(), ChannelError> {
+        let limit = self.held.remote().settings.send_timeout;
+        let mut waited = Duration::ZERO;
+        loop {
+            if let Some(error) = self.held.has_ended() {
+                return Err(error);
+            }
+            match timeout(limit, self.data.send(payload.clone())).await {
+                Ok(Ok(())) => return Ok(()),
+                // It is slow, and the rule waits for it: that is back-pressure.
+                Err(_) if !self.data.pipes().is_empty() => {
+                    waited += limit;
+                    let (plugin, status) = self.held.describe();
+                    tracing::warn!(%plugin, "a sink has had no room for {waited:?}; the plugin is {status}");
+                }
+                Ok(Err(_)) | Err(_) => {
+                    let (plugin, status) = self.held.describe();
+                    return Err(ChannelError::NotTaken {
+                        plugin,
+                        limit,
+                        status,
+                    });
+                }
+            }
         }
     }
 

@@ -370,3 +370,42 @@ async fn a_sink_that_takes_nothing_is_an_error_after_the_limit() {
     assert!(error.to_string().contains(&scene.name), "{error}");
     scene.host.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_slow_sink_holds_the_sender_and_loses_nothing() {
+    const MESSAGES: u32 = 400;
+    // Far shorter than what the sink takes over a full connection: waiting must not count as an error.
+    let mut scene = scene(|home| home.settings.send_timeout = Duration::from_millis(1)).await;
+    let (mut sink, data, _acks) = scene.open_sink(false).await;
+    let body = |n: u32| [&n.to_be_bytes()[..], &[0; 100_000]].concat();
+    let sender = async {
+        for n in 0..MESSAGES {
+            sink.send(body(n).into()).await.unwrap();
+        }
+    };
+    let receiver = async {
+        for n in 0..MESSAGES {
+            assert_eq!(data.recv().await.unwrap()[..4], n.to_be_bytes());
+            tokio::task::yield_now().await;
+        }
+    };
+    within("every message", async { tokio::join!(sender, receiver) }).await;
+    scene.host.shutdown().await;
+}
+
+#[tokio::test]
+async fn acknowledgements_that_nobody_wants_do_not_hold_up_the_plugin() {
+    let mut scene = scene(|_| {}).await;
+    let (mut sink, data, acks) = scene.open_sink(false).await;
+    // More than any buffer on the way holds.
+    let ack = ["{}", &" ".repeat(100_000)].concat();
+    within("an exchange", async {
+        for n in 0..1000_u32 {
+            sink.send(n.to_be_bytes().to_vec().into()).await.unwrap();
+            data.recv().await.unwrap();
+            acks.send(ack.clone()).await.unwrap();
+        }
+    })
+    .await;
+    scene.host.shutdown().await;
+}
