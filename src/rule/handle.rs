@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mangrove_protocol::Object;
 use mangrove_protocol::name::RuleId;
 use serde_json::Value;
 
@@ -9,7 +10,7 @@ use super::compile::resolve_source;
 use super::definition::Definition;
 use super::registry::{Rule, Shared};
 use super::stream::Stream;
-use super::{Error, RuleSummary, graph, internal, invalid};
+use super::{Error, RuleSummary, StreamSummary, graph, internal, invalid};
 use crate::store::Table;
 
 /// What the rest of the host may do with streams and rules. Cheap to clone.
@@ -69,6 +70,25 @@ impl Handle {
     /// [`Error::NotFound`] without such a stream.
     pub fn describe_stream(&self, name: &str) -> Result<Value, Error> {
         Ok(self.stream(name)?.definition.describe())
+    }
+
+    /// A stream's fields by name, in a shape like JSON schema.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] without such a stream.
+    pub fn stream_schema(&self, name: &str) -> Result<Object, Error> {
+        Ok(self.stream(name)?.definition.schema())
+    }
+
+    /// Every stream, by name.
+    pub fn stream_summaries(&self) -> Vec<StreamSummary> {
+        let lower = |text: &Option<String>| text.as_ref().map(|text| text.to_lowercase());
+        let summary = |(name, stream): (&String, &Stream)| StreamSummary {
+            name: name.clone(),
+            r#type: lower(&stream.definition.options.source_type).unwrap_or_default(),
+            format: lower(&stream.definition.options.format).unwrap_or_else(|| "json".to_owned()),
+        };
+        self.shared.registry().streams.iter().map(summary).collect()
     }
 
     /// Deletes a stream; one that rules read only with `force`.

@@ -54,6 +54,17 @@ pub enum Error {
     Internal(String),
 }
 
+/// One row of the list of streams.
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamSummary {
+    /// Its name.
+    pub name: String,
+    /// Its source.
+    pub r#type: String,
+    /// The format of its messages.
+    pub format: String,
+}
+
 /// One row of the list of rules.
 #[derive(Clone, Debug, Serialize)]
 pub struct RuleSummary {

@@ -46,6 +46,11 @@ impl CreateStream {
         conform_fields(&self.fields, message, self.options.strict_validation).map_err(Mismatch::into_error)
     }
 
+    /// The fields by name, as eKuiper's REST shows a schema: `{"id":{"type":"bigint"},…}`.
+    pub fn schema(&self) -> Object {
+        properties(&self.fields)
+    }
+
     /// The stream as eKuiper's REST describes it: `{"Name":…,"StreamFields":[…],"Options":{…}}`.
     pub fn describe(&self) -> Value {
         let fields: Vec<Value> = self
@@ -60,6 +65,22 @@ impl CreateStream {
             })
             .collect();
         json!({ "Name": self.name, "StreamFields": fields, "Options": describe_options(&self.options) })
+    }
+}
+
+/// The fields of a stream or struct by name, with their types in words.
+fn properties(fields: &[Field]) -> Object {
+    fields
+        .iter()
+        .map(|field| (field.name.clone(), property(&field.ty)))
+        .collect()
+}
+
+fn property(ty: &FieldType) -> Value {
+    match ty {
+        FieldType::Array(element) => json!({ "type": "array", "items": property(element) }),
+        FieldType::Struct(fields) => json!({ "type": "struct", "properties": properties(fields) }),
+        simple => json!({ "type": name(simple) }),
     }
 }
 
@@ -371,5 +392,20 @@ mod tests {
             },
         });
         assert_eq!(stream.describe(), expected);
+    }
+
+    #[test]
+    fn a_schema_has_every_field_with_its_type_in_words() {
+        let sql =
+            "CREATE STREAM s (id BIGINT, tags ARRAY(STRING), place STRUCT(lat FLOAT)) WITH (TYPE=\"memory\")";
+        let Ok(Statement::CreateStream(stream)) = parse(sql) else {
+            panic!("{sql}")
+        };
+        let expected = json!({
+            "id": { "type": "bigint" },
+            "tags": { "type": "array", "items": { "type": "string" } },
+            "place": { "type": "struct", "properties": { "lat": { "type": "float" } } },
+        });
+        assert_eq!(Value::Object(stream.schema()), expected);
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Results and changes of state are awaited as lines of the host's log.
 
+mod documents;
 mod host;
 mod plugins;
-mod readme;
 mod rest;
 mod restart;
 mod rules;

@@ -163,7 +163,7 @@ async fn a_source_that_nobody_reads_is_slowed_down() {
     let message = SourceMessage::Error("x".repeat(100_000)).encode();
     let mut sent = 0;
     // The queues of both ends and the system's are finite: sooner or later nothing more is taken.
-    while tokio::time::timeout(Duration::from_millis(500), push.send(message.clone()))
+    while timeout(Duration::from_millis(500), push.send(message.clone()))
         .await
         .is_ok()
     {
