@@ -13,8 +13,9 @@ fn main() -> ExitCode {
     match serve(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Not `{error:#}`: the library's errors hold the text of their sources already.
-            eprintln!("mangrove: {error}");
+            // Not `{error:#}`: the library's errors hold the text of their sources already. Not `eprintln!`: it
+            // panics when nobody reads any more.
+            let _unread = writeln!(std::io::stderr(), "mangrove: {error}");
             ExitCode::FAILURE
         }
     }
@@ -49,6 +50,8 @@ fn log_to_stderr(level: &str) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A line that cannot be written is lost. Told about it, the subscriber would panic: on the same stream.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     Ok(())

@@ -27,7 +27,11 @@ pub(crate) struct Reply {
 impl Host {
     /// Starts the program in `home` and waits until it says that it is ready.
     pub(crate) async fn start(home: &Path) -> Self {
-        let mut process = Self::spawn(home);
+        Self::ready(Self::spawn(home)).await
+    }
+
+    /// Waits until a program that was started with [`Host::spawn`] or in its way says that it is ready.
+    pub(crate) async fn ready(mut process: Process) -> Self {
         let line = process
             .line("its ready line", |line| {
                 line.starts_with("mangrove is ready at http://")
@@ -48,6 +52,19 @@ impl Host {
             .arg("--home")
             .arg(home)
             .args(["--rest", "127.0.0.1:0"]);
+        Process::spawn(command)
+    }
+
+    /// Starts the program with a log that cannot be written: no line of it fits the disk any more.
+    pub(crate) fn spawn_without_log(home: &Path) -> Process {
+        let mut command = Command::new("sh");
+        command
+            .args([
+                "-c",
+                r#"exec "$0" serve --home "$1" --rest 127.0.0.1:0 --log debug 2>/dev/full"#,
+            ])
+            .arg(env!("CARGO_BIN_EXE_mangrove"))
+            .arg(home);
         Process::spawn(command)
     }
 

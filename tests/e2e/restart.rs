@@ -51,3 +51,20 @@ async fn a_second_host_in_the_same_home_is_refused() {
         .await;
     assert!(!second.wait().await.success());
 }
+
+#[tokio::test]
+async fn a_log_that_cannot_be_written_stops_nothing() {
+    let home = home_with_cars();
+    let host = Host::ready(Host::spawn_without_log(home.path())).await;
+    host.stream(r#"CREATE STREAM cars () WITH (TYPE="simulator", CONF_KEY="cars")"#)
+        .await;
+    host.rule(&json!({"id": "r1", "sql": "SELECT size FROM cars", "actions": [{"log": {}}]}))
+        .await;
+    assert_eq!(host.get("/ping").await.status, 200);
+
+    // Nor does it change how a host ends that cannot start.
+    let mut second = Host::spawn_without_log(home.path());
+    assert_eq!(second.wait().await.code(), Some(1));
+    assert_eq!(host.get("/ping").await.status, 200);
+    assert!(host.interrupt().await.success());
+}
