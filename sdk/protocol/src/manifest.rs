@@ -13,6 +13,9 @@ use crate::name::{NameError, PluginName, SymbolName};
 /// The largest manifest that is read, in bytes.
 pub const MAX_SIZE: usize = 256 * 1024;
 
+/// The longest `startTimeout`, in milliseconds: one hour is longer than anybody should wait for a plugin.
+pub const MAX_START_TIMEOUT: u64 = 3_600_000;
+
 /// What a plugin folder says of itself.
 ///
 /// ```
@@ -56,7 +59,7 @@ pub struct Manifest {
     /// Environment variables for the process.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
-    /// How long the process may take until its first handshake, in milliseconds.
+    /// How long the process may take until its first handshake, in milliseconds, from 1 to [`MAX_START_TIMEOUT`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_timeout: Option<u64>,
     /// What it is for, for people.
@@ -158,6 +161,12 @@ pub enum ManifestError {
     VirtualEnvType {
         /// What it says.
         found: String,
+    },
+    /// A `startTimeout` that nobody can wait for.
+    #[error("\"startTimeout\" is {found}; expected an integer from 1 to {MAX_START_TIMEOUT} (milliseconds)")]
+    StartTimeout {
+        /// What it says, in milliseconds.
+        found: u64,
     },
     /// A NUL byte or a `=` where the system's environment can't hold it.
     #[error("{field:?} holds {text:?}, which cannot be handed to a process")]
@@ -300,7 +309,7 @@ impl Raw {
             env: self.env.filter(|env| !env.is_empty()),
             args: self.args.unwrap_or_default(),
             environment: self.environment.unwrap_or_default(),
-            start_timeout: self.start_timeout,
+            start_timeout: check_start_timeout(self.start_timeout)?,
             description: self.description,
         };
         if SymbolKind::ALL
@@ -352,6 +361,15 @@ fn check_virtual_env_type(word: Option<String>) -> Result<Option<VirtualEnvType>
         Some(found) => Err(ManifestError::VirtualEnvType {
             found: found.to_owned(),
         }),
+    }
+}
+
+fn check_start_timeout(milliseconds: Option<u64>) -> Result<Option<u64>, ManifestError> {
+    match milliseconds {
+        Some(found) if !(1..=MAX_START_TIMEOUT).contains(&found) => {
+            Err(ManifestError::StartTimeout { found })
+        }
+        milliseconds => Ok(milliseconds),
     }
 }
 
@@ -461,6 +479,13 @@ mod tests {
         assert!(refusal(&with(r#","virtualEnvType":"nix""#)).contains("expected conda, venv or uv"));
         assert!(refusal(&with(r#","virtualEnvType":"conda""#)).contains(r#""env" is missing"#));
         assert!(refusal(&with(r#","environment":{"A=B":"c"}"#)).contains("environment"));
+        for milliseconds in [0, MAX_START_TIMEOUT + 1, u64::MAX] {
+            let said = refusal(&with(&format!(r#","startTimeout":{milliseconds}"#)));
+            assert!(
+                said.starts_with(&format!(r#""startTimeout" is {milliseconds}; expected"#)),
+                "{said}"
+            );
+        }
         assert!(refusal(r#"{"version":"1","language":"go","executable":"x"}"#).contains("no symbol"));
         assert!(refusal(r#"{"language":"go","executable":"x","functions":["f"]}"#).contains(r#""version""#));
     }
