@@ -160,7 +160,9 @@ impl Plugin {
     /// Wrong names, a first argument that no host passes, or a host that stays away.
     pub async fn run(mut self) -> Result<(), RunError> {
         log_to_stderr();
-        if let Some(argument) = std::env::args().nth(1) {
+        // Not `args`: it panics at a program's path that is no UTF-8.
+        if let Some(argument) = std::env::args_os().nth(1) {
+            let argument = argument.to_string_lossy().into_owned();
             self.options = with_argument(self.options, argument)?;
         }
         let stop = CancellationToken::new();
