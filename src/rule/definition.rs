@@ -10,6 +10,9 @@ use serde_json::Value;
 /// The most actions of one rule.
 const MAX_ACTIONS: usize = 64;
 
+/// The longest queue between two nodes, as the setting `rule.bufferLength` allows it.
+const MAX_BUFFER: usize = 1_000_000;
+
 /// The id that `/rules/validate` takes away from rules.
 const RESERVED_ID: &str = "validate";
 
@@ -86,8 +89,8 @@ pub(crate) enum DefinitionError {
         sink: String,
         reason: String,
     },
-    #[error("\"bufferLength\" is 0; expected at least 1")]
-    NoBuffer,
+    #[error("\"bufferLength\" is {0}; expected an integer from 1 to {MAX_BUFFER}")]
+    BufferLength(usize),
 }
 
 impl Definition {
@@ -129,9 +132,7 @@ impl Definition {
             .enumerate()
             .map(Action::parse)
             .collect::<Result<_, _>>()?;
-        if raw.options.buffer_length == Some(0) {
-            return Err(DefinitionError::NoBuffer);
-        }
+        check_buffer(raw.options.buffer_length)?;
         let name = raw
             .name
             .filter(|name| !name.is_empty())
@@ -171,14 +172,19 @@ impl Action {
         };
         let options = SinkOptions::deserialize(&Value::Object(properties.clone()))
             .map_err(|error| refuse(&sink, error.to_string()))?;
-        if options.buffer_length == Some(0) {
-            return Err(refuse(&sink, DefinitionError::NoBuffer.to_string()));
-        }
+        check_buffer(options.buffer_length).map_err(|error| refuse(&sink, error.to_string()))?;
         Ok(Self {
             sink,
             properties,
             options,
         })
+    }
+}
+
+fn check_buffer(length: Option<usize>) -> Result<(), DefinitionError> {
+    match length {
+        Some(length) if !(1..=MAX_BUFFER).contains(&length) => Err(DefinitionError::BufferLength(length)),
+        _ => Ok(()),
     }
 }
 
@@ -262,6 +268,32 @@ mod tests {
             refusal(&rule(r#","actions":[{"log":{"sendSingle":"yes"}}]"#)).contains("expected a boolean")
         );
         assert!(refusal(&rule(r#","graph":{}"#)).contains("graph"));
+    }
+
+    #[test]
+    fn a_queue_can_neither_hold_nothing_nor_everything() {
+        let rule = |length: u64| {
+            let of_rule = format!(
+                r#"{{"id":"r","sql":"SELECT * FROM s","actions":[{{"log":{{}}}}],"options":{{"bufferLength":{length}}}}}"#
+            );
+            let of_sink = format!(
+                r#"{{"id":"r","sql":"SELECT * FROM s","actions":[{{"log":{{"bufferLength":{length}}}}}]}}"#
+            );
+            [of_rule, of_sink]
+        };
+        for length in [1, 1_000_000] {
+            for text in rule(length) {
+                assert!(Definition::parse(&text, None).is_ok(), "{text}");
+            }
+        }
+        for length in [0, 1_000_001, u64::MAX >> 3, u64::MAX] {
+            for text in rule(length) {
+                let said = refusal(&text);
+                let expected =
+                    format!(r#""bufferLength" is {length}; expected an integer from 1 to 1000000"#);
+                assert!(said.ends_with(&expected), "{said}");
+            }
+        }
     }
 
     #[test]
