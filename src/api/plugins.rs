@@ -32,6 +32,7 @@ fn one() -> MethodRouter<Host> {
 
 /// Where a plugin comes from. Other fields of eKuiper's requests are not looked at.
 #[derive(Deserialize)]
+#[serde(expecting = "an object with \"name\" and \"file\"")]
 struct Descriptor {
     name: Option<String>,
     file: String,

@@ -24,8 +24,9 @@ pub(super) fn routes() -> Router<Host> {
 
 /// The body of a request that carries a statement.
 #[derive(Deserialize)]
-struct Statement {
-    sql: String,
+#[serde(expecting = "an object with \"sql\"")]
+pub(super) struct Statement {
+    pub(super) sql: String,
 }
 
 #[derive(Default, Deserialize)]

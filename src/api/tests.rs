@@ -8,12 +8,8 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::request::{JsonBody, JsonText, Name};
+use super::streams::Statement;
 use super::*;
-
-#[derive(serde::Deserialize)]
-struct Statement {
-    sql: String,
-}
 
 fn stand_in() -> Router {
     let settings = Rest {
@@ -100,6 +96,11 @@ async fn a_body_that_is_not_what_was_expected_is_400_and_says_where() {
             "/streams",
             r#"{"sql":7}"#,
             "invalid type: integer `7`, expected a string at line 1 column 8",
+        ),
+        (
+            "/streams",
+            "null",
+            "invalid type: null, expected an object with \"sql\" at line 1 column 4",
         ),
         ("/rules", "{id: 1}", "key must be a string at line 1 column 2"),
         ("/rules", "{} x", "trailing characters at line 1 column 4"),
