@@ -122,7 +122,7 @@ impl Handle {
     fn check_stream(&self, sql: &str) -> Result<Stream, Error> {
         let stream = Stream::parse(sql).map_err(invalid)?;
         let source = resolve_source(&stream, &self.shared.plugins).map_err(invalid)?;
-        graph::source_config(&self.shared.home, &source).map_err(invalid)?;
+        graph::check_source(&self.shared.home, &source).map_err(invalid)?;
         Ok(stream)
     }
 

@@ -76,6 +76,17 @@ async fn what_a_request_gets_wrong_is_named() {
             "sink \"teleport\" is not found",
         ),
         (
+            rule(
+                "SELECT * FROM demo",
+                json!([{"nop": {}}, {"memory": {"topic": 5}}]),
+            ),
+            "action 1, sink \"memory\"",
+        ),
+        (
+            rule("SELECT * FROM demo", json!([{"nop": {"bufferLength": u64::MAX}}])),
+            "\"bufferLength\" is 18446744073709551615",
+        ),
+        (
             rule("SELECT * FROM demo", json!([])),
             "\"actions\" is missing or empty",
         ),
@@ -98,7 +109,11 @@ async fn what_a_request_gets_wrong_is_named() {
     let no_key = r#"CREATE STREAM s () WITH (TYPE="simulator", CONF_KEY="nokey")"#;
     let no_key = host.post("/streams", &json!({ "sql": no_key })).await;
     assert!(no_key.error(400).contains("nokey"), "{}", no_key.body);
+    let no_topic = r#"CREATE STREAM s () WITH (TYPE="memory", DATASOURCE="a/#/b")"#;
+    let no_topic = host.post("/streams", &json!({ "sql": no_topic })).await;
+    assert!(no_topic.error(400).contains("a/#/b"), "{}", no_topic.body);
     assert_eq!(host.request("POST", "/rules", "{").await.status, 400);
+    assert_eq!(host.get("/streams").await.json(), json!(["demo"]));
     assert_eq!(
         host.get("/rules").await.json(),
         json!([]),

@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::compile::{Compiled, SinkUse, SourceUse};
+use super::definition::Action;
 use super::metrics::Metrics;
 use crate::config::conf_key;
 use crate::{io, plugin};
@@ -212,12 +213,45 @@ fn meta(rule: &RuleId, op: &OpId) -> Meta {
 }
 
 /// The properties of the stream's conf key, with those of `EXTRA` laid over them.
-pub(crate) fn source_config(home: &Path, spec: &SourceUse) -> Result<Object, String> {
+fn source_config(home: &Path, spec: &SourceUse) -> Result<Object, String> {
     let key = spec.stream.definition.options.conf_key.as_deref();
     let config = conf_key(home, SymbolKind::Source, &spec.source_type, key);
     let mut config = config.map_err(|error| error.to_string())?;
     config.extend(spec.stream.extra.clone());
     Ok(config)
+}
+
+/// Checks the properties of a rule's built-in sinks and source as opening them would. Those of portable ones are
+/// for their plugins to judge, when they are started.
+///
+/// # Errors
+/// The first that would not open.
+pub(crate) fn check_ends(rule: &Compiled, home: &Path) -> Result<(), OpenError> {
+    for (index, spec) in rule.sinks.iter().enumerate() {
+        let Action { sink, properties, .. } = &spec.action;
+        let opened = io::Sink::open(sink, rule.rule.as_str(), properties.clone(), &Arc::default());
+        opened.transpose().map_err(|error| OpenError::Sink {
+            index,
+            sink: sink.clone(),
+            reason: error.to_string(),
+        })?;
+    }
+    check_source(home, &rule.source)
+}
+
+/// The same for a stream's source alone.
+pub(crate) fn check_source(home: &Path, spec: &SourceUse) -> Result<(), OpenError> {
+    let refuse = |reason| OpenError::Source {
+        stream: spec.stream.definition.name.clone(),
+        reason,
+    };
+    let config = source_config(home, spec).map_err(refuse)?;
+    let data_source = &spec.stream.definition.options.data_source;
+    let opened = io::Source::open(&spec.source_type, data_source, config, &Arc::default());
+    match opened {
+        Some(Err(error)) => Err(refuse(error.to_string())),
+        _ => Ok(()),
+    }
 }
 
 async fn open_source(rule: &Compiled, parts: &Parts<'_>) -> Result<source::Feed, String> {
