@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 
@@ -23,7 +23,8 @@ const CACHE: usize = 8 * 1024 * 1024;
 /// The store's handle; cheap to clone. The file is released when the last one is dropped.
 #[derive(Clone, Debug)]
 pub struct Store {
-    database: Arc<Database>,
+    /// `None` after the disk has failed it, until it is opened again.
+    database: Arc<Mutex<Option<Database>>>,
     path: Arc<Path>,
 }
 
@@ -112,7 +113,7 @@ impl Store {
         let opened = path.clone();
         let database = blocking("open", &path, move || open_or_create(&opened)).await?;
         Ok(Self {
-            database: Arc::new(database),
+            database: Arc::new(Mutex::new(Some(database))),
             path,
         })
     }
@@ -125,19 +126,15 @@ impl Store {
     /// # Cancel safety
     /// Safe.
     pub async fn list(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-        let store = self.clone();
-        blocking("read", &self.path, move || {
-            let read = || -> Result<_, redb::Error> {
-                let table = store.database.begin_read()?.open_table(table.definition())?;
-                table
-                    .iter()?
-                    .map(|entry| {
-                        let (key, value) = entry?;
-                        Ok((key.value().to_owned(), value.value().to_owned()))
-                    })
-                    .collect()
-            };
-            read().map_err(|error| failed("read", &store.path, error))
+        self.with("read", move |database| {
+            let table = database.begin_read()?.open_table(table.definition())?;
+            table
+                .iter()?
+                .map(|entry| {
+                    let (key, value) = entry?;
+                    Ok((key.value().to_owned(), value.value().to_owned()))
+                })
+                .collect()
         })
         .await
     }
@@ -182,15 +179,37 @@ impl Store {
         &self,
         change: impl FnOnce(&redb::WriteTransaction) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.with("write", move |database| {
+            let transaction = database.begin_write()?;
+            let result = change(&transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        })
+        .await
+    }
+
+    /// Runs `work` on a blocking thread, one at a time.
+    ///
+    /// Once the disk has failed it, redb refuses everything, because it cannot know what was written. So the file
+    /// is closed then, and opened and checked again by the next call: a disk that was full is not full for ever.
+    async fn with<T: Send + 'static>(
+        &self,
+        verb: &'static str,
+        work: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let store = self.clone();
-        blocking("write", &self.path, move || {
-            let write = || -> Result<T, redb::Error> {
-                let transaction = store.database.begin_write()?;
-                let result = change(&transaction)?;
-                transaction.commit()?;
-                Ok(result)
+        blocking(verb, &self.path, move || {
+            let mut slot = store.database.lock().unwrap_or_else(PoisonError::into_inner);
+            // Taken out, so that it is also closed when redb panics.
+            let database = match slot.take() {
+                Some(database) => database,
+                None => open(&store.path)?,
             };
-            write().map_err(|error| failed("write", &store.path, error))
+            let result = work(&database);
+            if !matches!(result, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {
+                *slot = Some(database);
+            }
+            result.map_err(|error| failed(verb, &store.path, error))
         })
         .await
     }
@@ -320,8 +339,13 @@ fn failed(verb: &'static str, path: &Path, source: impl Into<redb::Error>) -> St
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use redb::StorageBackend;
+    use redb::backends::InMemoryBackend;
     use tempfile::TempDir;
+
+    use super::*;
 
     fn file(home: &TempDir) -> PathBuf {
         home.path().join("data/mangrove.redb")
@@ -454,13 +478,11 @@ mod tests {
 
         let newer = file(&home);
         let store = Store::open(&newer).await.unwrap();
-        let transaction = store.database.begin_write().unwrap();
-        transaction
-            .open_table(META)
-            .unwrap()
-            .insert("format", FORMAT + 1)
-            .unwrap();
-        transaction.commit().unwrap();
+        let newer_format = store.write(|transaction| {
+            transaction.open_table(META)?.insert("format", FORMAT + 1)?;
+            Ok(())
+        });
+        newer_format.await.unwrap();
         drop(store);
         let error = refusal(&newer).await;
         assert!(
@@ -469,6 +491,68 @@ mod tests {
                 .ends_with("has format 2; this host reads format 1"),
             "{error}"
         );
+    }
+
+    /// A disk that can be full.
+    #[derive(Debug, Default)]
+    struct Disk {
+        memory: InMemoryBackend,
+        full: Arc<AtomicBool>,
+    }
+
+    impl Disk {
+        fn room(&self) -> io::Result<()> {
+            match self.full.load(Ordering::SeqCst) {
+                true => Err(io::ErrorKind::StorageFull.into()),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.memory.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.memory.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.room()?;
+            self.memory.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.memory.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.room()?;
+            self.memory.write(offset, data)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_was_full_is_written_again_when_there_is_room() {
+        let home = TempDir::new().unwrap();
+        let store = Store::open(&file(&home)).await.unwrap();
+        store.put(Table::Rules, "before", Vec::new()).await.unwrap();
+        let disk = Disk::default();
+        let full = disk.full.clone();
+        let failing = Database::builder().create_with_backend(disk).unwrap();
+        *store.database.lock().unwrap() = Some(failing);
+
+        full.store(true, Ordering::SeqCst);
+        let error = store
+            .put(Table::Rules, "lost", vec![0; 100_000])
+            .await
+            .unwrap_err();
+        assert!(error.to_string().starts_with("cannot write "), "{error}");
+        store.put(Table::Rules, "after", Vec::new()).await.unwrap();
+        let keys = store.list(Table::Rules).await.unwrap();
+        let keys: Vec<_> = keys.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, ["after", "before"]);
     }
 
     #[tokio::test]
