@@ -61,7 +61,8 @@ pub struct Portable {
     pub python_bin: String,
     /// The command that runs Python plugins of `virtualEnvType` `conda`.
     pub conda_bin: String,
-    /// How long a plugin may take to send; handed to its SDK.
+    /// How long a plugin may take to send, handed to its SDK; and how long a result waits for a sink that has no
+    /// connection.
     pub send_timeout: Duration,
     /// How long a process may take until its first handshake; the manifest's `startTimeout` wins.
     pub start_timeout: Duration,
