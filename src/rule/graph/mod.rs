@@ -78,6 +78,8 @@ pub(crate) enum End {
 pub(crate) struct Graph {
     nodes: JoinSet<Option<End>>,
     stop_intake: CancellationToken,
+    /// The source's word on why there is no more.
+    end: End,
 }
 
 /// The counters of a rule's nodes, from the source to the sinks.
@@ -146,7 +148,14 @@ impl Graph {
             source_metrics,
             stop_intake.clone(),
         ));
-        (Self { nodes, stop_intake }, metrics)
+        (
+            Self {
+                nodes,
+                stop_intake,
+                end: End::SourceEnded,
+            },
+            metrics,
+        )
     }
 
     /// Waits until the rule ends by itself.
@@ -154,16 +163,15 @@ impl Graph {
     /// # Cancel safety
     /// Safe: the graph goes on and can be waited for again or stopped.
     pub(crate) async fn ended(&mut self) -> End {
-        let mut end = End::SourceEnded;
         while let Some(node) = self.nodes.join_next().await {
             match node {
-                // The source's word is kept, the nodes behind it still work off what is queued.
+                // The nodes behind the source still work off what is queued.
                 Ok(None) => {}
-                Ok(Some(reason)) => end = reason,
+                Ok(Some(end)) => self.end = end,
                 Err(error) => return End::Failed(format!("a node of the rule broke: {error}")),
             }
         }
-        end
+        self.end.clone()
     }
 
     /// Stops taking in, waits for what is queued within a limit, then ends what is left.

@@ -4,7 +4,7 @@
 //! the source waits for the slowest of them, so that no rule misses a message.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -17,9 +17,13 @@ use super::input::{Input, Received};
 /// The shared sources that run now, by stream. Owns their tasks.
 #[derive(Default)]
 pub(crate) struct SharedSources {
-    running: tokio::sync::Mutex<HashMap<String, Running>>,
+    /// Streams keep their slots: there are only as many as a user gave names to.
+    slots: Mutex<HashMap<String, Arc<Slot>>>,
     tasks: TaskTracker,
 }
+
+/// One stream's source. Locked while it is opened, which may take a plugin's start.
+type Slot = tokio::sync::Mutex<Option<Running>>;
 
 struct Running {
     readers: Weak<Readers>,
@@ -28,7 +32,8 @@ struct Running {
 
 /// The rules that read one source. When the last of them lets go, the source is told to stop.
 struct Readers {
-    queues: Mutex<Vec<mpsc::Sender<Received>>>,
+    /// `None` once the source has ended: whoever comes then has come too late.
+    queues: Mutex<Option<Vec<mpsc::Sender<Received>>>>,
     /// What it means for a rule when the source has nothing more.
     end: End,
     _stop: DropGuard,
@@ -49,40 +54,41 @@ impl SharedSources {
         buffer_length: usize,
         open: impl Future<Output = Result<Input, E>>,
     ) -> Result<Subscription, E> {
-        let mut running = self.running.lock().await;
-        if let Some(source) = running.remove(stream) {
-            match source.readers.upgrade() {
-                Some(readers) if !source.task.is_finished() => {
-                    let subscription = subscribe(&readers, buffer_length);
-                    running.insert(stream.to_owned(), source);
-                    return Ok(subscription);
-                }
-                // Its last reader has left: what it holds must be closed before it is opened again.
-                _ => {
-                    if let Err(error) = source.task.await {
-                        tracing::error!(stream, "the shared source broke: {error}");
-                    }
-                }
+        let slot = self.slot(stream);
+        let mut running = slot.lock().await;
+        if let Some(source) = running.take() {
+            let joined = source
+                .readers
+                .upgrade()
+                .and_then(|readers| subscribe(&readers, buffer_length));
+            if let Some(subscription) = joined {
+                *running = Some(source);
+                return Ok(subscription);
+            }
+            // It has ended, or its last reader has left: what it holds must be closed before it is opened again.
+            if let Err(error) = source.task.await {
+                tracing::error!(stream, "the shared source broke: {error}");
             }
         }
         let input = open.await?;
         let stop = CancellationToken::new();
-        let (queues, _stop) = (Mutex::default(), stop.clone().drop_guard());
+        let (sender, queue) = mpsc::channel(buffer_length);
         let readers = Arc::new(Readers {
-            queues,
+            queues: Mutex::new(Some(vec![sender])),
             end: input.end(),
-            _stop,
+            _stop: stop.clone().drop_guard(),
         });
-        let subscription = subscribe(&readers, buffer_length);
         let task = self.tasks.spawn(fan_out(input, Arc::downgrade(&readers), stop));
-        running.insert(
-            stream.to_owned(),
-            Running {
-                readers: Arc::downgrade(&readers),
-                task,
-            },
-        );
-        Ok(subscription)
+        *running = Some(Running {
+            readers: Arc::downgrade(&readers),
+            task,
+        });
+        Ok(Subscription { queue, readers })
+    }
+
+    fn slot(&self, stream: &str) -> Arc<Slot> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.entry(stream.to_owned()).or_default().clone()
     }
 
     /// Waits until all sources are closed; their readers must have left.
@@ -103,16 +109,19 @@ impl Subscription {
     }
 }
 
-fn subscribe(readers: &Arc<Readers>, buffer_length: usize) -> Subscription {
+/// `None`: the source has ended.
+fn subscribe(readers: &Arc<Readers>, buffer_length: usize) -> Option<Subscription> {
     let (sender, queue) = mpsc::channel(buffer_length);
-    readers
-        .queues
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(sender);
-    Subscription {
+    readers.queues().as_mut()?.push(sender);
+    Some(Subscription {
         queue,
         readers: readers.clone(),
+    })
+}
+
+impl Readers {
+    fn queues(&self) -> MutexGuard<'_, Option<Vec<mpsc::Sender<Received>>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -125,10 +134,11 @@ async fn fan_out(mut input: Input, readers: Weak<Readers>, stop: CancellationTok
         };
         let Some(received) = received else { break };
         // Not held while waiting: it is what keeps the source running.
-        let queues = readers.upgrade().map(|readers| {
-            let mut queues = readers.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let queues = readers.upgrade().and_then(|readers| {
+            let mut queues = readers.queues();
+            let queues = queues.as_mut()?;
             queues.retain(|queue| !queue.is_closed());
-            queues.clone()
+            Some(queues.clone())
         });
         for queue in queues.unwrap_or_default() {
             // A rule that left meanwhile wants nothing any more.
@@ -137,11 +147,7 @@ async fn fan_out(mut input: Input, readers: Weak<Readers>, stop: CancellationTok
     }
     if let Some(readers) = readers.upgrade() {
         // The readers' queues end with the source.
-        readers
-            .queues
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        *readers.queues() = None;
     }
     input.close().await;
 }
