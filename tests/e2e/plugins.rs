@@ -121,6 +121,38 @@ async fn a_killed_plugin_is_started_again_and_its_rules_go_on() {
 }
 
 #[tokio::test]
+async fn a_shared_stream_runs_its_source_once_for_all_its_rules() {
+    let _car = testkit::exclusive("car");
+    let home = home_with_car();
+    let mut host = Host::start(home.path()).await;
+    host.stream(r#"CREATE STREAM cars () WITH (TYPE="json", CONF_KEY="fast", SHARED="true")"#)
+        .await;
+    for id in ["e2e-first", "e2e-second"] {
+        host.rule(
+            &json!({"id": id, "sql": "SELECT color FROM cars WHERE size = 3", "actions": [{"log": {}}]}),
+        )
+        .await;
+        assert_eq!(host.logged(id).await, json!([{"color": "red"}]));
+    }
+    let status = host.get("/plugins/portables/car/status").await.json();
+    assert_eq!(status["refCount"], json!({"shared": 1}), "{status}");
+    assert_eq!(host.delete("/rules/e2e-first").await.status, 200);
+    host.process
+        .line("the first rule's end", |line| line.contains("rule stopped"))
+        .await;
+    assert_eq!(
+        host.logged("e2e-second").await,
+        json!([{"color": "red"}]),
+        "the other rule goes on"
+    );
+    assert_eq!(host.delete("/rules/e2e-second").await.status, 200);
+    host.process
+        .line("the end of the source", |line| line.contains("source ended"))
+        .await;
+    assert!(host.interrupt().await.success());
+}
+
+#[tokio::test]
 async fn a_function_of_a_plugin_is_validated_when_the_rule_is_created() {
     let _car = testkit::exclusive("car");
     let home = home_with_car();
