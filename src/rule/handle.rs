@@ -155,9 +155,12 @@ impl Handle {
         // Before a plugin is asked about functions: the common mistake gets the short answer.
         self.refuse_duplicate(&definition.id)?;
         self.shared.check(&definition).await?;
-        let _change = self.shared.changes.lock().await;
-        self.refuse_duplicate(&definition.id)?;
-        self.insert(definition).await
+        let id = definition.id.clone();
+        if self.insert(&definition).await? {
+            Ok(id.to_string())
+        } else {
+            Err(taken(&id))
+        }
     }
 
     /// Replaces the rule `id`, or creates it. A definition that is refused leaves the old one running.
@@ -168,19 +171,25 @@ impl Handle {
         let id: RuleId = id.parse().map_err(invalid)?;
         let definition = Definition::parse(definition, Some(&id)).map_err(invalid)?;
         self.shared.check(&definition).await?;
-        let _change = self.shared.changes.lock().await;
-        let Ok(rule) = self.shared.rule(id.as_str()) else {
-            self.insert(definition).await?;
+        loop {
+            let Ok(rule) = self.shared.rule(id.as_str()) else {
+                if self.insert(&definition).await? {
+                    return Ok(());
+                }
+                continue;
+            };
+            let mut run = rule.run.lock().await;
+            if self.shared.still_has(&rule).is_err() {
+                continue;
+            }
+            self.shared.save(&definition, definition.triggered).await?;
+            rule.redefine(definition.clone());
+            self.shared.stop(&rule, &mut run).await;
+            if definition.triggered {
+                self.shared.start(&rule, &mut run);
+            }
             return Ok(());
-        };
-        let run = definition.triggered;
-        self.shared.save(&definition, run).await?;
-        rule.redefine(definition);
-        self.shared.stop(&rule).await;
-        if run {
-            self.shared.start(&rule).await;
         }
-        Ok(())
     }
 
     /// Every rule, by id.
@@ -206,15 +215,14 @@ impl Handle {
     /// # Errors
     /// [`Error::NotFound`] without such a rule.
     pub async fn delete_rule(&self, id: &str) -> Result<(), Error> {
-        let _change = self.shared.changes.lock().await;
         let rule = self.shared.rule(id)?;
-        self.shared
-            .store
-            .delete(Table::Rules, id)
-            .await
-            .map_err(internal)?;
+        let mut run = rule.run.lock().await;
+        self.shared.still_has(&rule)?;
+        let deleted = self.shared.store.delete(Table::Rules, id).await;
+        deleted.map_err(internal)?;
+        // Its id is taken until it has stopped: its sockets' addresses are made of it.
+        self.shared.stop(&rule, &mut run).await;
         self.shared.registry().rules.remove(id);
-        self.shared.stop(&rule).await;
         Ok(())
     }
 
@@ -223,10 +231,11 @@ impl Handle {
     /// # Errors
     /// [`Error::NotFound`] without such a rule.
     pub async fn start_rule(&self, id: &str) -> Result<(), Error> {
-        let _change = self.shared.changes.lock().await;
         let rule = self.shared.rule(id)?;
+        let mut run = rule.run.lock().await;
+        self.shared.still_has(&rule)?;
         self.shared.save(&rule.definition(), true).await?;
-        self.shared.start(&rule).await;
+        self.shared.start(&rule, &mut run);
         Ok(())
     }
 
@@ -235,10 +244,11 @@ impl Handle {
     /// # Errors
     /// [`Error::NotFound`] without such a rule.
     pub async fn stop_rule(&self, id: &str) -> Result<(), Error> {
-        let _change = self.shared.changes.lock().await;
         let rule = self.shared.rule(id)?;
+        let mut run = rule.run.lock().await;
+        self.shared.still_has(&rule)?;
         self.shared.save(&rule.definition(), false).await?;
-        self.shared.stop(&rule).await;
+        self.shared.stop(&rule, &mut run).await;
         Ok(())
     }
 
@@ -247,8 +257,13 @@ impl Handle {
     /// # Errors
     /// [`Error::NotFound`] without such a rule.
     pub async fn restart_rule(&self, id: &str) -> Result<(), Error> {
-        self.stop_rule(id).await?;
-        self.start_rule(id).await
+        let rule = self.shared.rule(id)?;
+        let mut run = rule.run.lock().await;
+        self.shared.still_has(&rule)?;
+        self.shared.save(&rule.definition(), true).await?;
+        self.shared.stop(&rule, &mut run).await;
+        self.shared.start(&rule, &mut run);
+        Ok(())
     }
 
     /// A rule's state, its reason and the figures of its nodes, under eKuiper's names.
@@ -280,21 +295,32 @@ impl Handle {
 
     fn refuse_duplicate(&self, id: &RuleId) -> Result<(), Error> {
         match self.shared.rule(id.as_str()) {
-            Ok(_) => Err(Error::Invalid(format!("rule \"{id}\" already exists"))),
+            Ok(_) => Err(taken(id)),
             Err(_) => Ok(()),
         }
     }
 
-    /// With `changes` held.
-    async fn insert(&self, definition: Definition) -> Result<String, Error> {
-        let run = definition.triggered;
-        self.shared.save(&definition, run).await?;
-        let rule = Arc::new(Rule::new(definition));
-        let id = rule.id.to_string();
-        self.shared.registry().rules.insert(id.clone(), rule.clone());
-        if run {
-            self.shared.start(&rule).await;
+    /// Adds a rule and starts it if it is to; `false`: its id is taken.
+    async fn insert(&self, definition: &Definition) -> Result<bool, Error> {
+        let rule = Arc::new(Rule::new(definition.clone()));
+        // Before anybody else knows the rule: nobody stops it before it is started.
+        let mut run = rule.run.lock().await;
+        {
+            let _change = self.shared.changes.lock().await;
+            if self.shared.rule(rule.id.as_str()).is_ok() {
+                return Ok(false);
+            }
+            self.shared.save(definition, definition.triggered).await?;
+            let id = rule.id.to_string();
+            self.shared.registry().rules.insert(id, rule.clone());
         }
-        Ok(id)
+        if definition.triggered {
+            self.shared.start(&rule, &mut run);
+        }
+        Ok(true)
     }
+}
+
+fn taken(id: &RuleId) -> Error {
+    Error::Invalid(format!("rule \"{id}\" already exists"))
 }

@@ -31,7 +31,8 @@ pub(super) struct Shared {
     pub(super) home: PathBuf,
     pub(super) buffer_length: usize,
     registry: Mutex<Registry>,
-    /// One change of definitions at a time, so that store and registry agree.
+    /// Held while a stream is changed or a rule added, so that store and registry agree. Not held while a rule
+    /// stops: that may take a while, and must not hold up the others. Locked after a rule's `run`.
     pub(super) changes: tokio::sync::Mutex<()>,
     pub(super) runs: TaskTracker,
     pub(super) shutdown: CancellationToken,
@@ -48,11 +49,11 @@ pub(super) struct Rule {
     pub(super) id: RuleId,
     definition: Mutex<Arc<Definition>>,
     pub(super) status: Status,
-    /// Its run; one start or stop at a time.
-    run: tokio::sync::Mutex<Option<Run>>,
+    /// Its run. Locked by whoever changes, starts, stops or deletes the rule, from the beginning to the end.
+    pub(super) run: tokio::sync::Mutex<Option<Run>>,
 }
 
-struct Run {
+pub(super) struct Run {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
@@ -113,7 +114,7 @@ impl Shared {
                     let rule = Arc::new(Rule::new(definition));
                     self.registry().rules.insert(id, rule.clone());
                     if run {
-                        self.start(&rule).await;
+                        self.start(&rule, &mut *rule.run.lock().await);
                     }
                 }
                 Err(error) => tracing::error!(rule = id, "a stored rule cannot be read: {error}"),
@@ -135,9 +136,8 @@ impl Shared {
         rule.ok_or_else(|| Error::NotFound(format!("rule {id:?} is not found")))
     }
 
-    /// Does nothing if it runs already.
-    pub(super) async fn start(self: &Arc<Self>, rule: &Arc<Rule>) {
-        let mut run = rule.run.lock().await;
+    /// Does nothing if it runs already. `run` is the rule's, locked.
+    pub(super) fn start(self: &Arc<Self>, rule: &Arc<Rule>, run: &mut Option<Run>) {
         if run.as_ref().is_some_and(|run| !run.task.is_finished()) || self.shutdown.is_cancelled() {
             return;
         }
@@ -148,14 +148,21 @@ impl Shared {
         *run = Some(Run { stop, task });
     }
 
-    /// Waits until it has stopped.
-    pub(super) async fn stop(&self, rule: &Rule) {
-        let mut run = rule.run.lock().await;
+    /// Waits until it has stopped. `run` is the rule's, locked.
+    pub(super) async fn stop(&self, rule: &Rule, run: &mut Option<Run>) {
         if let Some(run) = run.take() {
             run.stop.cancel();
             if let Err(error) = run.task.await {
                 tracing::error!(rule = %rule.id, "the rule's run broke: {error}");
             }
+        }
+    }
+
+    /// Whether `rule` is still there: it may have been deleted while its `run` was waited for.
+    pub(super) fn still_has(&self, rule: &Arc<Rule>) -> Result<(), Error> {
+        match self.rule(rule.id.as_str()) {
+            Ok(found) if Arc::ptr_eq(&found, rule) => Ok(()),
+            _ => Err(Error::NotFound(format!("rule \"{}\" is not found", rule.id))),
         }
     }
 
@@ -178,6 +185,7 @@ impl Shared {
         Ok(compiled)
     }
 
+    /// With the rule's `run` locked.
     pub(super) async fn save(&self, definition: &Definition, run: bool) -> Result<(), Error> {
         let stored = StoredRule {
             definition: definition.source.to_string(),

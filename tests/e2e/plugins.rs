@@ -2,6 +2,7 @@
 //!
 //! Those addresses are the same for every host on a machine, so a test that uses a plugin holds its lock.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -162,6 +163,44 @@ async fn a_function_of_a_plugin_is_validated_when_the_rule_is_created() {
     let rule = json!({"id": "e2e-check", "sql": "SELECT rank() AS r FROM cars", "actions": [{"nop": {}}]});
     let reply = host.post("/rules", &rule).await;
     assert!(reply.error(400).contains("rank"), "{}", reply.body);
+}
+
+#[tokio::test]
+async fn a_rule_that_is_slow_to_stop_holds_up_no_other() {
+    let _car = testkit::exclusive("car");
+    let home = home_with_car();
+    let host = Host::start(home.path()).await;
+    host.stream(r#"CREATE STREAM cars () WITH (TYPE="json", CONF_KEY="fast")"#)
+        .await;
+    // Nothing is acknowledged, so the rule still has a queue to work off when it is told to stop.
+    host.rule(&json!({
+        "id": "e2e-slow", "sql": "SELECT * FROM cars",
+        "actions": [{"command": {"command": ["sleep", "300"], "requireAck": true}}]
+    }))
+    .await;
+    let working = async {
+        while host.get("/rules/e2e-slow/status").await.json()["sink_command_0_0_records_in_total"] != 1 {}
+    };
+    testkit::within("the slow rule's first result", working).await;
+
+    let deleted = Cell::new(false);
+    let delete = async {
+        assert_eq!(host.delete("/rules/e2e-slow").await.status, 200);
+        deleted.set(true);
+    };
+    let others = async {
+        while host.get("/rules/e2e-slow/status").await.json()["status"] != "stopping" {}
+        let again = json!({"id": "e2e-slow", "sql": "SELECT * FROM cars", "actions": [{"nop": {}}]});
+        let reply = host.post("/rules", &again).await;
+        assert!(reply.error(400).contains("already exists"), "{}", reply.body);
+        host.stream(r#"CREATE STREAM other () WITH (TYPE="memory", DATASOURCE="t")"#)
+            .await;
+        host.rule(&json!({"id": "e2e-other", "sql": "SELECT * FROM other", "actions": [{"nop": {}}]}))
+            .await;
+        assert!(!deleted.get(), "the others waited");
+    };
+    tokio::join!(delete, testkit::within("the other rules", others));
+    assert_eq!(host.get("/rules/e2e-slow").await.status, 404);
 }
 
 #[tokio::test]
