@@ -1,5 +1,6 @@
 //! Owns what can go wrong between the host and its plugins, told apart by who has to do something about it.
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -126,7 +127,7 @@ pub enum OpenError {
     #[error(transparent)]
     Address(#[from] AddressTooLong),
     /// The host cannot listen there.
-    #[error(transparent)]
+    #[error("{}", with_sources(.0))]
     Listen(#[from] sp_proto::ListenError),
     /// The sink said that it runs, but does not listen.
     #[error("cannot reach the sink {name:?} at {address}: {reason}")]
@@ -302,5 +303,34 @@ impl Refusal {
                 reason,
             },
         }
+    }
+}
+
+/// The error and what it comes from, in one line: `sp-proto` keeps the system's word to the source.
+pub(super) fn with_sources(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_nobody_can_listen_is_said() {
+        let error = OpenError::from(sp_proto::ListenError::Io {
+            address: "ipc:///tmp/r_s_0.ipc".to_owned(),
+            source: std::io::ErrorKind::AddrInUse.into(),
+        });
+        assert_eq!(
+            error.to_string(),
+            "cannot listen on ipc:///tmp/r_s_0.ipc: address in use"
+        );
     }
 }

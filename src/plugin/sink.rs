@@ -13,7 +13,7 @@ use sp_proto::{Pull, Push};
 use tokio::time::timeout;
 
 use super::channel::{self, Use};
-use super::error::{ChannelError, OpenError};
+use super::error::{ChannelError, OpenError, with_sources};
 use super::worker::Remote;
 
 /// The longest delay between two attempts to reach a sink whose process is being started again. They cost
@@ -92,7 +92,7 @@ impl Sink {
         // The sink listens before it answers, so the first try succeeds or something is wrong.
         let reached = match timeout(limit, data.dial(&address)).await {
             Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(error.to_string()),
+            Ok(Err(error)) => Some(with_sources(&error)),
             Err(_) => Some(format!("no connection within {limit:?}")),
         };
         if let Some(reason) = reached {

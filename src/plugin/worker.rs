@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
-use super::error::OpenError;
+use super::error::{OpenError, with_sources};
 use super::function::{self, Channel};
 use super::gate::Gate;
 use super::launch::Launch;
@@ -407,7 +407,7 @@ impl Worker {
         if self.endpoint.is_none() {
             let address = address::control(&self.plugin).map_err(|error| error.to_string())?;
             let endpoint = self.control.listen(&address).await;
-            let endpoint = endpoint.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+            let endpoint = endpoint.map_err(|error| with_sources(&error))?;
             self.endpoint = Some(endpoint.id);
         }
         let launch = self.launch.as_ref().ok_or("there is nothing to run")?;
