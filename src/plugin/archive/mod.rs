@@ -52,7 +52,7 @@ const PIECE: usize = 64 * 1024;
 #[non_exhaustive]
 pub enum ArchiveError {
     /// No zip, a truncated one, or one that contradicts itself.
-    #[error("the package cannot be read as a zip: {0}")]
+    #[error("the package cannot be read as a zip: {}", reason(.0))]
     Zip(#[from] ZipError),
     /// An entry that is not allowed.
     #[error("the package holds {name:?}: {source}")]
@@ -100,6 +100,14 @@ pub enum ArchiveError {
         /// What the system says.
         source: std::io::Error,
     },
+}
+
+/// In one line: for a broken header the crate says where in its own sources it stopped, in colour.
+fn reason(error: &ZipError) -> String {
+    match error {
+        ZipError::BinaryParseError(_) => "one of its headers is broken".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// Unpacks the zip `package` into the empty folder `target`. On an error, what has been written stays: the

@@ -173,6 +173,21 @@ async fn every_cut_and_every_flipped_byte_is_refused_or_harmless() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_one_plain_line() {
+    // Something in front makes every offset wrong: what is read as a header is none.
+    let shifted = [
+        &b"#!/bin/sh\n"[..],
+        &Zip::default().file("car.json", b"{}").finish(),
+    ]
+    .concat();
+    let refusal = unpack_bytes(&shifted).await.1.unwrap_err().to_string();
+    assert_eq!(
+        refusal,
+        "the package cannot be read as a zip: one of its headers is broken"
+    );
+}
+
+#[tokio::test]
 async fn names_that_lead_out_are_refused() {
     for name in ["../x", "a/../../x", "/tmp/x", "..", "a\\..\\x", "C:\\x", "a\nb"] {
         let text = refusal(Zip::default().file(name, b"x")).await;
