@@ -23,7 +23,7 @@
 //! | [`Req`] | [`Rep`] | asking |
 //! | [`Rep`] | [`Req`] | answering |
 //!
-//! Every socket listens and dials on any number of endpoints, `ipc://`, `tcp://` and `inproc://`. Sockets are
+//! Every socket listens and dials on any number of endpoints; [`Address`] tells of the transports. Sockets are
 //! made anywhere and used within a tokio runtime. A [`Listener`] serves several protocols on one address.
 //!
 //! # Module map
@@ -43,6 +43,11 @@
 //! whole batch. On the other side the pipe's task reads up to 64 KiB, decodes every frame in it and hands
 //! them over under one lock with one wake. No message has a task hop or a channel of its own.
 #![cfg_attr(not(feature = "tokio"), allow(dead_code, unused_imports))]
+// With inproc alone there is one kind of connection, and nothing to choose.
+#![cfg_attr(
+    not(any(feature = "ipc", feature = "tcp")),
+    allow(unreachable_patterns, unused_variables, unused_assignments)
+)]
 
 mod id;
 mod message;
@@ -70,7 +75,9 @@ pub use error::{DialError, ListenError, RecvError, RequestError, SendError, Send
 #[cfg(feature = "tokio")]
 pub use socket::{Connection, Listener, Pair, Pull, Push, Rep, Req, ReqContext, Request, SocketOptions};
 #[cfg(feature = "tokio")]
-pub use transport::{Address, AddressError, Credentials, TcpTarget};
+pub use transport::{Address, AddressError, Credentials, TcpTarget, WsTarget};
+#[cfg(feature = "tls")]
+pub use transport::{ClientAuth, TlsAuthorities, TlsError, TlsIdentity, TlsOptions};
 
 /// Keeps the example of the README compiled and true.
 #[cfg(all(doctest, feature = "tokio"))]

@@ -1,10 +1,14 @@
 //! The options of sockets.
 
+use crate::transport::Settings;
+#[cfg(feature = "tls")]
+use crate::transport::TlsOptions;
 use std::time::Duration;
 
 const MIB: usize = 1024 * 1024;
 
-/// Settings of a socket, fixed when it is made.
+/// Settings of a socket, fixed when it is made. End a literal with `..Default::default()`: cargo features add
+/// fields.
 ///
 /// ```
 /// let options = sp_proto::SocketOptions { recv_max_size: 64 * 1024, ..Default::default() };
@@ -45,6 +49,19 @@ pub struct SocketOptions {
     /// Raise it for requesters that have several requests in flight on one connection. Default 1: the newest.
     /// At least 1.
     pub rep_backlog: usize,
+    /// Certificates, for `tls+tcp://` and `wss://`. Default none.
+    #[cfg(feature = "tls")]
+    pub tls: TlsOptions,
+}
+
+impl SocketOptions {
+    /// What the transports are to know of these.
+    pub(crate) fn transport(&self) -> Settings {
+        Settings {
+            #[cfg(feature = "tls")]
+            tls: self.tls.clone(),
+        }
+    }
 }
 
 impl Default for SocketOptions {
@@ -63,6 +80,8 @@ impl Default for SocketOptions {
             linger: Duration::from_secs(1),
             resend_time: Some(Duration::from_secs(60)),
             rep_backlog: 1,
+            #[cfg(feature = "tls")]
+            tls: TlsOptions::default(),
         }
     }
 }

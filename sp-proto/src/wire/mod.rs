@@ -8,6 +8,8 @@ mod backtrace;
 mod batch;
 mod frame;
 mod greeting;
+#[cfg(feature = "ws")]
+pub mod websocket;
 
 pub use backtrace::{Backtrace, BacktraceError, FINAL, MAX_HOPS};
 pub use batch::Batch;
