@@ -12,6 +12,7 @@ use crate::wire::{Batch, Framing};
 use crate::{EndpointId, PipeId, SocketOptions};
 use bytes::Bytes;
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use tokio_util::sync::CancellationToken;
@@ -191,7 +192,7 @@ impl<P: Pattern> Core<P> {
         } = greeted;
         let id = PipeId::next();
         let framing = link.framing();
-        let (reader, writer) = link.split();
+        let (reader, writer) = link.split()?;
         let writer = Arc::new(writer);
         let info = PipeInfo {
             id,
@@ -369,6 +370,8 @@ pub(crate) enum Unattached {
     Closed,
     #[error(transparent)]
     Refused(#[from] Refusal),
+    #[error("the system cannot watch the connection: {0}")]
+    Io(#[from] io::Error),
 }
 
 impl<P: Pattern> Drop for Attached<P> {

@@ -9,9 +9,8 @@ use bytes::Bytes;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio::task::coop;
 use tokio_util::sync::PollSender;
@@ -106,12 +105,13 @@ impl<P: Pattern> Driver<'_, P> {
                 Plan::Work { batch, read } => (batch, read),
                 Plan::Stop(stop) => return Poll::Ready(stop.into()),
             };
-            if batch.is_some() {
-                self.unwritten = batch;
-            }
+            let (batch, resumed) = match batch {
+                Some(batch) => (Some(batch), false),
+                None => (self.unwritten.take(), true),
+            };
             let mut progress = false;
-            if let Some(batch) = self.unwritten.take() {
-                match self.poll_write(cx, batch) {
+            if let Some(batch) = batch {
+                match self.poll_write(cx, batch, resumed) {
                     Poll::Ready(Ok(batch)) => {
                         self.core.end_write(self.key, batch, true);
                         progress = true;
@@ -135,7 +135,12 @@ impl<P: Pattern> Driver<'_, P> {
     }
 
     /// Writes all of `batch` and gives it back empty, or keeps it and waits.
-    fn poll_write(&mut self, cx: &mut Context<'_>, mut batch: Batch) -> Poll<io::Result<Batch>> {
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut batch: Batch,
+        resumed: bool,
+    ) -> Poll<io::Result<Batch>> {
         if let Some(port) = &mut self.port {
             loop {
                 if batch.is_empty() {
@@ -151,15 +156,11 @@ impl<P: Pattern> Driver<'_, P> {
                 }
             }
         } else {
-            loop {
+            if !resumed {
                 self.writer.try_write(&mut batch)?;
-                if batch.is_empty() {
-                    return Poll::Ready(Ok(batch));
-                }
-                match self.writer.poll_ready(cx) {
-                    Poll::Ready(result) => result?,
-                    Poll::Pending => break,
-                }
+            }
+            if batch.is_empty() || self.reader.poll_write(cx, self.writer, &mut batch)?.is_ready() {
+                return Poll::Ready(Ok(batch));
             }
         }
         self.unwritten = Some(batch);
@@ -185,20 +186,20 @@ impl<P: Pattern> Driver<'_, P> {
     }
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let reader = Pin::new(&mut self.reader);
+        let reader = &mut self.reader;
         let read = if self.decoder.missing() >= STRAIGHT
             && let Some(mut body) = self.decoder.body()
         {
-            let read = ready!(tokio_util::io::poll_read_buf(reader, cx, &mut body))?;
+            let read = ready!(reader.poll_read_body(cx, &mut body))?;
             self.decoder.finish(&mut self.frames);
             read
         } else {
             let (decoder, frames) = (&mut self.decoder, &mut self.frames);
             let (read, result) = ready!(SCRATCH.with_borrow_mut(|scratch| {
-                let mut buffer = ReadBuf::new(scratch);
-                reader
-                    .poll_read(cx, &mut buffer)
-                    .map_ok(|()| (buffer.filled().len(), decoder.decode(buffer.filled(), frames)))
+                reader.poll_read(cx, scratch).map_ok(|read| {
+                    let input = scratch.get(..read).unwrap_or_default();
+                    (read, decoder.decode(input, frames))
+                })
             }))?;
             result?;
             read
