@@ -4,7 +4,7 @@
 use crate::engine::core::{Attached, Core, Plan, Stop};
 use crate::pattern::{Key, Pattern, Violation};
 use crate::transport::{Reader, Writer};
-use crate::wire::{Batch, Decoder, FrameError};
+use crate::wire::{Batch, Decoder, FrameError, Spares};
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -22,9 +22,17 @@ const READ: usize = 64 * 1024;
 const STRAIGHT: usize = 32 * 1024;
 
 thread_local! {
-    /// Where reads go before they are decoded. One per thread and not per pipe: nothing stays in it between
-    /// polls, and a thousand idle pipes need none.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+    /// Where reads go before they are decoded. One per thread and not per pipe: no connection's bytes stay
+    /// in it between polls, and a thousand idle pipes need none.
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        buffer: vec![0; READ].into_boxed_slice(),
+        spares: Spares::default(),
+    });
+}
+
+struct Scratch {
+    buffer: Box<[u8]>,
+    spares: Spares,
 }
 
 /// Why a pipe ended.
@@ -186,29 +194,32 @@ impl<P: Pattern> Driver<'_, P> {
     }
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let reader = &mut self.reader;
-        let read = if self.decoder.missing() >= STRAIGHT
-            && let Some(mut body) = self.decoder.body()
-        {
-            let read = ready!(reader.poll_read_body(cx, &mut body))?;
-            self.decoder.finish(&mut self.frames);
+        let read = SCRATCH.with_borrow_mut(|Scratch { buffer, spares }| {
+            self.decoder.swap_spares(spares);
+            let read = self.poll_decode(cx, buffer);
+            self.decoder.swap_spares(spares);
             read
-        } else {
-            let (decoder, frames) = (&mut self.decoder, &mut self.frames);
-            let (read, result) = ready!(SCRATCH.with_borrow_mut(|scratch| {
-                reader.poll_read(cx, scratch).map_ok(|read| {
-                    let input = scratch.get(..read).unwrap_or_default();
-                    (read, decoder.decode(input, frames))
-                })
-            }))?;
-            result?;
-            read
-        };
-        if read == 0 {
+        });
+        if ready!(read)? == 0 {
             let between = self.decoder.is_between_frames();
             return Poll::Ready(Err(if between { End::Closed } else { End::MidFrame }));
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads once, into `buffer` or straight into a large payload, and says how much it was.
+    fn poll_decode(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, End>> {
+        if self.decoder.missing() >= STRAIGHT
+            && let Some(mut body) = self.decoder.body()
+        {
+            let read = ready!(self.reader.poll_read_body(cx, &mut body))?;
+            self.decoder.finish(&mut self.frames);
+            return Poll::Ready(Ok(read));
+        }
+        let read = ready!(self.reader.poll_read(cx, buffer))?;
+        let input = buffer.get(..read).unwrap_or_default();
+        self.decoder.decode(input, &mut self.frames)?;
+        Poll::Ready(Ok(read))
     }
 }
 

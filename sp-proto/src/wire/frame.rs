@@ -1,5 +1,6 @@
 //! The decoder: bytes as they come in → frames.
 
+use crate::wire::Spares;
 use bytes::buf::Limit;
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -67,6 +68,7 @@ pub struct Decoder {
     framing: Framing,
     limit: usize,
     state: State,
+    spares: Spares,
 }
 
 #[derive(Debug)]
@@ -89,7 +91,13 @@ impl Decoder {
             framing,
             limit: if limit == 0 { usize::MAX } else { limit },
             state: EMPTY,
+            spares: Spares::default(),
         }
+    }
+
+    /// Exchanges the spares into which large payloads are received, so that many decoders can share them.
+    pub fn swap_spares(&mut self, spares: &mut Spares) {
+        std::mem::swap(&mut self.spares, spares);
     }
 
     /// Takes `input`, the next bytes of the stream, and adds the frames that are now complete to `frames`.
@@ -112,7 +120,7 @@ impl Decoder {
                 break;
             };
             let Some((payload, rest)) = input.split_at_checked(length) else {
-                let mut body = Vec::new();
+                let mut body = self.spares.take(length).unwrap_or_default();
                 reserve(&mut body, length, input.len());
                 body.extend_from_slice(input);
                 self.state = State::Body { body, length };
@@ -150,7 +158,9 @@ impl Decoder {
         if let State::Body { body, length } = &mut self.state
             && body.len() == *length
         {
-            frames.push(std::mem::take(body).into());
+            let body = Bytes::from(std::mem::take(body));
+            self.spares.keep(&body);
+            frames.push(body);
             self.state = EMPTY;
         }
     }
