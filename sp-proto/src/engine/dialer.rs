@@ -44,6 +44,7 @@ impl Unattached {
                 address,
                 reason: refusal.to_string(),
             },
+            Self::Io(source) => DialError::Refused { address, source },
         }
     }
 }

@@ -4,24 +4,29 @@ use crate::transport::Credentials;
 use crate::transport::inproc::Duplex;
 #[cfg(feature = "ipc")]
 use crate::transport::ipc;
+#[cfg(feature = "ipc")]
+use crate::transport::ipc_stream::{self, IpcReader, IpcWriter};
 #[cfg(feature = "ws")]
 use crate::transport::websocket::WebSocket;
 use crate::wire::{Batch, Framing, GREETING_LEN};
 use bytes::Bytes;
+use bytes::buf::Limit;
 use std::io::{self, IoSlice};
+#[cfg(feature = "tcp")]
 use std::pin::Pin;
-#[cfg(feature = "tls")]
+#[cfg(feature = "tcp")]
 use std::task::ready;
 use std::task::{Context, Poll};
 #[cfg(feature = "tls")]
 use tokio::io::AsyncWrite;
+#[cfg(feature = "tcp")]
 use tokio::io::{AsyncRead, ReadBuf};
 #[cfg(any(feature = "ipc", feature = "tcp"))]
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+#[cfg(feature = "ipc")]
+use tokio::net::UnixStream;
 #[cfg(feature = "tcp")]
 use tokio::net::{TcpStream, tcp};
-#[cfg(feature = "ipc")]
-use tokio::net::{UnixStream, unix};
 use tokio::sync::mpsc;
 #[cfg(feature = "tls")]
 use tokio_rustls::TlsStream;
@@ -48,12 +53,13 @@ pub(crate) enum Link {
 pub(crate) enum Reader {
     Inproc(mpsc::Receiver<Bytes>),
     #[cfg(feature = "ipc")]
-    Ipc(unix::OwnedReadHalf),
+    Ipc(IpcReader),
     #[cfg(feature = "tcp")]
     Tcp(tcp::OwnedReadHalf),
     /// Both directions: what is written depends on what was read, so one task does both.
     #[cfg(feature = "tls")]
     Tls(Box<TlsStream<TcpStream>>),
+    /// Both directions as well.
     #[cfg(feature = "ws")]
     WebSocket(Box<WebSocket>),
 }
@@ -63,7 +69,7 @@ pub(crate) enum Reader {
 pub(crate) enum Writer {
     Inproc(mpsc::Sender<Bytes>),
     #[cfg(feature = "ipc")]
-    Ipc(unix::OwnedWriteHalf),
+    Ipc(IpcWriter),
     #[cfg(feature = "tcp")]
     Tcp(tcp::OwnedWriteHalf),
     /// The pipe's task writes, through its reader.
@@ -74,7 +80,6 @@ pub(crate) enum Writer {
 #[cfg(feature = "ipc")]
 impl From<UnixStream> for Link {
     fn from(stream: UnixStream) -> Self {
-        #[cfg(feature = "ipc")]
         Self::Ipc(stream)
     }
 }
@@ -82,7 +87,6 @@ impl From<UnixStream> for Link {
 #[cfg(feature = "tcp")]
 impl From<TcpStream> for Link {
     fn from(stream: TcpStream) -> Self {
-        #[cfg(feature = "tcp")]
         Self::Tcp(stream)
     }
 }
@@ -187,11 +191,13 @@ impl Link {
         Ok(greeting)
     }
 
-    pub(crate) fn split(self) -> (Reader, Writer) {
-        match self {
+    /// # Errors
+    /// The system cannot watch the connection.
+    pub(crate) fn split(self) -> io::Result<(Reader, Writer)> {
+        Ok(match self {
             #[cfg(feature = "ipc")]
             Self::Ipc(stream) => {
-                let (reader, writer) = stream.into_split();
+                let (reader, writer) = ipc_stream::split(stream)?;
                 (Reader::Ipc(reader), Writer::Ipc(writer))
             }
             #[cfg(feature = "tcp")]
@@ -204,29 +210,91 @@ impl Link {
             #[cfg(feature = "ws")]
             Self::WebSocket(socket) => (Reader::WebSocket(socket), Writer::Task),
             Self::Inproc(Duplex { sender, receiver }) => (Reader::Inproc(receiver), Writer::Inproc(sender)),
+        })
+    }
+}
+
+impl Reader {
+    /// Reads into `buffer`, which is not empty; 0 = the peer has closed. An inproc pipe brings whole messages
+    /// instead.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            #[cfg(feature = "ipc")]
+            Self::Ipc(reader) => reader.poll_read(cx, buffer),
+            #[cfg(feature = "tcp")]
+            Self::Tcp(reader) => poll_read(Pin::new(reader), cx, buffer),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => poll_read(Pin::new(stream), cx, buffer),
+            // Whole messages, not bytes.
+            #[cfg(feature = "ws")]
+            Self::WebSocket(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+            Self::Inproc(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    /// Reads into the room that `body` has; 0 = the peer has closed.
+    pub(crate) fn poll_read_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut Limit<&mut Vec<u8>>,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            #[cfg(feature = "ipc")]
+            Self::Ipc(reader) => reader.poll_read_body(cx, body),
+            #[cfg(feature = "tcp")]
+            Self::Tcp(reader) => tokio_util::io::poll_read_buf(Pin::new(reader), cx, body),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => tokio_util::io::poll_read_buf(Pin::new(stream), cx, body),
+            #[cfg(feature = "ws")]
+            Self::WebSocket(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+            Self::Inproc(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    /// Does what is written wait in here for a flush? Then an empty batch is not yet a written one.
+    pub(crate) fn keeps_back(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => true,
+            #[cfg(feature = "ws")]
+            Self::WebSocket(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Goes on with a write that stopped for lack of room, or that this end does itself: writes as often as
+    /// there is some, until `batch` is empty.
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &Writer,
+        batch: &mut Batch,
+    ) -> Poll<io::Result<()>> {
+        match (self, writer) {
+            #[cfg(feature = "ipc")]
+            (Self::Ipc(reader), _) => reader.poll_write(cx, || match writer.try_write(batch) {
+                Ok(()) if !batch.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
+                result => result,
+            }),
+            #[cfg(feature = "tcp")]
+            (Self::Tcp(_), Writer::Tcp(half)) => loop {
+                ready!(half.as_ref().poll_write_ready(cx))?;
+                writer.try_write(batch)?;
+                if batch.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+            },
+            #[cfg(feature = "tls")]
+            (Self::Tls(stream), _) => poll_write_all(Pin::new(stream), cx, batch),
+            #[cfg(feature = "ws")]
+            (Self::WebSocket(socket), _) => socket.poll_write(cx, batch),
+            // An inproc pipe is waited for through a `PollSender`.
+            _ => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
         }
     }
 }
 
 impl Reader {
-    /// Writes all of `batch` where the pipe's task alone writes; `None` where the [`Writer`] does.
-    pub(crate) fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        batch: &mut Batch,
-    ) -> Option<Poll<io::Result<()>>> {
-        match self {
-            #[cfg(feature = "tls")]
-            Self::Tls(stream) => Some(poll_write_all(Pin::new(stream), cx, batch)),
-            #[cfg(feature = "ws")]
-            Self::WebSocket(socket) => Some(socket.poll_write(cx, batch)),
-            _ => {
-                let _ = (cx, batch);
-                None
-            }
-        }
-    }
-
     /// Says goodbye and waits for the peer to hang up as well. A tcp connection that is closed while something
     /// unread lies in it is reset, which can destroy what we have just written. The writer is dropped by now;
     /// the owner bounds the wait.
@@ -245,6 +313,17 @@ impl Reader {
             _ => {}
         }
     }
+}
+
+#[cfg(feature = "tcp")]
+fn poll_read<S: AsyncRead>(
+    stream: Pin<&mut S>,
+    cx: &mut Context<'_>,
+    buffer: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    let mut buffer = ReadBuf::new(buffer);
+    ready!(stream.poll_read(cx, &mut buffer))?;
+    Poll::Ready(Ok(buffer.filled().len()))
 }
 
 /// Writes all of `batch`, and what a layer in between keeps back.
@@ -273,23 +352,6 @@ async fn drain(mut reader: impl AsyncRead + Unpin) {
     while reader.read(&mut unread).await.is_ok_and(|read| read > 0) {}
 }
 
-impl AsyncRead for Reader {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            #[cfg(feature = "ipc")]
-            Self::Ipc(reader) => Pin::new(reader).poll_read(cx, buf),
-            #[cfg(feature = "tcp")]
-            Self::Tcp(reader) => Pin::new(reader).poll_read(cx, buf),
-            #[cfg(feature = "tls")]
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-            // Whole messages, not bytes.
-            #[cfg(feature = "ws")]
-            Self::WebSocket(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
-            Self::Inproc(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
-        }
-    }
-}
-
 impl Writer {
     /// Writes as much of `batch` as goes without waiting. `Ok` with a batch that is not empty means: wait.
     pub(crate) fn try_write(&self, batch: &mut Batch) -> io::Result<()> {
@@ -300,9 +362,7 @@ impl Writer {
                 let slices = slices.get(..used).unwrap_or_default();
                 match (self, slices) {
                     #[cfg(feature = "ipc")]
-                    (Self::Ipc(writer), [one]) => writer.try_write(one),
-                    #[cfg(feature = "ipc")]
-                    (Self::Ipc(writer), many) => writer.try_write_vectored(many),
+                    (Self::Ipc(writer), pieces) => ipc_stream::write(writer, pieces),
                     #[cfg(feature = "tcp")]
                     (Self::Tcp(writer), [one]) => writer.try_write(one),
                     #[cfg(feature = "tcp")]
@@ -328,18 +388,5 @@ impl Writer {
             }
         }
         Ok(())
-    }
-
-    /// Waits until a stream takes more. An inproc pipe is waited for through a `PollSender`.
-    pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            #[cfg(feature = "ipc")]
-            Self::Ipc(writer) => writer.as_ref().poll_write_ready(cx),
-            #[cfg(feature = "tcp")]
-            Self::Tcp(writer) => writer.as_ref().poll_write_ready(cx),
-            Self::Inproc(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
-            #[cfg(any(feature = "tls", feature = "ws"))]
-            Self::Task => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
-        }
     }
 }

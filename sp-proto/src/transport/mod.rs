@@ -7,6 +7,8 @@ mod address;
 mod inproc;
 #[cfg(feature = "ipc")]
 mod ipc;
+#[cfg(feature = "ipc")]
+mod ipc_stream;
 mod link;
 mod listener;
 mod opening;

@@ -8,6 +8,7 @@ mod backtrace;
 mod batch;
 mod frame;
 mod greeting;
+mod spares;
 #[cfg(feature = "ws")]
 pub mod websocket;
 
@@ -15,3 +16,4 @@ pub use backtrace::{Backtrace, BacktraceError, FINAL, MAX_HOPS};
 pub use batch::Batch;
 pub use frame::{Decoder, FrameError, Framing};
 pub use greeting::{GREETING_LEN, GreetingError, decode_greeting, encode_greeting};
+pub use spares::Spares;
