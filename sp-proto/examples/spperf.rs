@@ -296,8 +296,9 @@ impl Numbered {
         let number = self.next.to_ne_bytes();
         self.next += 1;
         if self.size < Self::LARGE {
-            let mut message = vec![0; self.size];
-            message[..8].copy_from_slice(&number);
+            let mut message = Vec::with_capacity(self.size);
+            message.extend_from_slice(&number);
+            message.resize(self.size, 0);
             return message.into();
         }
         let used = self.sent.pop_front().map(Bytes::try_into_mut);

@@ -12,6 +12,7 @@ use crate::wire::{Batch, Framing};
 use crate::{EndpointId, PipeId, Protocol, SocketOptions, Stats};
 use bytes::Bytes;
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use tokio_util::sync::CancellationToken;
@@ -36,7 +37,16 @@ pub(crate) struct State<P> {
     pub(crate) receivers: Waiters,
     pub(crate) contexts: HashMap<ContextId, Waker>,
     pub(crate) closed: bool,
+    /// Small messages that were sent or received since one was charged for.
+    uncharged: u8,
 }
+
+/// Tokio's budget is one unit per operation, 128 per turn of a task. A small message costs so little that four
+/// share a unit: a turn is still some tens of microseconds.
+const SMALL_PER_UNIT: u8 = 4;
+
+/// The largest small message, in bytes.
+const SMALL: usize = 2 * 1024;
 
 /// The engine's side of a pipe.
 struct End {
@@ -80,15 +90,25 @@ pub(crate) enum Stop {
     Closed,
 }
 
-/// Those to be woken once the lock is released.
+/// Those to be woken once the lock is released. The first needs no allocation: mostly there is no second.
 #[derive(Default)]
 #[must_use]
-pub(crate) struct Wakes(Vec<Waker>);
+pub(crate) struct Wakes {
+    first: Option<Waker>,
+    others: Vec<Waker>,
+}
 
 impl Wakes {
     pub(crate) fn wake(self) {
-        if !self.0.is_empty() {
-            self.0.into_iter().for_each(Waker::wake);
+        self.first.into_iter().chain(self.others).for_each(Waker::wake);
+    }
+
+    fn extend(&mut self, wakers: impl IntoIterator<Item = Waker>) {
+        for waker in wakers {
+            match self.first {
+                None => self.first = Some(waker),
+                Some(_) => self.others.push(waker),
+            }
         }
     }
 }
@@ -109,32 +129,42 @@ impl<P: Pattern> State<P> {
         self.end(key).map(|end| &mut end.writers)
     }
 
+    /// Is a unit of the task's budget due for a message of this length?
+    pub(crate) fn charge(&mut self, len: usize) -> bool {
+        self.uncharged += 1;
+        let due = len > SMALL || self.uncharged >= SMALL_PER_UNIT;
+        if due {
+            self.uncharged = 0;
+        }
+        due
+    }
+
     /// Who has something to do after a change. Every change ends with this.
     pub(crate) fn settle(&mut self) -> Wakes {
         let mut wakes = Wakes::default();
         while let Some(key) = self.pipes.pop_signal() {
-            wakes.0.extend(self.end(key).and_then(|end| end.task.take()));
+            wakes.extend(self.end(key).and_then(|end| end.task.take()));
         }
         while let Some(context) = self.pattern.pop_ready() {
-            wakes.0.extend(self.contexts.remove(&context));
+            wakes.extend(self.contexts.remove(&context));
         }
         if !self.receivers.is_empty() && self.pattern.can_recv() {
-            wakes.0.extend(self.receivers.wake_first());
+            wakes.extend(self.receivers.wake_first());
         }
         if !self.senders.is_empty() && self.pattern.can_send() {
-            wakes.0.extend(self.senders.wake_first());
+            wakes.extend(self.senders.wake_first());
         }
         wakes
     }
 
     fn wake_all(&mut self) -> Wakes {
         let mut wakes = Wakes::default();
-        wakes.0.extend(self.senders.wake_all());
-        wakes.0.extend(self.receivers.wake_all());
-        wakes.0.extend(self.contexts.drain().map(|(_, waker)| waker));
+        wakes.extend(self.senders.wake_all());
+        wakes.extend(self.receivers.wake_all());
+        wakes.extend(self.contexts.drain().map(|(_, waker)| waker));
         for end in self.ends.iter_mut().flatten() {
-            wakes.0.extend(end.task.take());
-            wakes.0.extend(end.writers.wake_all());
+            wakes.extend(end.task.take());
+            wakes.extend(end.writers.wake_all());
         }
         wakes
     }
@@ -155,6 +185,7 @@ impl<P: Pattern> Core<P> {
             receivers: Waiters::default(),
             contexts: HashMap::new(),
             closed: false,
+            uncharged: 0,
         };
         Self {
             state: Mutex::new(state),
@@ -195,7 +226,7 @@ impl<P: Pattern> Core<P> {
         } = greeted;
         let id = PipeId::next();
         let framing = link.framing();
-        let (reader, writer) = link.split();
+        let (reader, writer) = link.split()?;
         let writer = Arc::new(writer);
         let info = PipeInfo {
             id,
@@ -253,7 +284,7 @@ impl<P: Pattern> Core<P> {
         let mut wakes = state.settle();
         drop(state);
         if let Some(mut end) = end {
-            wakes.0.extend(end.writers.wake_all());
+            wakes.extend(end.writers.wake_all());
         }
         wakes.wake();
         self.events.publish(Event::PipeRemoved { pipe: key.id, reason });
@@ -313,7 +344,7 @@ impl<P: Pattern> Core<P> {
         }
         let mut wakes = state.settle();
         if room && let Some(end) = state.end(key) {
-            wakes.0.extend(end.writers.wake_all());
+            wakes.extend(end.writers.wake_all());
         }
         drop(state);
         wakes.wake();
@@ -378,6 +409,8 @@ pub(crate) enum Unattached {
     Closed,
     #[error(transparent)]
     Refused(#[from] Refusal),
+    #[error("the system cannot watch the connection: {0}")]
+    Io(#[from] io::Error),
 }
 
 impl<P: Pattern> Drop for Attached<P> {

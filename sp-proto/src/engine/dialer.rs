@@ -43,6 +43,7 @@ impl Unattached {
                 address,
                 reason: refusal.to_string(),
             },
+            Self::Io(source) => DialError::Refused { address, source },
         }
     }
 }

@@ -4,14 +4,13 @@
 use crate::engine::core::{Attached, Core, Plan, Stop};
 use crate::pattern::{Key, Pattern, Violation};
 use crate::transport::{Reader, Writer};
-use crate::wire::{Batch, Decoder, FrameError};
+use crate::wire::{Batch, Decoder, FrameError, Spares};
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio::task::coop;
 use tokio_util::sync::PollSender;
@@ -23,9 +22,17 @@ const READ: usize = 64 * 1024;
 const STRAIGHT: usize = 32 * 1024;
 
 thread_local! {
-    /// Where reads go before they are decoded. One per thread and not per pipe: nothing stays in it between
-    /// polls, and a thousand idle pipes need none.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+    /// Where reads go before they are decoded. One per thread and not per pipe: no connection's bytes stay
+    /// in it between polls, and a thousand idle pipes need none.
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        buffer: vec![0; READ].into_boxed_slice(),
+        spares: Spares::default(),
+    });
+}
+
+struct Scratch {
+    buffer: Box<[u8]>,
+    spares: Spares,
 }
 
 /// Why a pipe ended.
@@ -106,12 +113,13 @@ impl<P: Pattern> Driver<'_, P> {
                 Plan::Work { batch, read } => (batch, read),
                 Plan::Stop(stop) => return Poll::Ready(stop.into()),
             };
-            if batch.is_some() {
-                self.unwritten = batch;
-            }
+            let (batch, resumed) = match batch {
+                Some(batch) => (Some(batch), false),
+                None => (self.unwritten.take(), true),
+            };
             let mut progress = false;
-            if let Some(batch) = self.unwritten.take() {
-                match self.poll_write(cx, batch) {
+            if let Some(batch) = batch {
+                match self.poll_write(cx, batch, resumed) {
                     Poll::Ready(Ok(batch)) => {
                         self.core.end_write(self.key, batch, true);
                         progress = true;
@@ -135,7 +143,12 @@ impl<P: Pattern> Driver<'_, P> {
     }
 
     /// Writes all of `batch` and gives it back empty, or keeps it and waits.
-    fn poll_write(&mut self, cx: &mut Context<'_>, mut batch: Batch) -> Poll<io::Result<Batch>> {
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut batch: Batch,
+        resumed: bool,
+    ) -> Poll<io::Result<Batch>> {
         if let Some(port) = &mut self.port {
             loop {
                 if batch.is_empty() {
@@ -151,15 +164,11 @@ impl<P: Pattern> Driver<'_, P> {
                 }
             }
         } else {
-            loop {
+            if !resumed {
                 self.writer.try_write(&mut batch)?;
-                if batch.is_empty() {
-                    return Poll::Ready(Ok(batch));
-                }
-                match self.writer.poll_ready(cx) {
-                    Poll::Ready(result) => result?,
-                    Poll::Pending => break,
-                }
+            }
+            if batch.is_empty() || self.reader.poll_write(cx, self.writer, &mut batch)?.is_ready() {
+                return Poll::Ready(Ok(batch));
             }
         }
         self.unwritten = Some(batch);
@@ -185,29 +194,32 @@ impl<P: Pattern> Driver<'_, P> {
     }
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let reader = Pin::new(&mut self.reader);
-        let read = if self.decoder.missing() >= STRAIGHT
-            && let Some(mut body) = self.decoder.body()
-        {
-            let read = ready!(tokio_util::io::poll_read_buf(reader, cx, &mut body))?;
-            self.decoder.finish(&mut self.frames);
+        let read = SCRATCH.with_borrow_mut(|Scratch { buffer, spares }| {
+            self.decoder.swap_spares(spares);
+            let read = self.poll_decode(cx, buffer);
+            self.decoder.swap_spares(spares);
             read
-        } else {
-            let (decoder, frames) = (&mut self.decoder, &mut self.frames);
-            let (read, result) = ready!(SCRATCH.with_borrow_mut(|scratch| {
-                let mut buffer = ReadBuf::new(scratch);
-                reader
-                    .poll_read(cx, &mut buffer)
-                    .map_ok(|()| (buffer.filled().len(), decoder.decode(buffer.filled(), frames)))
-            }))?;
-            result?;
-            read
-        };
-        if read == 0 {
+        });
+        if ready!(read)? == 0 {
             let between = self.decoder.is_between_frames();
             return Poll::Ready(Err(if between { End::Closed } else { End::MidFrame }));
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads once, into `buffer` or straight into a large payload, and says how much it was.
+    fn poll_decode(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, End>> {
+        if self.decoder.missing() >= STRAIGHT
+            && let Some(mut body) = self.decoder.body()
+        {
+            let read = ready!(self.reader.poll_read_body(cx, &mut body))?;
+            self.decoder.finish(&mut self.frames);
+            return Poll::Ready(Ok(read));
+        }
+        let read = ready!(self.reader.poll_read(cx, buffer))?;
+        let input = buffer.get(..read).unwrap_or_default();
+        self.decoder.decode(input, &mut self.frames)?;
+        Poll::Ready(Ok(read))
     }
 }
 

@@ -13,6 +13,9 @@ const KEPT_BUSY: usize = 128 * 1024;
 /// Flushes of at most this many messages mean that the pipe is not under load.
 const LIGHT: usize = 2;
 
+/// So many bytes make a good write: more in one call would not make it cheaper.
+const HEAP: usize = 64 * 1024;
+
 /// How much one pipe may queue for sending.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SendLimits {
@@ -198,22 +201,25 @@ impl Pipes {
         outbox.begin()
     }
 
-    /// The sender's turn, right after its push: on an idle pipe it writes its message itself, which saves the
-    /// hop to the driver. Under load that would be one write per message, so after one direct write the next
-    /// message goes through the driver, until something comes in on this pipe (a conversation) or a flush
-    /// turns out to be light.
+    /// The sender's turn, right after its push. It writes itself
+    /// - on an idle pipe, which saves the hop to the driver. Under load that would be one write per message,
+    ///   so after one such write the next message goes through the driver, until something comes in on this
+    ///   pipe (a conversation) or a flush turns out to be light;
+    /// - when enough is queued for a good write or the queue is full: it would have to wait otherwise.
     pub(crate) fn begin_direct(&mut self, key: Key) -> Option<Batch> {
-        if self.signals.last() != Some(&key) {
-            return None;
-        }
+        let unannounced = self.signals.last() == Some(&key);
         let outbox = self.get(key)?;
-        if !outbox.direct || outbox.unfinished.is_some() || outbox.queue.messages() != 1 {
+        let alone = unannounced && outbox.direct && outbox.queue.messages() == 1;
+        let heap = outbox.full || outbox.queue.bytes() >= HEAP;
+        if !(alone || heap) || outbox.unfinished.is_some() {
             return None;
         }
         let batch = outbox.begin()?;
         outbox.direct = false;
-        outbox.signalled = false;
-        self.signals.pop();
+        if unannounced {
+            outbox.signalled = false;
+            self.signals.pop();
+        }
         Some(batch)
     }
 

@@ -13,7 +13,7 @@ const MIB: usize = 1024 * 1024;
 /// ```
 #[derive(Clone, Debug)]
 pub struct SocketOptions {
-    /// Messages queued per pipe for sending before `send` waits. Default 128, at least 1.
+    /// Messages queued per pipe for sending before `send` waits. Default 512, at least 1.
     pub send_queue: usize,
     /// The same in bytes; a message that begins below it is taken, whatever its length. Default 1 MiB, at
     /// least 1.
@@ -65,7 +65,7 @@ pub struct SocketOptions {
 impl Default for SocketOptions {
     fn default() -> Self {
         Self {
-            send_queue: 128,
+            send_queue: 512,
             send_queue_bytes: MIB,
             recv_queue: 1024,
             recv_queue_bytes: 4 * MIB,

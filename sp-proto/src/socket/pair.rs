@@ -47,8 +47,11 @@ impl Pair {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the message was not sent.
-    pub async fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
-        self.owner.core.send(ToPeer, message.into()).await
+    pub fn send<M: Into<Message>>(
+        &self,
+        message: M,
+    ) -> impl Future<Output = Result<(), SendError>> + Send + use<'_, M> {
+        self.owner.core.send(ToPeer, message.into())
     }
 
     /// Queues the message for the peer if there is one that has room now.
@@ -66,11 +69,8 @@ impl Pair {
     ///
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, no message was taken.
-    pub async fn recv(&self) -> Result<Message, RecvError> {
-        self.owner
-            .core
-            .recv(|state| state.pattern.recv(&mut state.pipes))
-            .await
+    pub fn recv(&self) -> impl Future<Output = Result<Message, RecvError>> + Send + '_ {
+        self.owner.core.recv(|state| state.pattern.recv(&mut state.pipes))
     }
 
     /// The next message if one is there now.

@@ -42,8 +42,11 @@ impl Push {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the message was not sent.
-    pub async fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
-        self.owner.core.send(Turn, message.into()).await
+    pub fn send<M: Into<Message>>(
+        &self,
+        message: M,
+    ) -> impl Future<Output = Result<(), SendError>> + Send + use<'_, M> {
+        self.owner.core.send(Turn, message.into())
     }
 
     /// Queues the message on a pipe if one has room now.

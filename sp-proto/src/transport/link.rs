@@ -2,13 +2,15 @@
 
 use crate::transport::Credentials;
 use crate::transport::inproc::Duplex;
+use crate::transport::ipc_stream::{self, IpcReader, IpcWriter};
 use crate::wire::{Batch, Framing, GREETING_LEN};
 use bytes::Bytes;
+use bytes::buf::Limit;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream, tcp, unix};
+use tokio::net::{TcpStream, UnixStream, tcp};
 use tokio::sync::mpsc;
 
 /// How many pieces one write gathers.
@@ -25,7 +27,7 @@ pub(crate) enum Link {
 /// The receiving direction; its pipe's task alone has it.
 #[derive(Debug)]
 pub(crate) enum Reader {
-    Ipc(unix::OwnedReadHalf),
+    Ipc(IpcReader),
     Tcp(tcp::OwnedReadHalf),
     Inproc(mpsc::Receiver<Bytes>),
 }
@@ -33,7 +35,7 @@ pub(crate) enum Reader {
 /// The sending direction; the pipe's task shares it with senders that write themselves.
 #[derive(Debug)]
 pub(crate) enum Writer {
-    Ipc(unix::OwnedWriteHalf),
+    Ipc(IpcWriter),
     Tcp(tcp::OwnedWriteHalf),
     Inproc(mpsc::Sender<Bytes>),
 }
@@ -126,10 +128,12 @@ impl Link {
         Ok(greeting)
     }
 
-    pub(crate) fn split(self) -> (Reader, Writer) {
-        match self {
+    /// # Errors
+    /// The system cannot watch the connection.
+    pub(crate) fn split(self) -> io::Result<(Reader, Writer)> {
+        Ok(match self {
             Self::Ipc(stream) => {
-                let (reader, writer) = stream.into_split();
+                let (reader, writer) = ipc_stream::split(stream)?;
                 (Reader::Ipc(reader), Writer::Ipc(writer))
             }
             Self::Tcp(stream) => {
@@ -137,17 +141,60 @@ impl Link {
                 (Reader::Tcp(reader), Writer::Tcp(writer))
             }
             Self::Inproc(Duplex { sender, receiver }) => (Reader::Inproc(receiver), Writer::Inproc(sender)),
-        }
+        })
     }
 }
 
-impl AsyncRead for Reader {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Ipc(reader) => Pin::new(reader).poll_read(cx, buf),
-            Self::Tcp(reader) => Pin::new(reader).poll_read(cx, buf),
-            // Whole messages, not bytes: read with `poll_message`.
+impl Reader {
+    /// Reads into `buffer`, which is not empty; 0 = the peer has closed. An inproc pipe brings whole messages
+    /// instead.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Ipc(reader) => reader.poll_read(cx, buffer),
+            Self::Tcp(reader) => {
+                let mut buffer = ReadBuf::new(buffer);
+                let read = Pin::new(reader).poll_read(cx, &mut buffer);
+                read.map_ok(|()| buffer.filled().len())
+            }
             Self::Inproc(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    /// Reads into the room that `body` has; 0 = the peer has closed.
+    pub(crate) fn poll_read_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut Limit<&mut Vec<u8>>,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Ipc(reader) => reader.poll_read_body(cx, body),
+            Self::Tcp(reader) => tokio_util::io::poll_read_buf(Pin::new(reader), cx, body),
+            Self::Inproc(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    /// Goes on with a write that stopped for lack of room: writes as often as there is some, until `batch` is
+    /// empty.
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &Writer,
+        batch: &mut Batch,
+    ) -> Poll<io::Result<()>> {
+        match (self, writer) {
+            (Self::Ipc(reader), _) => reader.poll_write(cx, || match writer.try_write(batch) {
+                Ok(()) if !batch.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
+                result => result,
+            }),
+            (Self::Tcp(_), Writer::Tcp(half)) => loop {
+                ready!(half.as_ref().poll_write_ready(cx))?;
+                writer.try_write(batch)?;
+                if batch.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+            },
+            // An inproc pipe is waited for through a `PollSender`.
+            _ => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
         }
     }
 }
@@ -161,8 +208,7 @@ impl Writer {
                 let used = batch.io_slices(&mut slices);
                 let slices = slices.get(..used).unwrap_or_default();
                 match (self, slices) {
-                    (Self::Ipc(writer), [one]) => writer.try_write(one),
-                    (Self::Ipc(writer), many) => writer.try_write_vectored(many),
+                    (Self::Ipc(writer), pieces) => ipc_stream::write(writer, pieces),
                     (Self::Tcp(writer), [one]) => writer.try_write(one),
                     (Self::Tcp(writer), many) => writer.try_write_vectored(many),
                     (Self::Inproc(sender), _) => match sender.try_reserve() {
@@ -184,14 +230,5 @@ impl Writer {
             }
         }
         Ok(())
-    }
-
-    /// Waits until a stream takes more. An inproc pipe is waited for through a `PollSender`.
-    pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Ipc(writer) => writer.as_ref().poll_write_ready(cx),
-            Self::Tcp(writer) => writer.as_ref().poll_write_ready(cx),
-            Self::Inproc(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
-        }
     }
 }

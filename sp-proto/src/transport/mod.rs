@@ -3,6 +3,7 @@
 mod address;
 mod inproc;
 mod ipc;
+mod ipc_stream;
 mod link;
 mod listener;
 

@@ -8,8 +8,10 @@ mod backtrace;
 mod batch;
 mod frame;
 mod greeting;
+mod spares;
 
 pub use backtrace::{Backtrace, BacktraceError, DEFAULT_TTL, FINAL};
 pub use batch::Batch;
 pub use frame::{Decoder, FrameError, Framing};
 pub use greeting::{GREETING_LEN, GreetingError, decode_greeting, encode_greeting};
+pub use spares::Spares;
