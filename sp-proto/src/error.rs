@@ -121,9 +121,15 @@ pub enum RecvError {
     /// Nothing came within the receive time limit.
     #[error("nothing was received within the time limit")]
     TimedOut,
-    /// A context that has no request outstanding has nothing to receive.
+    /// A context that has no request or survey outstanding has nothing to receive.
     #[error("no request is outstanding")]
     State,
+    /// The survey's time is up: there will be no more responses. Told once.
+    #[error("the survey has ended")]
+    SurveyEnded,
+    /// The protocol of this raw socket only sends.
+    #[error("this protocol only sends")]
+    SendOnly,
 }
 
 /// Why a message was not sent.
@@ -142,6 +148,12 @@ pub enum SendErrorKind {
     /// The pipe that the request came from is gone.
     #[error("the peer that asked is gone")]
     PeerGone,
+    /// The header of a raw message is none of the socket's protocol.
+    #[error("the header is none of this protocol")]
+    Header,
+    /// The protocol of this raw socket only receives.
+    #[error("this protocol only receives")]
+    ReceiveOnly,
 }
 
 /// A message that was not sent, with the reason.

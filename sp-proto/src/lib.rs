@@ -18,10 +18,17 @@
 //! | socket | talks to | for |
 //! |---|---|---|
 //! | [`Pair`] | [`Pair`] | one peer, both directions |
+//! | [`Pair1`] | [`Pair1`] | the same, with a hop count |
 //! | [`Push`] | [`Pull`] | dealing work out |
 //! | [`Pull`] | [`Push`] | collecting |
 //! | [`Req`] | [`Rep`] | asking |
 //! | [`Rep`] | [`Req`] | answering |
+//! | [`Pub`] | [`Sub`] | telling everybody who wants to hear |
+//! | [`Sub`] | [`Pub`] | hearing of what was subscribed to |
+//! | [`Surveyor`] | [`Respondent`] | asking everybody, for a while |
+//! | [`Respondent`] | [`Surveyor`] | answering surveys |
+//! | [`Bus`] | [`Bus`] | telling every neighbour |
+//! | [`Raw`] | any of them | forwarding with a [`device`], and building other patterns |
 //!
 //! Every socket listens and dials on any number of endpoints; [`Address`] tells of the transports. Sockets are
 //! made anywhere and used within a tokio runtime. A [`Listener`] serves several protocols on one address.
@@ -53,6 +60,7 @@ mod id;
 mod message;
 mod pattern;
 mod protocol;
+mod stats;
 pub mod wire;
 
 #[cfg(feature = "tokio")]
@@ -65,15 +73,20 @@ mod socket;
 mod transport;
 
 pub use id::{EndpointId, PipeId};
-pub use message::Message;
+pub use message::{Message, RawMessage};
+pub use pattern::Overflow;
 pub use protocol::Protocol;
+pub use stats::{Drops, PipeStats, Stats, Traffic};
 
 #[cfg(feature = "tokio")]
 pub use engine::{Endpoint, Event, Events, ListenerOptions, PipeInfo};
 #[cfg(feature = "tokio")]
 pub use error::{DialError, ListenError, RecvError, RequestError, SendError, SendErrorKind};
 #[cfg(feature = "tokio")]
-pub use socket::{Connection, Listener, Pair, Pull, Push, Rep, Req, ReqContext, Request, SocketOptions};
+pub use socket::{
+    Bus, Connection, DeviceError, Listener, Pair, Pair1, Pub, Pull, Push, Raw, RawSendError, Rep, Req,
+    ReqContext, Request, Respondent, SocketOptions, Sub, SubContext, SurveyContext, Surveyor, device,
+};
 #[cfg(feature = "tokio")]
 pub use transport::{Address, AddressError, Credentials, TcpTarget, WsTarget};
 #[cfg(feature = "tls")]

@@ -1,10 +1,18 @@
 //! One battery of behaviour, applied to every pattern over every transport, with this crate at both ends.
 #![allow(missing_docs)]
 
+#[path = "conformance/broadcast.rs"]
+mod broadcast;
+#[path = "conformance/raw.rs"]
+mod raw;
 mod support;
 
+use broadcast::{cancelled_readers, neighbours, slow_subscriber, surveys, topics};
+use raw::{
+    ends, headers, one_way, pairs, reflector, requests as forward_requests, surveys as forward_surveys,
+};
 use sp_proto::{
-    DialError, Event, ListenError, Pair, Pull, Push, RecvError, Rep, Req, SendErrorKind, SocketOptions,
+    DialError, Event, ListenError, Pair, Pair1, Pull, Push, RecvError, Rep, Req, SendErrorKind, SocketOptions,
 };
 use std::time::Duration;
 use support::{Transport, bounded, event, peer_refused, pipe_added, pipe_removed};
@@ -64,6 +72,7 @@ macro_rules! for_every_transport {
 
 for_every_transport! {
     pair_talks_both_ways => pair_both_ways;
+    pair1_talks_both_ways => pair1_both_ways;
     push_arrives_in_order => push_in_order;
     large_and_empty_messages_arrive => sizes;
     requests_are_answered => requests;
@@ -80,6 +89,19 @@ for_every_transport! {
     endpoints_come_and_go => endpoints;
     an_address_is_used_once => in_use;
     a_message_beyond_the_limit_ends_its_pipe => too_long;
+    traffic_is_counted => traffic;
+    subscribers_get_their_topics => topics;
+    a_slow_subscriber_holds_up_nobody => slow_subscriber;
+    cancelled_readers_lose_and_double_nothing => cancelled_readers;
+    surveys_are_answered_in_time => surveys;
+    a_bus_reaches_the_neighbours => neighbours;
+    raw_headers_are_checked_and_lead_home => headers;
+    a_device_forwards_requests => forward_requests;
+    a_device_forwards_surveys => forward_surveys;
+    a_device_forwards_one_way => one_way;
+    a_device_counts_hops => pairs;
+    a_reflector_makes_a_star_of_a_bus => reflector;
+    a_device_ends_clearly => ends;
 }
 
 async fn pair_both_ways(transport: &Transport) {
@@ -101,6 +123,36 @@ async fn pair_both_ways(transport: &Transport) {
             format!("pong {round}").as_bytes()
         );
     }
+}
+
+async fn pair1_both_ways(transport: &Transport) {
+    let (left, right) = (
+        Pair1::with_options(transport.options()),
+        Pair1::with_options(transport.options()),
+    );
+    let at = left.listen(&transport.address).await.unwrap();
+    right.dial(&at.address).await.unwrap();
+    for size in [0, 1, 5000, 1_000_000] {
+        let message = vec![size as u8; size];
+        right.send(message.clone()).await.unwrap();
+        assert!(left.recv().await.unwrap()[..] == message);
+        left.send(message.clone()).await.unwrap();
+        assert!(right.recv().await.unwrap()[..] == message);
+    }
+    let mut events = left.events();
+    let version_0 = Pair::with_options(transport.options());
+    let error = version_0.dial(&at.address).await.unwrap_err();
+    let wrong = matches!(error, DialError::WrongProtocol { .. });
+    // A websocket's listener refuses the sub-protocol and does not say what it speaks.
+    #[cfg(feature = "ws")]
+    let wrong = wrong || matches!(error, DialError::Upgrade { .. });
+    assert!(wrong, "{error}");
+    peer_refused(&mut events).await;
+    let second = Pair1::with_options(transport.options());
+    second.dial_in_background(&at.address).unwrap();
+    assert!(peer_refused(&mut events).await.contains("already has a peer"));
+    right.send("still here").await.unwrap();
+    assert_eq!(&left.recv().await.unwrap()[..], b"still here");
 }
 
 async fn push_in_order(transport: &Transport) {
@@ -548,4 +600,26 @@ async fn too_long(transport: &Transport) {
             .await
             .contains("a message of 1001 bytes was announced; at most 1000")
     );
+}
+
+async fn traffic(transport: &Transport) {
+    let (push, pull) = (
+        Push::with_options(transport.options()),
+        Pull::with_options(transport.options()),
+    );
+    let at = pull.listen(&transport.address).await.unwrap();
+    push.dial(&at.address).await.unwrap();
+    for message in ["", "four", "sixsix"] {
+        push.send(message).await.unwrap();
+        pull.recv().await.unwrap();
+    }
+    let (sent, received) = (push.stats(), pull.stats());
+    assert_eq!((sent.sent.messages, sent.sent.bytes), (3, 10));
+    assert_eq!(received.received, sent.sent);
+    assert_eq!(received.pipes[0].received, sent.sent);
+    assert_eq!(received.pipes[0].pipe, pull.pipes()[0].id);
+    assert_eq!(sent.received, received.sent);
+    assert_eq!(sent.dropped, received.dropped);
+    push.close().await;
+    assert_eq!((push.stats().sent, push.stats().pipes.len()), (sent.sent, 0));
 }

@@ -27,7 +27,7 @@ pub(crate) async fn connect<P: Pattern>(
             address: named(),
             source,
         })?;
-    let mut greeted = greet(opening, &Manners::Known(P::PROTOCOL), limit)
+    let mut greeted = greet(opening, &Manners::Known(core.protocol), limit)
         .await
         .map_err(|failure| failure.into_dial_error(named()))?;
     // What was dialed says more than what the system calls the other end.

@@ -129,7 +129,7 @@ impl<P: Pattern> Owner<P> {
 
     pub(crate) fn attach(&self, greeted: Greeted) -> Result<PipeId, DialError> {
         let address = greeted.peer_address.clone();
-        let (found, expected) = (greeted.peer, P::PROTOCOL.peer());
+        let (found, expected) = (greeted.peer, self.core.protocol.peer());
         if found != expected {
             return Err(DialError::WrongProtocol {
                 address,
@@ -211,7 +211,7 @@ pub(crate) async fn bind(
 async fn listen<P: Pattern>(core: Arc<Core<P>>, listener: Listener, endpoint: EndpointId) {
     let mut acceptor = Acceptor::new(
         listener,
-        Manners::Known(P::PROTOCOL),
+        Manners::Known(core.protocol),
         core.options.handshake_timeout,
     );
     let mut pipes = JoinSet::new();

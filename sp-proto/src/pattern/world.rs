@@ -2,10 +2,18 @@
 //! do in it.
 
 use super::*;
-use crate::wire::{Decoder, FINAL, Framing};
+use crate::wire::{DEFAULT_TTL, Decoder, FINAL, Framing};
 use crate::{Message, PipeId};
 use std::io::IoSlice;
 use std::time::Duration;
+
+mod bus;
+mod pair1;
+mod pubsub;
+mod random;
+mod raw;
+mod stats;
+mod survey;
 
 const SEND: SendLimits = SendLimits {
     messages: 4,
@@ -76,6 +84,29 @@ impl<P: Pattern> End<P> {
     fn signalled(&mut self) -> Vec<Key> {
         std::iter::from_fn(|| self.pipes.pop_signal()).collect()
     }
+}
+
+/// A connection between two ends.
+#[derive(Clone, Copy)]
+struct Wire {
+    left: Key,
+    right: Key,
+}
+
+fn connect(left: &mut End<impl Pattern>, right: &mut End<impl Pattern>) -> Wire {
+    assert_eq!(left.pattern.protocol().peer(), right.pattern.protocol());
+    Wire {
+        left: left.join().unwrap(),
+        right: right.join().unwrap(),
+    }
+}
+
+/// Moves what is queued at `from` to `to`, and says how many messages that were.
+fn carry(from: (&mut End<impl Pattern>, Key), to: (&mut End<impl Pattern>, Key)) -> usize {
+    let frames = from.0.flush(from.1);
+    let count = frames.len();
+    to.0.handle(to.1, frames).unwrap();
+    count
 }
 
 fn numbered(numbers: std::ops::Range<u8>) -> Vec<Bytes> {
@@ -248,7 +279,7 @@ mod pair {
 
     #[test]
     fn has_one_peer_at_a_time() {
-        let mut end = End::new(Pair::new(RECV));
+        let mut end = End::new(Pair::new(Version::V0, RECV));
         let first = end.join().unwrap();
         assert_eq!(end.join(), Err(Refusal::SecondPeer));
         assert!(end.pattern.send(&mut end.pipes, "x".into()).is_ok());
@@ -266,7 +297,7 @@ mod pair {
 
     #[test]
     fn a_full_peer_takes_nothing_until_it_is_flushed() {
-        let mut end = End::new(Pair::new(RECV));
+        let mut end = End::new(Pair::new(Version::V0, RECV));
         let peer = end.join().unwrap();
         for _ in 0..SEND.messages {
             assert!(end.pattern.send(&mut end.pipes, "x".into()).is_ok());
@@ -286,7 +317,7 @@ mod rep {
 
     #[test]
     fn a_month_of_keep_alives_leaves_the_newest_only() {
-        let mut end = End::new(Rep::new(1));
+        let mut end = End::new(Rep::new(Protocol::Rep, 1, DEFAULT_TTL));
         let (a, b) = (end.join().unwrap(), end.join().unwrap());
         // One every five seconds for a month is half a million.
         for id in 0..600_000 {
@@ -306,7 +337,7 @@ mod rep {
 
     #[test]
     fn a_larger_backlog_keeps_the_newest_of_them() {
-        let mut end = End::new(Rep::new(3));
+        let mut end = End::new(Rep::new(Protocol::Rep, 3, DEFAULT_TTL));
         let a = end.join().unwrap();
         end.handle(
             a,
@@ -323,7 +354,7 @@ mod rep {
 
     #[test]
     fn a_reply_carries_its_backtrace_home() {
-        let mut end = End::new(Rep::new(1));
+        let mut end = End::new(Rep::new(Protocol::Rep, 1, DEFAULT_TTL));
         let a = end.join().unwrap();
         let asked = [&7_u32.to_be_bytes()[..], &request(1, b"?")].concat();
         end.handle(a, vec![asked.into()]).unwrap();
@@ -337,7 +368,7 @@ mod rep {
 
     #[test]
     fn a_reply_to_a_pipe_that_is_gone_comes_back() {
-        let mut end = End::new(Rep::new(1));
+        let mut end = End::new(Rep::new(Protocol::Rep, 1, DEFAULT_TTL));
         let a = end.join().unwrap();
         end.handle(a, vec![request(1, b"?")]).unwrap();
         let (origin, _) = recv(&mut end).unwrap();
@@ -353,9 +384,9 @@ mod rep {
 
     #[test]
     fn a_malformed_request_ends_its_pipe_and_a_deep_one_does_not() {
-        let mut end = End::new(Rep::new(9));
+        let mut end = End::new(Rep::new(Protocol::Rep, 9, DEFAULT_TTL));
         let a = end.join().unwrap();
-        let deep = [[0; 4 * crate::wire::MAX_HOPS].as_slice(), &request(1, b"")].concat();
+        let deep = [[0; 4 * DEFAULT_TTL as usize].as_slice(), &request(1, b"")].concat();
         assert_eq!(end.handle(a, vec![deep.into(), request(2, b"good")]), Ok(()));
         let result = end.handle(a, vec![request(3, b"good"), Bytes::from_static(b"abc")]);
         assert_eq!(result, Err(Violation::Backtrace(BacktraceError::Unterminated)));
@@ -368,7 +399,7 @@ mod rep {
 
     #[test]
     fn a_requester_that_reads_no_replies_is_held_back() {
-        let mut end = End::new(Rep::new(1));
+        let mut end = End::new(Rep::new(Protocol::Rep, 1, DEFAULT_TTL));
         let a = end.join().unwrap();
         let ask = |end: &mut End<Rep>, id| {
             end.handle(a, vec![request(id, b"?")]).unwrap();

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use sp_proto::{Endpoint, Pair, Pull, Push, Rep, Req};
+use sp_proto::{
+    Bus, Endpoint, Event, Events, Message, Pair, Pair1, Pub, Pull, Push, Raw, Rep, Req, Respondent, Sub,
+    Surveyor,
+};
 use testkit::{Process, within};
 use tokio::process::Command;
 
@@ -35,9 +38,27 @@ pub(crate) enum Kind {
     Pull,
     Req,
     Rep,
+    Pair1,
+    Pub,
+    Sub,
+    Surveyor,
+    Respondent,
+    Bus,
 }
 
-pub(crate) const KINDS: [Kind; 5] = [Kind::Pair, Kind::Push, Kind::Pull, Kind::Req, Kind::Rep];
+pub(crate) const KINDS: [Kind; 11] = [
+    Kind::Pair,
+    Kind::Push,
+    Kind::Pull,
+    Kind::Req,
+    Kind::Rep,
+    Kind::Pair1,
+    Kind::Pub,
+    Kind::Sub,
+    Kind::Surveyor,
+    Kind::Respondent,
+    Kind::Bus,
+];
 
 /// The command line of a foreign peer with one socket.
 pub(crate) trait Peer {
@@ -49,6 +70,13 @@ pub(crate) trait Peer {
 pub(crate) trait Socket {
     async fn listen_at(&self, address: &str) -> Endpoint;
     fn dial_at(&self, address: &str) -> Endpoint;
+    fn happenings(&self) -> Events;
+}
+
+/// Sends and receives plain messages.
+pub(crate) trait Duplex: Socket {
+    async fn give(&self, message: Message);
+    async fn take(&self) -> Message;
 }
 
 macro_rules! sockets {
@@ -61,11 +89,49 @@ macro_rules! sockets {
             fn dial_at(&self, address: &str) -> Endpoint {
                 self.dial_in_background(address).expect("a good address")
             }
+
+            fn happenings(&self) -> Events {
+                self.events()
+            }
         }
     )+};
 }
 
-sockets!(Pair, Push, Pull, Req, Rep);
+sockets!(
+    Pair, Push, Pull, Req, Rep, Pair1, Pub, Sub, Surveyor, Respondent, Bus, Raw
+);
+
+macro_rules! duplex {
+    ($($socket:ident),+) => {$(
+        impl Duplex for $socket {
+            async fn give(&self, message: Message) {
+                self.send(message).await.expect("an open socket");
+            }
+
+            async fn take(&self) -> Message {
+                self.recv().await.expect("an open socket")
+            }
+        }
+    )+};
+}
+
+duplex!(Pair, Pair1, Bus);
+
+/// The same as [`meet`], and waits until the connection is made, for those who do not wait when they send.
+pub(crate) async fn meet_connected(
+    ours: &impl Socket,
+    way: (Listener, Transport),
+    peer: &impl Peer,
+    kind: Kind,
+    options: &[&str],
+) -> Foreign {
+    let mut events = ours.happenings();
+    let mut foreign = meet(ours, way, peer, kind, options).await;
+    let connected =
+        async { while !matches!(events.recv().await.expect("an open socket"), Event::PipeAdded(_)) {} };
+    foreign.process.during("a connection", connected).await;
+    foreign
+}
 
 /// Connects `ours` with a new foreign socket. `options` are the foreign program's own.
 pub(crate) async fn meet(
