@@ -185,7 +185,17 @@ fn documentation(checkout: &Checkout) -> Result<Outcome> {
 }
 
 /// The combinations of `sp-proto`'s features that mean something; the first is the pure core without tokio.
-const FEATURES: &[&str] = &["", "tokio", "ipc", "tcp", "tls", "ws", "ipc,ws", "ipc,tls,ws", "cli"];
+const FEATURES: &[&str] = &[
+    "",
+    "tokio",
+    "ipc",
+    "tcp",
+    "tls",
+    "ws",
+    "ipc,ws",
+    "ipc,tls,ws",
+    "cli",
+];
 
 fn features(checkout: &Checkout) -> Result<Outcome> {
     let check = |features: &&str| {
