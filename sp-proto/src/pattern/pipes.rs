@@ -169,6 +169,11 @@ impl Pipes {
         }
     }
 
+    /// Is any driver asked for?
+    pub(crate) fn has_signals(&self) -> bool {
+        !self.signals.is_empty()
+    }
+
     /// The next pipe whose driver is asked for.
     pub(crate) fn pop_signal(&mut self) -> Option<Key> {
         self.signals.pop()
