@@ -98,6 +98,11 @@ pub(crate) trait Pattern: Send + 'static {
     /// Would the next sender get rid of its message?
     fn can_send(&self) -> bool;
 
+    /// Is there a context whose receiver should look again?
+    fn has_ready(&self) -> bool {
+        true
+    }
+
     /// The next context whose receiver should look again.
     fn pop_ready(&mut self) -> Option<ContextId> {
         None

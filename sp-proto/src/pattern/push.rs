@@ -61,4 +61,8 @@ impl Pattern for Push {
     fn can_send(&self) -> bool {
         !self.turns.is_empty()
     }
+
+    fn has_ready(&self) -> bool {
+        false
+    }
 }
