@@ -2,6 +2,8 @@
 
 use crate::transport::AddressError;
 use crate::wire::GreetingError;
+#[cfg(feature = "ws")]
+use crate::wire::websocket::UpgradeError;
 use crate::{Message, Protocol};
 use std::io;
 use std::time::Duration;
@@ -48,6 +50,26 @@ pub enum DialError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// The TLS handshake failed: no TLS is spoken there, or a certificate was not good enough for one side.
+    #[cfg(feature = "tls")]
+    #[error("{address} and this end do not agree on TLS")]
+    Tls {
+        /// The whole address.
+        address: String,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody answered who does not agree to a websocket for SP: the path or the protocol is another one.
+    #[cfg(feature = "ws")]
+    #[error("{address} did not agree to a websocket")]
+    Upgrade {
+        /// The whole address.
+        address: String,
+        /// What was wrong.
+        #[source]
+        source: UpgradeError,
     },
     /// Somebody answered who does not speak SP.
     #[error("{address} greeted wrongly")]

@@ -30,7 +30,7 @@
 //! | [`Bus`] | [`Bus`] | telling every neighbour |
 //! | [`Raw`] | any of them | forwarding with a [`device`], and building other patterns |
 //!
-//! Every socket listens and dials on any number of endpoints, `ipc://`, `tcp://` and `inproc://`. Sockets are
+//! Every socket listens and dials on any number of endpoints; [`Address`] tells of the transports. Sockets are
 //! made anywhere and used within a tokio runtime. A [`Listener`] serves several protocols on one address.
 //!
 //! # Module map
@@ -50,6 +50,11 @@
 //! whole batch. On the other side the pipe's task reads up to 64 KiB, decodes every frame in it and hands
 //! them over under one lock with one wake. No message has a task hop or a channel of its own.
 #![cfg_attr(not(feature = "tokio"), allow(dead_code, unused_imports))]
+// With inproc alone there is one kind of connection, and nothing to choose.
+#![cfg_attr(
+    not(any(feature = "ipc", feature = "tcp")),
+    allow(unreachable_patterns, unused_variables, unused_assignments)
+)]
 
 mod id;
 mod message;
@@ -86,7 +91,9 @@ pub use socket::{
     ReqContext, Request, Respondent, SocketOptions, Sub, SubContext, SurveyContext, Surveyor, device,
 };
 #[cfg(feature = "tokio")]
-pub use transport::{Address, AddressError, Credentials, TcpTarget};
+pub use transport::{Address, AddressError, Credentials, TcpTarget, WsTarget};
+#[cfg(feature = "tls")]
+pub use transport::{ClientAuth, TlsAuthorities, TlsError, TlsIdentity, TlsOptions};
 
 /// Keeps the example of the README compiled and true.
 #[cfg(all(doctest, feature = "tokio"))]

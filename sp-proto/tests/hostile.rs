@@ -395,10 +395,12 @@ async fn a_listener_tells_protocols_apart_and_strangers_away() {
 #[tokio::test]
 async fn a_listener_keeps_to_its_limits() {
     bounded(async {
+        #[allow(clippy::needless_update, reason = "with TLS there is one more field")]
         let options = ListenerOptions {
             recv_max_size: 10,
             backlog: 1,
             handshake_timeout: Duration::from_millis(20),
+            ..Default::default()
         };
         let listener = Listener::bind("tcp://127.0.0.1:0", &[Protocol::Push], options)
             .await

@@ -19,14 +19,15 @@ pub(crate) async fn connect<P: Pattern>(
 ) -> Result<Attached<P>, DialError> {
     let limit = core.options.handshake_timeout;
     let named = || address.to_string();
-    let link = tokio::time::timeout(limit, transport::connect(address))
+    let settings = core.options.transport();
+    let opening = tokio::time::timeout(limit, transport::connect(address, &settings))
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(|source| DialError::Refused {
             address: named(),
             source,
         })?;
-    let mut greeted = greet(link, &Manners::Known(core.protocol), limit)
+    let mut greeted = greet(opening, &Manners::Known(core.protocol), limit)
         .await
         .map_err(|failure| failure.into_dial_error(named()))?;
     // What was dialed says more than what the system calls the other end.

@@ -74,8 +74,8 @@ macro_rules! endpoints {
         }
 
         impl $name {
-            /// Listens on `address`: `ipc:///path`, `tcp://host:port` or `inproc://name`. Bound before it
-            /// returns: a peer that dials afterwards is connected.
+            /// Listens on `address`, an [`Address`]($crate::Address) as text. Bound before it returns: a peer
+            /// that dials afterwards is connected.
             ///
             /// # Errors
             /// The address makes no sense, is in use, or the system refuses.

@@ -1,11 +1,15 @@
 //! The options of sockets.
 
+use crate::transport::Settings;
+#[cfg(feature = "tls")]
+use crate::transport::TlsOptions;
 use crate::{Overflow, wire};
 use std::time::Duration;
 
 const MIB: usize = 1024 * 1024;
 
-/// Settings of a socket, fixed when it is made.
+/// Settings of a socket, fixed when it is made. End a literal with `..Default::default()`: cargo features add
+/// fields.
 ///
 /// ```
 /// let options = sp_proto::SocketOptions { recv_max_size: 64 * 1024, ..Default::default() };
@@ -60,6 +64,19 @@ pub struct SocketOptions {
     /// 1–255 (0 counts as 1). Default 8. The sender's own socket counts: 1 allows no device in between. nng knows
     /// at most 15.
     pub ttl: u8,
+    /// Certificates, for `tls+tcp://` and `wss://`. Default none.
+    #[cfg(feature = "tls")]
+    pub tls: TlsOptions,
+}
+
+impl SocketOptions {
+    /// What the transports are to know of these.
+    pub(crate) fn transport(&self) -> Settings {
+        Settings {
+            #[cfg(feature = "tls")]
+            tls: self.tls.clone(),
+        }
+    }
 }
 
 impl Default for SocketOptions {
@@ -81,6 +98,8 @@ impl Default for SocketOptions {
             survey_time: Duration::from_secs(1),
             sub_overflow: Overflow::DropOldest,
             ttl: wire::DEFAULT_TTL,
+            #[cfg(feature = "tls")]
+            tls: TlsOptions::default(),
         }
     }
 }

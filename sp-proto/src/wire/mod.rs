@@ -9,6 +9,8 @@ mod batch;
 mod frame;
 mod greeting;
 mod spares;
+#[cfg(feature = "ws")]
+pub mod websocket;
 
 pub use backtrace::{Backtrace, BacktraceError, DEFAULT_TTL, FINAL};
 pub use batch::Batch;

@@ -9,10 +9,14 @@ fn text(message: &Message) -> &str {
 }
 
 pub(crate) async fn topics(transport: &Transport) {
-    let publisher = Pub::new();
+    let publisher = Pub::with_options(transport.options());
     let mut joined = publisher.events();
     let at = publisher.listen(&transport.address).await.unwrap();
-    let (all, sport, none) = (Sub::new(), Sub::new(), Sub::new());
+    let (all, sport, none) = (
+        Sub::with_options(transport.options()),
+        Sub::with_options(transport.options()),
+        Sub::with_options(transport.options()),
+    );
     all.subscribe("");
     sport.subscribe("sport/");
     for sub in [&all, &sport, &none] {
@@ -49,12 +53,12 @@ pub(crate) async fn slow_subscriber(transport: &Transport) {
         let publisher = Pub::with_options(SocketOptions {
             send_queue: 8,
             linger: Duration::from_secs(60),
-            ..Default::default()
+            ..transport.options()
         });
         let sub = Sub::with_options(SocketOptions {
             recv_queue: 4,
             sub_overflow: overflow,
-            ..Default::default()
+            ..transport.options()
         });
         sub.subscribe("");
         let (mut joined, mut left) = (publisher.events(), sub.events());
@@ -95,7 +99,7 @@ pub(crate) async fn cancelled_readers(transport: &Transport) {
         send_queue_bytes: usize::MAX,
         recv_queue: COUNT as usize,
         recv_queue_bytes: usize::MAX,
-        ..Default::default()
+        ..transport.options()
     };
     let (publisher, sub) = (Pub::with_options(large.clone()), Sub::with_options(large));
     let mut joined = publisher.events();
@@ -142,12 +146,16 @@ pub(crate) async fn cancelled_readers(transport: &Transport) {
 pub(crate) async fn surveys(transport: &Transport) {
     let patient = SocketOptions {
         survey_time: Duration::from_secs(600),
-        ..Default::default()
+        ..transport.options()
     };
     let surveyor = Surveyor::with_options(patient);
     let mut joined = surveyor.events();
     let at = surveyor.listen(&transport.address).await.unwrap();
-    let respondents = [Respondent::new(), Respondent::new(), Respondent::new()];
+    let respondents = [
+        Respondent::with_options(transport.options()),
+        Respondent::with_options(transport.options()),
+        Respondent::with_options(transport.options()),
+    ];
     for respondent in &respondents {
         respondent.dial(&at.address).await.unwrap();
         pipe_added(&mut joined).await;
@@ -187,7 +195,11 @@ pub(crate) async fn surveys(transport: &Transport) {
 }
 
 pub(crate) async fn neighbours(transport: &Transport) {
-    let (hub, left, right) = (Bus::new(), Bus::new(), Bus::new());
+    let (hub, left, right) = (
+        Bus::with_options(transport.options()),
+        Bus::with_options(transport.options()),
+        Bus::with_options(transport.options()),
+    );
     let mut joined = hub.events();
     let at = hub.listen(&transport.address).await.unwrap();
     for bus in [&left, &right] {

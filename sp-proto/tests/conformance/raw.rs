@@ -15,7 +15,10 @@ async fn during<T>(left: &Raw, right: &Raw, work: impl Future<Output = T>) -> T 
 }
 
 async fn sides(transport: &Transport, near: Protocol) -> (Raw, Endpoint, Raw, Endpoint) {
-    let (near, far) = (Raw::new(near), Raw::new(near.peer()));
+    let (near, far) = (
+        Raw::with_options(near, transport.options()),
+        Raw::new(near.peer()),
+    );
     let near_at = near.listen(&transport.address).await.unwrap();
     let far_at = far.listen(&Transport::tcp().address).await.unwrap();
     (near, near_at, far, far_at)
@@ -23,7 +26,10 @@ async fn sides(transport: &Transport, near: Protocol) -> (Raw, Endpoint, Raw, En
 
 pub(crate) async fn requests(transport: &Transport) {
     let (near, near_at, far, far_at) = sides(transport, Protocol::Rep).await;
-    let (req, rep) = (Req::new(), Rep::new());
+    let (req, rep) = (
+        Req::with_options(transport.options()),
+        Rep::with_options(transport.options()),
+    );
     req.dial(&near_at.address).await.unwrap();
     rep.dial(&far_at.address).await.unwrap();
     let conversation = async {
@@ -52,11 +58,14 @@ pub(crate) async fn surveys(transport: &Transport) {
     let (near, near_at, far, far_at) = sides(transport, Protocol::Respondent).await;
     let surveyor = Surveyor::with_options(SocketOptions {
         survey_time: std::time::Duration::from_secs(600),
-        ..Default::default()
+        ..transport.options()
     });
     let mut joined = far.events();
     surveyor.dial(&near_at.address).await.unwrap();
-    let respondents = [Respondent::new(), Respondent::new()];
+    let respondents = [
+        Respondent::with_options(transport.options()),
+        Respondent::with_options(transport.options()),
+    ];
     for respondent in &respondents {
         respondent.dial(&far_at.address).await.unwrap();
         pipe_added(&mut joined).await;
@@ -75,7 +84,10 @@ pub(crate) async fn surveys(transport: &Transport) {
 
 pub(crate) async fn one_way(transport: &Transport) {
     let (near, near_at, far, far_at) = sides(transport, Protocol::Pull).await;
-    let (push, pull) = (Push::new(), Pull::new());
+    let (push, pull) = (
+        Push::with_options(transport.options()),
+        Pull::with_options(transport.options()),
+    );
     push.dial(&near_at.address).await.unwrap();
     pull.dial(&far_at.address).await.unwrap();
     let work = async {
@@ -92,7 +104,10 @@ pub(crate) async fn one_way(transport: &Transport) {
     near.close().await;
 
     let (near, near_at, far, far_at) = sides(transport, Protocol::Sub).await;
-    let (publisher, sub) = (Pub::new(), Sub::new());
+    let (publisher, sub) = (
+        Pub::with_options(transport.options()),
+        Sub::with_options(transport.options()),
+    );
     sub.subscribe("wanted");
     let (mut joined, mut seen) = (publisher.events(), far.events());
     publisher.dial(&near_at.address).await.unwrap();
@@ -111,9 +126,12 @@ pub(crate) async fn pairs(transport: &Transport) {
     let (near, near_at, far, far_at) = sides(transport, Protocol::Pair1).await;
     let strict = SocketOptions {
         ttl: 1,
-        ..Default::default()
+        ..transport.options()
     };
-    let (left, right) = (Pair1::new(), Pair1::with_options(strict));
+    let (left, right) = (
+        Pair1::with_options(transport.options()),
+        Pair1::with_options(strict),
+    );
     left.dial(&near_at.address).await.unwrap();
     right.dial(&far_at.address).await.unwrap();
     let work = async {
@@ -132,10 +150,14 @@ pub(crate) async fn pairs(transport: &Transport) {
 }
 
 pub(crate) async fn reflector(transport: &Transport) {
-    let hub = Raw::new(Protocol::Bus);
+    let hub = Raw::with_options(Protocol::Bus, transport.options());
     let mut joined = hub.events();
     let at = hub.listen(&transport.address).await.unwrap();
-    let buses = [Bus::new(), Bus::new(), Bus::new()];
+    let buses = [
+        Bus::with_options(transport.options()),
+        Bus::with_options(transport.options()),
+        Bus::with_options(transport.options()),
+    ];
     for bus in &buses {
         bus.dial(&at.address).await.unwrap();
         pipe_added(&mut joined).await;
@@ -166,7 +188,9 @@ pub(crate) async fn ends(transport: &Transport) {
             expected: Protocol::Req,
         })
     );
-    let error = device(&near, &Raw::new(Protocol::Pull)).await.unwrap_err();
+    let error = device(&near, &Raw::with_options(Protocol::Pull, transport.options()))
+        .await
+        .unwrap_err();
     assert_eq!(
         error.to_string(),
         "a device of rep and pull: with rep the other side must be req"
@@ -176,10 +200,10 @@ pub(crate) async fn ends(transport: &Transport) {
 }
 
 pub(crate) async fn headers(transport: &Transport) {
-    let raw = Raw::new(Protocol::Rep);
+    let raw = Raw::with_options(Protocol::Rep, transport.options());
     let mut events = raw.events();
     let at = raw.listen(&transport.address).await.unwrap();
-    let req = Req::new();
+    let req = Req::with_options(transport.options());
     req.dial(&at.address).await.unwrap();
     let mut context = req.context();
     context.send("?").await.unwrap();
@@ -203,10 +227,13 @@ pub(crate) async fn headers(transport: &Transport) {
     raw.send(message).await.unwrap();
     assert_eq!(raw.stats().dropped.peer_gone, 1);
 
-    let pull = Raw::new(Protocol::Pull);
+    let pull = Raw::with_options(Protocol::Pull, transport.options());
     let error = pull.try_send(RawMessage::default()).unwrap_err();
     assert_eq!(error.kind, SendErrorKind::ReceiveOnly);
-    assert_eq!(Raw::new(Protocol::Pub).recv().await, Err(RecvError::SendOnly));
+    assert_eq!(
+        Raw::with_options(Protocol::Pub, transport.options()).recv().await,
+        Err(RecvError::SendOnly)
+    );
     let (received, ()) = tokio::join!(raw.recv(), raw.close());
     assert_eq!(received, Err(RecvError::Closed));
 }
