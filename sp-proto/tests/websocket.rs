@@ -4,7 +4,7 @@
 
 mod support;
 
-use sp_proto::wire::websocket::{UpgradeRequest, accept_upgrade, encode_header};
+use sp_proto::wire::websocket::{FrameKind, UpgradeRequest, accept_upgrade, encode_header};
 use sp_proto::{DialError, Listener, ListenerOptions, Pair, Protocol, Pull, Push, Rep, Req, SocketOptions};
 use std::error::Error;
 use std::time::Duration;
@@ -46,7 +46,11 @@ async fn head(stream: &mut TcpStream) -> String {
 /// A masked frame, with a mask that changes nothing.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    encode_header(&mut bytes, None, payload.len(), Some([0; 4]));
+    let whole = FrameKind::Data {
+        first: true,
+        last: true,
+    };
+    encode_header(&mut bytes, whole, payload.len(), Some([0; 4]));
     bytes[0] = first;
     bytes.extend_from_slice(payload);
     bytes

@@ -48,6 +48,9 @@ pub struct SocketOptions {
     pub reconnect_min: Duration,
     /// The longest delay between two attempts of a dialer. Default 5 s.
     pub reconnect_max: Duration,
+    /// How many attempts in a row may fail before a dialer gives up; `None` = it never does. A connection that is
+    /// made starts the count over. Default `None`.
+    pub reconnect_attempts: Option<u32>,
     /// How long `close` goes on writing what was queued. Default 1 s.
     pub linger: Duration,
     /// Req only: resend after this long without a reply; `None` = never. The time is looked at while the
@@ -93,6 +96,7 @@ impl Default for SocketOptions {
             handshake_timeout: Duration::from_secs(5),
             reconnect_min: Duration::from_millis(100),
             reconnect_max: Duration::from_secs(5),
+            reconnect_attempts: None,
             linger: Duration::from_secs(1),
             resend_time: Some(Duration::from_secs(60)),
             rep_backlog: 1,

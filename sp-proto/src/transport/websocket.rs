@@ -5,8 +5,8 @@ use crate::Protocol;
 use crate::transport::{OpenError, WsTarget};
 use crate::wire::Batch;
 use crate::wire::websocket::{
-    Control, HEAD_MAX, Role, UpgradeError, UpgradeRequest, WebSocketDecoder, WebSocketError, accept_upgrade,
-    check_upgrade, encode_header, mask, refuse_upgrade, request_upgrade,
+    Control, FrameKind, HEAD_MAX, Role, UpgradeError, UpgradeRequest, WebSocketDecoder, WebSocketError,
+    accept_upgrade, check_upgrade, encode_header, mask, refuse_upgrade, request_upgrade,
 };
 use bytes::Bytes;
 use std::fmt;
@@ -19,6 +19,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 /// How much is encoded before it is written, in bytes.
 const CHUNK: usize = 64 * 1024;
+
+/// The longest frame that is sent, in bytes; a longer message goes in parts. nng takes no longer ones.
+const FRAME_MAX: usize = 1024 * 1024;
 
 /// What a websocket runs over.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin + fmt::Debug {}
@@ -187,12 +190,49 @@ pub(crate) struct WebSocket {
     ping: Option<Bytes>,
 }
 
-/// The rest of a message whose header is encoded.
+/// A message that is not yet encoded as a whole.
 struct Body {
     rest: Bytes,
+    first: bool,
+    /// What is missing of the frame that is being encoded, in bytes.
+    missing: usize,
     key: Option<[u8; 4]>,
-    /// How much of it is encoded.
+    /// How much of the frame is encoded, in bytes.
     done: usize,
+}
+
+impl Body {
+    fn new(rest: Bytes) -> Self {
+        Self {
+            rest,
+            first: true,
+            missing: 0,
+            key: None,
+            done: 0,
+        }
+    }
+
+    fn begin_frame(&mut self, out: &mut Vec<u8>, key: Option<[u8; 4]>) {
+        self.missing = self.rest.len().min(FRAME_MAX);
+        let kind = FrameKind::Data {
+            first: self.first,
+            last: self.missing == self.rest.len(),
+        };
+        encode_header(out, kind, self.missing, key);
+        (self.first, self.key, self.done) = (false, key, 0);
+    }
+
+    /// Encodes the next chunk of the frame.
+    fn encode(&mut self, out: &mut Vec<u8>) {
+        let step = self.missing.min(CHUNK);
+        let start = out.len();
+        out.extend_from_slice(&self.rest.split_to(step));
+        if let Some(key) = self.key {
+            mask(out.get_mut(start..).unwrap_or_default(), key, self.done);
+        }
+        self.missing -= step;
+        self.done += step;
+    }
 }
 
 impl fmt::Debug for WebSocket {
@@ -304,27 +344,19 @@ impl WebSocket {
     fn encode(&mut self, batch: &mut Batch) -> bool {
         while self.out.len() < CHUNK {
             self.answer();
-            let Some(body) = &mut self.body else {
-                let Some(message) = batch.pop_message() else {
-                    break;
-                };
-                let key = self.key();
-                encode_header(&mut self.out, None, message.len(), key);
-                self.body = Some(Body {
-                    rest: message,
-                    key,
-                    done: 0,
-                });
-                continue;
+            let key = self.key();
+            let body = match &mut self.body {
+                Some(body) => body,
+                empty => match batch.pop_message() {
+                    Some(rest) => empty.insert(Body::new(rest)),
+                    None => break,
+                },
             };
-            let step = body.rest.len().min(CHUNK);
-            let start = self.out.len();
-            self.out.extend_from_slice(&body.rest.split_to(step));
-            if let Some(key) = body.key {
-                mask(self.out.get_mut(start..).unwrap_or_default(), key, body.done);
+            if body.missing == 0 {
+                body.begin_frame(&mut self.out, key);
             }
-            body.done += step;
-            if body.rest.is_empty() {
+            body.encode(&mut self.out);
+            if body.missing == 0 && body.rest.is_empty() {
                 self.body = None;
             }
         }
@@ -339,7 +371,7 @@ impl WebSocket {
 
     /// Adds the pong that is due, if no frame is half encoded.
     fn answer(&mut self) {
-        if self.body.is_none()
+        if self.is_between_frames()
             && self.out.len() < CHUNK
             && let Some(ping) = self.ping.take()
         {
@@ -350,14 +382,18 @@ impl WebSocket {
     fn say_goodbye(&mut self) {
         /// 1000: there is nothing more to say.
         const NORMAL: [u8; 2] = 1000_u16.to_be_bytes();
-        if self.body.is_none() {
+        if self.is_between_frames() {
             self.control(Control::Close, &NORMAL);
         }
     }
 
+    fn is_between_frames(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.missing == 0)
+    }
+
     fn control(&mut self, control: Control, payload: &[u8]) {
         let key = self.key();
-        encode_header(&mut self.out, Some(control), payload.len(), key);
+        encode_header(&mut self.out, FrameKind::Control(control), payload.len(), key);
         let start = self.out.len();
         self.out.extend_from_slice(payload);
         if let Some(key) = key {

@@ -20,14 +20,40 @@ pub(crate) enum Listener {
 pub(crate) enum Transport {
     Ipc,
     Tcp,
+    #[cfg(feature = "ws")]
+    Ws,
+}
+
+impl Transport {
+    /// Where to listen: for ourselves any port will do, others must be told.
+    pub(crate) fn address(self, folder: &Path, listener: Listener) -> String {
+        // The programs cannot tell which port they got, so they can't be left to choose it.
+        let port = || match listener {
+            Listener::Ours => 0,
+            Listener::Theirs => testkit::free_port(),
+        };
+        match self {
+            Self::Ipc => ipc(folder),
+            Self::Tcp => format!("tcp://127.0.0.1:{}", port()),
+            #[cfg(feature = "ws")]
+            Self::Ws if listener == Listener::Ours => "ws://127.0.0.1:0/sp".to_owned(),
+            // nanomsg knows no path when it listens.
+            #[cfg(feature = "ws")]
+            Self::Ws => format!("ws://127.0.0.1:{}", port()),
+        }
+    }
 }
 
 /// Every way to meet.
-pub(crate) const WAYS: [(Listener, Transport); 4] = [
+pub(crate) const WAYS: [(Listener, Transport); if cfg!(feature = "ws") { 6 } else { 4 }] = [
     (Listener::Ours, Transport::Ipc),
     (Listener::Ours, Transport::Tcp),
+    #[cfg(feature = "ws")]
+    (Listener::Ours, Transport::Ws),
     (Listener::Theirs, Transport::Ipc),
     (Listener::Theirs, Transport::Tcp),
+    #[cfg(feature = "ws")]
+    (Listener::Theirs, Transport::Ws),
 ];
 
 /// The socket of a foreign peer, by its pattern.
@@ -142,21 +168,13 @@ pub(crate) async fn meet(
     options: &[&str],
 ) -> Foreign {
     let folder = tempfile::tempdir().expect("a temporary folder");
+    let address = transport.address(folder.path(), listener);
     let mut command = match listener {
         Listener::Ours => {
-            let address = match transport {
-                Transport::Ipc => ipc(folder.path()),
-                Transport::Tcp => "tcp://127.0.0.1:0".to_owned(),
-            };
             let endpoint = ours.listen_at(&address).await;
             peer.command(kind, false, &endpoint.address)
         }
         Listener::Theirs => {
-            let address = match transport {
-                Transport::Ipc => ipc(folder.path()),
-                // The programs cannot tell which port they got, so they can't be left to choose it.
-                Transport::Tcp => format!("tcp://127.0.0.1:{}", testkit::free_port()),
-            };
             ours.dial_at(&address);
             peer.command(kind, true, &address)
         }

@@ -41,6 +41,20 @@ pub enum Control {
     Pong,
 }
 
+/// What a frame holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameKind {
+    /// A part of a message.
+    Data {
+        /// Does the message begin with it?
+        first: bool,
+        /// Does the message end with it?
+        last: bool,
+    },
+    /// No part of a message.
+    Control(Control),
+}
+
 /// Why the bytes of a peer are no websocket frames, or none that SP allows. The connection is of no use after
 /// that.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -87,17 +101,11 @@ pub struct WebSocketDecoder {
 /// The frame whose payload is expected.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
-    kind: Kind,
+    kind: FrameKind,
     missing: usize,
     key: [u8; 4],
     /// Where in the key the next byte is.
     phase: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Data { last: bool },
-    Control(Control),
 }
 
 impl WebSocketDecoder {
@@ -138,8 +146,8 @@ impl WebSocketDecoder {
             let (part, rest) = input.split_at_checked(frame.missing).unwrap_or((input, &[]));
             input = rest;
             let payload = match frame.kind {
-                Kind::Data { .. } => self.message.get_or_insert_default(),
-                Kind::Control(_) => &mut self.control,
+                FrameKind::Data { .. } => self.message.get_or_insert_default(),
+                FrameKind::Control(_) => &mut self.control,
             };
             let start = payload.len();
             reserve(payload, frame.missing, part.len());
@@ -159,11 +167,15 @@ impl WebSocketDecoder {
             let kind = frame.kind;
             self.frame = None;
             match kind {
-                Kind::Data { last: false } => {}
-                Kind::Data { last: true } => messages.push(self.message.take().unwrap_or_default().into()),
-                Kind::Control(Control::Ping) => self.ping = Some(std::mem::take(&mut self.control).into()),
-                Kind::Control(Control::Pong) => self.control.clear(),
-                Kind::Control(Control::Close) => self.closed = true,
+                FrameKind::Data { last: false, .. } => {}
+                FrameKind::Data { last: true, .. } => {
+                    messages.push(self.message.take().unwrap_or_default().into())
+                }
+                FrameKind::Control(Control::Ping) => {
+                    self.ping = Some(std::mem::take(&mut self.control).into())
+                }
+                FrameKind::Control(Control::Pong) => self.control.clear(),
+                FrameKind::Control(Control::Close) => self.closed = true,
             }
         }
         Ok(())
@@ -207,8 +219,8 @@ impl WebSocketDecoder {
         let (length, key) = self.length_and_key();
         self.filled = 0;
         let length = match kind {
-            Kind::Control(_) => usize::from(second & !MASKED),
-            Kind::Data { .. } => self.accepted(length, limit)?,
+            FrameKind::Control(_) => usize::from(second & !MASKED),
+            FrameKind::Data { .. } => self.accepted(length, limit)?,
         };
         self.frame = Some(Frame {
             kind,
@@ -233,7 +245,7 @@ impl WebSocketDecoder {
         2 + length + if second & MASKED == 0 { 0 } else { 4 }
     }
 
-    fn kind(&self, first: u8, second: u8) -> Result<Kind, WebSocketError> {
+    fn kind(&self, first: u8, second: u8) -> Result<FrameKind, WebSocketError> {
         if first & 0x70 != 0 {
             return Err(WebSocketError::Reserved);
         }
@@ -243,7 +255,8 @@ impl WebSocketDecoder {
         }
         let last = first & FIN != 0;
         let control = match (first & 0x0f, self.message.is_some()) {
-            (CONTINUATION, true) | (BINARY, false) => return Ok(Kind::Data { last }),
+            (CONTINUATION, true) => return Ok(FrameKind::Data { first: false, last }),
+            (BINARY, false) => return Ok(FrameKind::Data { first: true, last }),
             (CONTINUATION, false) | (BINARY, true) => return Err(WebSocketError::Sequence),
             (CLOSE, _) => Control::Close,
             (PING, _) => Control::Ping,
@@ -253,7 +266,7 @@ impl WebSocketDecoder {
         if !last || usize::from(second & !MASKED) > CONTROL_MAX {
             return Err(WebSocketError::Control);
         }
-        Ok(Kind::Control(control))
+        Ok(FrameKind::Control(control))
     }
 
     fn length_and_key(&self) -> (u64, [u8; 4]) {
@@ -286,15 +299,16 @@ fn reserve(payload: &mut Vec<u8>, missing: usize, more: usize) {
 
 /// Adds the header of a frame with a payload of `length` bytes to `buffer`; `key` is what a client masks it
 /// with.
-pub fn encode_header(buffer: &mut Vec<u8>, control: Option<Control>, length: usize, key: Option<[u8; 4]>) {
-    let opcode = match control {
-        None => BINARY,
-        Some(Control::Close) => CLOSE,
-        Some(Control::Ping) => PING,
-        Some(Control::Pong) => PONG,
+pub fn encode_header(buffer: &mut Vec<u8>, kind: FrameKind, length: usize, key: Option<[u8; 4]>) {
+    let (opcode, last) = match kind {
+        FrameKind::Data { first: true, last } => (BINARY, last),
+        FrameKind::Data { first: false, last } => (CONTINUATION, last),
+        FrameKind::Control(Control::Close) => (CLOSE, true),
+        FrameKind::Control(Control::Ping) => (PING, true),
+        FrameKind::Control(Control::Pong) => (PONG, true),
     };
     let masked = if key.is_some() { MASKED } else { 0 };
-    buffer.push(FIN | opcode);
+    buffer.push(opcode | if last { FIN } else { 0 });
     match (u8::try_from(length), u16::try_from(length)) {
         (Ok(length @ ..=125), _) => buffer.push(masked | length),
         (_, Ok(length)) => {
@@ -332,7 +346,11 @@ mod tests {
     /// A frame with any first byte, masked when a client sends it.
     fn frame(first: u8, payload: &[u8], key: Option<[u8; 4]>) -> Vec<u8> {
         let mut bytes = Vec::new();
-        encode_header(&mut bytes, None, payload.len(), key);
+        let whole = FrameKind::Data {
+            first: true,
+            last: true,
+        };
+        encode_header(&mut bytes, whole, payload.len(), key);
         bytes[0] = first;
         let start = bytes.len();
         bytes.extend_from_slice(payload);

@@ -3,7 +3,7 @@
 mod frame;
 mod upgrade;
 
-pub use frame::{Control, Role, WebSocketDecoder, WebSocketError, encode_header, mask};
+pub use frame::{Control, FrameKind, Role, WebSocketDecoder, WebSocketError, encode_header, mask};
 pub use upgrade::{
     HEAD_MAX, UpgradeError, UpgradeRequest, accept_upgrade, check_upgrade, refuse_upgrade, request_upgrade,
 };
