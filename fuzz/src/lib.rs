@@ -11,7 +11,7 @@ use mangrove_protocol::name::PluginName;
 use serde_json::{Value, json};
 use sp_proto::Address;
 use sp_proto::wire::{
-    Backtrace, Decoder, FrameError, Framing, GREETING_LEN, decode_greeting, encode_greeting,
+    Backtrace, DEFAULT_TTL, Decoder, FrameError, Framing, GREETING_LEN, decode_greeting, encode_greeting,
 };
 
 /// A greeting is refused, or is the one that we would send.
@@ -60,10 +60,19 @@ fn decode<'a>(
 
 /// What is taken off a request as its backtrace, and what remains, are what came.
 pub fn backtrace(input: &[u8]) {
-    let mut body = Bytes::copy_from_slice(input);
-    if let Ok(backtrace) = Backtrace::split_off(&mut body) {
-        assert_eq!([backtrace.as_bytes(), &body].concat(), input);
+    for ttl in [DEFAULT_TTL, 1, u8::MAX] {
+        let mut body = Bytes::copy_from_slice(input);
+        if let Ok(backtrace) = Backtrace::split_off(&mut body, ttl) {
+            assert!(backtrace.as_bytes().len() <= 4 * usize::from(ttl));
+            assert_eq!([backtrace.as_bytes(), &body].concat(), input);
+        }
     }
+}
+
+/// Whatever callers and peers do to a pattern, in whatever order, it does not panic, keeps its bounds and gives what
+/// it says is there. The first byte names the pattern, the others are operations.
+pub fn operations(input: &[u8]) {
+    sp_proto::operations(input);
 }
 
 /// An address that is accepted prints as an address that means the same.

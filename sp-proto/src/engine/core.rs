@@ -9,7 +9,7 @@ use crate::engine::waiters::Waiters;
 use crate::pattern::{ContextId, Key, Pattern, Pipes, Refusal, SendLimits, Violation};
 use crate::transport::{Reader, Writer};
 use crate::wire::{Batch, Framing};
-use crate::{EndpointId, PipeId, SocketOptions};
+use crate::{EndpointId, PipeId, Protocol, SocketOptions, Stats};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::io;
@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 /// A socket without its tasks.
 pub(crate) struct Core<P> {
     state: Mutex<State<P>>,
+    /// What the socket announces.
+    pub(crate) protocol: Protocol,
     pub(crate) options: SocketOptions,
     pub(crate) events: Publisher,
     /// Set when the socket is asked to close: no new pipes, and the old ones end once they are flushed.
@@ -192,6 +194,7 @@ impl<P: Pattern> Core<P> {
             messages: options.send_queue,
             bytes: options.send_queue_bytes,
         };
+        let protocol = pattern.protocol();
         let state = State {
             pattern,
             pipes: Pipes::new(limits),
@@ -204,6 +207,7 @@ impl<P: Pattern> Core<P> {
         };
         Self {
             state: Mutex::new(state),
+            protocol,
             options,
             events: Publisher::new(),
             closing: CancellationToken::new(),
@@ -368,7 +372,7 @@ impl<P: Pattern> Core<P> {
     pub(crate) fn deliver(&self, key: Key, frames: &mut Vec<Bytes>) -> Result<(), Violation> {
         self.with(|state| {
             let State { pattern, pipes, .. } = state;
-            pipes.note_received(key);
+            pipes.note_received(key, frames);
             pattern.handle_frames(pipes, key, frames)
         })
     }
@@ -383,6 +387,11 @@ impl<P: Pattern> Core<P> {
             .collect();
         pipes.sort_unstable_by_key(|info| info.id);
         pipes
+    }
+
+    /// What has gone through the socket so far.
+    pub(crate) fn stats(&self) -> Stats {
+        self.lock().pipes.stats()
     }
 
     /// Asks the pipe's task to end it.

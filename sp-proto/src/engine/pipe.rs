@@ -3,7 +3,11 @@
 
 use crate::engine::core::{Attached, Core, Plan, Stop};
 use crate::pattern::{Key, Pattern, Violation};
+#[cfg(feature = "ws")]
+use crate::transport::ReadEnd;
 use crate::transport::{Reader, Writer};
+#[cfg(feature = "ws")]
+use crate::wire::websocket::WebSocketError;
 use crate::wire::{Batch, Decoder, FrameError, Spares};
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -11,7 +15,6 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio::task::coop;
 use tokio_util::sync::PollSender;
@@ -50,10 +53,25 @@ enum End {
     Io(#[from] io::Error),
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[cfg(feature = "ws")]
+    #[error(transparent)]
+    WebSocket(#[from] WebSocketError),
     #[error(transparent)]
     Violation(#[from] Violation),
     #[error(transparent)]
     Stopped(#[from] Stop),
+}
+
+#[cfg(feature = "ws")]
+impl From<ReadEnd> for End {
+    fn from(end: ReadEnd) -> Self {
+        match end {
+            ReadEnd::Closed => Self::Closed,
+            ReadEnd::MidMessage => Self::MidFrame,
+            ReadEnd::Io(error) => Self::Io(error),
+            ReadEnd::Broken(error) => Self::WebSocket(error),
+        }
+    }
 }
 
 /// Drives the pipe until it ends. The pipe has left its socket when this returns or is dropped.
@@ -67,7 +85,7 @@ pub(crate) async fn run<P: Pattern>(mut attached: Attached<P>) {
         writer: &attached.writer,
         port: match &*attached.writer {
             Writer::Inproc(sender) => Some(PollSender::new(sender.clone())),
-            Writer::Ipc(_) | Writer::Tcp(_) => None,
+            _ => None,
         },
         reader,
         decoder: Decoder::new(attached.framing, attached.recv_max_size),
@@ -81,17 +99,7 @@ pub(crate) async fn run<P: Pattern>(mut attached: Attached<P>) {
     attached.reason = end.to_string();
     drop(attached);
     if matches!(end, End::Stopped(Stop::Closed)) {
-        hang_up(reader).await;
-    }
-}
-
-/// Waits for the peer to hang up as well. A tcp connection that is closed while something unread lies in it
-/// is reset, which can destroy what we have just written. The sending side is closed by now; the owner bounds
-/// the wait.
-async fn hang_up(reader: Reader) {
-    if let Reader::Tcp(mut reader) = reader {
-        let mut unread = [0; 4096];
-        while reader.read(&mut unread).await.is_ok_and(|read| read > 0) {}
+        reader.hang_up().await;
     }
 }
 
@@ -181,7 +189,8 @@ impl<P: Pattern> Driver<'_, P> {
             if !resumed {
                 self.writer.try_write(&mut batch)?;
             }
-            if batch.is_empty() || self.reader.poll_write(cx, self.writer, &mut batch)?.is_ready() {
+            let written = batch.is_empty() && !self.reader.keeps_back();
+            if written || self.reader.poll_write(cx, self.writer, &mut batch)?.is_ready() {
                 return Poll::Ready(Ok(batch));
             }
         }
@@ -193,7 +202,12 @@ impl<P: Pattern> Driver<'_, P> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let read = match &mut self.reader {
             Reader::Inproc(receiver) => ready!(poll_messages(receiver, cx, self.limit, &mut self.frames)),
-            Reader::Ipc(_) | Reader::Tcp(_) => ready!(self.poll_bytes(cx)),
+            #[cfg(feature = "ws")]
+            Reader::WebSocket(socket) => ready!(SCRATCH.with_borrow_mut(|scratch| {
+                socket.poll_messages(cx, &mut scratch.buffer, self.limit, &mut self.frames)
+            }))
+            .map_err(End::from),
+            _ => ready!(self.poll_bytes(cx)),
         };
         // What came before a fault is still good.
         let count = self.frames.len();

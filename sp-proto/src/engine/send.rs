@@ -2,8 +2,9 @@
 
 use crate::engine::core::{Core, State};
 use crate::engine::waiters::{Ticket, Waiters};
-use crate::pattern::{Key, Pattern};
+use crate::pattern::{ContextId, Key, Pattern};
 use crate::{Message, RecvError, SendError, SendErrorKind};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::MutexGuard;
 use std::task::{Context, Poll, ready};
@@ -13,8 +14,8 @@ use tokio::time::Sleep;
 
 /// What came of an attempt to send.
 pub(crate) enum Attempt {
-    /// Queued on this pipe.
-    Sent(Key),
+    /// Queued, on this pipe among others; or dropped as the pattern has it, when there is none.
+    Sent(Option<Key>),
     /// Nobody has room.
     Full(Message),
     /// There is no use in waiting.
@@ -24,7 +25,7 @@ pub(crate) enum Attempt {
 impl From<Result<Key, Message>> for Attempt {
     fn from(result: Result<Key, Message>) -> Self {
         match result {
-            Ok(key) => Self::Sent(key),
+            Ok(key) => Self::Sent(Some(key)),
             Err(message) => Self::Full(message),
         }
     }
@@ -267,6 +268,30 @@ impl<P: Pattern> Core<P> {
         }
     }
 
+    /// Receives in a context, whose one receiver is the caller, waiting at most as long as the options say.
+    pub(crate) async fn recv_in<T>(
+        &self,
+        context: ContextId,
+        mut take: impl FnMut(&mut State<P>) -> Option<T>,
+    ) -> Result<T, RecvError> {
+        let receiving = poll_fn(|cx| {
+            let budget = ready!(coop::poll_proceed(cx));
+            self.with(|state| {
+                let result = if state.closed {
+                    Err(RecvError::Closed)
+                } else if let Some(taken) = take(state) {
+                    Ok(taken)
+                } else {
+                    state.contexts.insert(context, cx.waker().clone());
+                    return Poll::Pending;
+                };
+                budget.made_progress();
+                Poll::Ready(result)
+            })
+        });
+        with_limit(self.options.recv_timeout, receiving).await
+    }
+
     /// Receives if there is something now.
     pub(crate) fn try_recv<T>(
         &self,
@@ -283,13 +308,15 @@ impl<P: Pattern> Core<P> {
 
     /// After a message was queued on a pipe: writes what the pipe has queued if it is the caller's turn, else
     /// leaves it to the pipe's task. Says whether it has written.
-    fn transmit(&self, mut state: MutexGuard<'_, State<P>>, key: Key) -> bool {
-        let begun = state.pipes.begin_direct(key);
-        let direct = begun.and_then(|batch| Some((batch, state.writer(key)?)));
+    fn transmit(&self, mut state: MutexGuard<'_, State<P>>, key: Option<Key>) -> bool {
+        let direct = key.and_then(|key| {
+            let batch = state.pipes.begin_direct(key)?;
+            Some((key, batch, state.writer(key)?))
+        });
         let wakes = state.settle();
         drop(state);
         wakes.wake();
-        let Some((mut batch, writer)) = direct else {
+        let Some((key, mut batch, writer)) = direct else {
             return false;
         };
         // An error is left to the pipe's task, which meets it as well and ends the pipe.

@@ -1,7 +1,7 @@
 //! The sending side of a socket's pipes: what waits to be written, and which pipe needs attention.
 
-use crate::PipeId;
 use crate::wire::{Batch, Framing};
+use crate::{Drops, PipeId, PipeStats, Stats, Traffic};
 use bytes::Bytes;
 
 /// The buffer that an idle pipe keeps for its next batch, in bytes.
@@ -38,6 +38,10 @@ pub(crate) struct Pipes {
     free: Vec<usize>,
     signals: Vec<Key>,
     limits: SendLimits,
+    /// What the patterns have dropped.
+    pub(crate) drops: Drops,
+    /// The traffic of the pipes that are gone.
+    gone: (Traffic, Traffic),
 }
 
 /// What waits to be written to one pipe. Whoever has begun a write owns the bytes until the write has ended,
@@ -54,6 +58,8 @@ struct Outbox {
     begun: (usize, usize),
     full: bool,
     signalled: bool,
+    sent: Traffic,
+    received: Traffic,
     /// May the next message be written at once by whoever sends it? See [`Pipes::begin_direct`].
     direct: bool,
 }
@@ -97,6 +103,8 @@ impl Pipes {
             free: Vec::new(),
             signals: Vec::new(),
             limits,
+            drops: Drops::default(),
+            gone: (Traffic::default(), Traffic::default()),
         }
     }
 
@@ -110,6 +118,8 @@ impl Pipes {
             begun: (0, 0),
             full: false,
             signalled: false,
+            sent: Traffic::default(),
+            received: Traffic::default(),
             direct: true,
         };
         let slot = self.free.pop().unwrap_or(self.outboxes.len());
@@ -121,12 +131,17 @@ impl Pipes {
     }
 
     pub(crate) fn remove(&mut self, key: Key) -> bool {
-        let known = self.get(key).is_some();
-        if known && let Some(slot) = self.outboxes.get_mut(key.slot) {
+        let Some(Outbox { sent, received, .. }) = self.get(key) else {
+            return false;
+        };
+        let (sent, received) = (*sent, *received);
+        self.gone.0 += sent;
+        self.gone.1 += received;
+        if let Some(slot) = self.outboxes.get_mut(key.slot) {
             *slot = None;
             self.free.push(key.slot);
         }
-        known
+        true
     }
 
     pub(crate) fn contains(&self, key: Key) -> bool {
@@ -158,6 +173,10 @@ impl Pipes {
     pub(crate) fn push(&mut self, key: Key, header: &[u8], body: Bytes) -> bool {
         let limits = self.limits;
         let Some(outbox) = self.get(key) else { return false };
+        outbox.sent += Traffic {
+            messages: 1,
+            bytes: (header.len() + body.len()) as u64,
+        };
         outbox.queue.push(header, body);
         outbox.full = !outbox.has_room(limits);
         let room = !outbox.full;
@@ -245,10 +264,36 @@ impl Pipes {
         }
     }
 
-    /// Something came in on this pipe.
-    pub(crate) fn note_received(&mut self, key: Key) {
+    /// These came in on this pipe.
+    pub(crate) fn note_received(&mut self, key: Key, frames: &[Bytes]) {
         if let Some(outbox) = self.get(key) {
+            outbox.received += Traffic {
+                messages: frames.len() as u64,
+                bytes: frames.iter().map(Bytes::len).sum::<usize>() as u64,
+            };
             outbox.direct = true;
+        }
+    }
+
+    /// What has gone through so far.
+    pub(crate) fn stats(&self) -> Stats {
+        let (mut sent, mut received) = self.gone;
+        let mut pipes = Vec::new();
+        for outbox in self.outboxes.iter().flatten() {
+            sent += outbox.sent;
+            received += outbox.received;
+            pipes.push(PipeStats {
+                pipe: outbox.id,
+                sent: outbox.sent,
+                received: outbox.received,
+            });
+        }
+        pipes.sort_unstable_by_key(|stats| stats.pipe);
+        Stats {
+            sent,
+            received,
+            dropped: self.drops,
+            pipes,
         }
     }
 

@@ -49,7 +49,9 @@ impl Push {
 }
 
 impl Pattern for Push {
-    const PROTOCOL: Protocol = Protocol::Push;
+    fn protocol(&self) -> Protocol {
+        Protocol::Push
+    }
 
     fn attach(&mut self, _: &mut Pipes, key: Key, _: Instant) -> Result<(), Refusal> {
         self.turns.push_back(key);
@@ -64,8 +66,8 @@ impl Pattern for Push {
     }
 
     /// Nobody receives on a push socket: what a peer sends all the same is dropped.
-    fn handle_frames(&mut self, _: &mut Pipes, _: Key, frames: &mut Vec<Bytes>) -> Result<(), Violation> {
-        frames.clear();
+    fn handle_frames(&mut self, pipes: &mut Pipes, _: Key, frames: &mut Vec<Bytes>) -> Result<(), Violation> {
+        pipes.drops.unexpected += frames.drain(..).len() as u64;
         Ok(())
     }
 

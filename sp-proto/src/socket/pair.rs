@@ -1,12 +1,12 @@
 //! The pair socket.
 
 use crate::engine::{Attempt, Owner, Sends, State};
-use crate::pattern;
+use crate::pattern::{self, Version};
 use crate::{Message, RecvError, SendError};
 use std::sync::Arc;
 
 /// Talks to one peer at a time, in both directions (pair version 0). A second peer is refused while the first
-/// lives. A cloneable handle; the socket closes when the last one is dropped.
+/// lives. [`Pair1`](crate::Pair1) is version 1; the two do not talk to each other. A cloneable handle; the socket closes when the last one is dropped.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,9 +25,12 @@ pub struct Pair {
     owner: Arc<Owner<pattern::Pair>>,
 }
 
-super::socket!(Pair, |options| pattern::Pair::new(super::recv_limits(options)));
+super::socket!(Pair, |options| pattern::Pair::new(
+    Version::V0,
+    super::recv_limits(options)
+));
 
-struct ToPeer;
+pub(super) struct ToPeer;
 
 impl Sends<pattern::Pair> for ToPeer {
     fn attempt(&mut self, state: &mut State<pattern::Pair>, message: Message) -> Attempt {

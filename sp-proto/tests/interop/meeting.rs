@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use sp_proto::{Endpoint, Pair, Pull, Push, Rep, Req};
+use sp_proto::{
+    Bus, Endpoint, Event, Events, Message, Pair, Pair1, Pub, Pull, Push, Raw, Rep, Req, Respondent, Sub,
+    Surveyor,
+};
 use testkit::{Process, within};
 use tokio::process::Command;
 
@@ -17,14 +20,40 @@ pub(crate) enum Listener {
 pub(crate) enum Transport {
     Ipc,
     Tcp,
+    #[cfg(feature = "ws")]
+    Ws,
+}
+
+impl Transport {
+    /// Where to listen: for ourselves any port will do, others must be told.
+    pub(crate) fn address(self, folder: &Path, listener: Listener) -> String {
+        // The programs cannot tell which port they got, so they can't be left to choose it.
+        let port = || match listener {
+            Listener::Ours => 0,
+            Listener::Theirs => testkit::free_port(),
+        };
+        match self {
+            Self::Ipc => ipc(folder),
+            Self::Tcp => format!("tcp://127.0.0.1:{}", port()),
+            #[cfg(feature = "ws")]
+            Self::Ws if listener == Listener::Ours => "ws://127.0.0.1:0/sp".to_owned(),
+            // nanomsg knows no path when it listens.
+            #[cfg(feature = "ws")]
+            Self::Ws => format!("ws://127.0.0.1:{}", port()),
+        }
+    }
 }
 
 /// Every way to meet.
-pub(crate) const WAYS: [(Listener, Transport); 4] = [
+pub(crate) const WAYS: [(Listener, Transport); if cfg!(feature = "ws") { 6 } else { 4 }] = [
     (Listener::Ours, Transport::Ipc),
     (Listener::Ours, Transport::Tcp),
+    #[cfg(feature = "ws")]
+    (Listener::Ours, Transport::Ws),
     (Listener::Theirs, Transport::Ipc),
     (Listener::Theirs, Transport::Tcp),
+    #[cfg(feature = "ws")]
+    (Listener::Theirs, Transport::Ws),
 ];
 
 /// The socket of a foreign peer, by its pattern.
@@ -35,9 +64,27 @@ pub(crate) enum Kind {
     Pull,
     Req,
     Rep,
+    Pair1,
+    Pub,
+    Sub,
+    Surveyor,
+    Respondent,
+    Bus,
 }
 
-pub(crate) const KINDS: [Kind; 5] = [Kind::Pair, Kind::Push, Kind::Pull, Kind::Req, Kind::Rep];
+pub(crate) const KINDS: [Kind; 11] = [
+    Kind::Pair,
+    Kind::Push,
+    Kind::Pull,
+    Kind::Req,
+    Kind::Rep,
+    Kind::Pair1,
+    Kind::Pub,
+    Kind::Sub,
+    Kind::Surveyor,
+    Kind::Respondent,
+    Kind::Bus,
+];
 
 /// The command line of a foreign peer with one socket.
 pub(crate) trait Peer {
@@ -49,6 +96,13 @@ pub(crate) trait Peer {
 pub(crate) trait Socket {
     async fn listen_at(&self, address: &str) -> Endpoint;
     fn dial_at(&self, address: &str) -> Endpoint;
+    fn happenings(&self) -> Events;
+}
+
+/// Sends and receives plain messages.
+pub(crate) trait Duplex: Socket {
+    async fn give(&self, message: Message);
+    async fn take(&self) -> Message;
 }
 
 macro_rules! sockets {
@@ -61,11 +115,49 @@ macro_rules! sockets {
             fn dial_at(&self, address: &str) -> Endpoint {
                 self.dial_in_background(address).expect("a good address")
             }
+
+            fn happenings(&self) -> Events {
+                self.events()
+            }
         }
     )+};
 }
 
-sockets!(Pair, Push, Pull, Req, Rep);
+sockets!(
+    Pair, Push, Pull, Req, Rep, Pair1, Pub, Sub, Surveyor, Respondent, Bus, Raw
+);
+
+macro_rules! duplex {
+    ($($socket:ident),+) => {$(
+        impl Duplex for $socket {
+            async fn give(&self, message: Message) {
+                self.send(message).await.expect("an open socket");
+            }
+
+            async fn take(&self) -> Message {
+                self.recv().await.expect("an open socket")
+            }
+        }
+    )+};
+}
+
+duplex!(Pair, Pair1, Bus);
+
+/// The same as [`meet`], and waits until the connection is made, for those who do not wait when they send.
+pub(crate) async fn meet_connected(
+    ours: &impl Socket,
+    way: (Listener, Transport),
+    peer: &impl Peer,
+    kind: Kind,
+    options: &[&str],
+) -> Foreign {
+    let mut events = ours.happenings();
+    let mut foreign = meet(ours, way, peer, kind, options).await;
+    let connected =
+        async { while !matches!(events.recv().await.expect("an open socket"), Event::PipeAdded(_)) {} };
+    foreign.process.during("a connection", connected).await;
+    foreign
+}
 
 /// Connects `ours` with a new foreign socket. `options` are the foreign program's own.
 pub(crate) async fn meet(
@@ -76,21 +168,13 @@ pub(crate) async fn meet(
     options: &[&str],
 ) -> Foreign {
     let folder = tempfile::tempdir().expect("a temporary folder");
+    let address = transport.address(folder.path(), listener);
     let mut command = match listener {
         Listener::Ours => {
-            let address = match transport {
-                Transport::Ipc => ipc(folder.path()),
-                Transport::Tcp => "tcp://127.0.0.1:0".to_owned(),
-            };
             let endpoint = ours.listen_at(&address).await;
             peer.command(kind, false, &endpoint.address)
         }
         Listener::Theirs => {
-            let address = match transport {
-                Transport::Ipc => ipc(folder.path()),
-                // The programs cannot tell which port they got, so they can't be left to choose it.
-                Transport::Tcp => format!("tcp://127.0.0.1:{}", testkit::free_port()),
-            };
             ours.dial_at(&address);
             peer.command(kind, true, &address)
         }

@@ -1,7 +1,10 @@
 """One pynng socket that does what its standard input says, and answers each command with one line.
 
-    peer.py <pair|push|pull|req|rep> <listen|dial> <address> [<option>=<milliseconds> ...]
+    peer.py <kind> <listen|dial> <address> [<option>=<milliseconds> ...]
 
+connected         waits for a connection                    -> connected
+subscribe <topic> sub only                                  -> subscribed
+survey-time <ms>  surveyor only                             -> set
 send <text>       sends it                                  -> sent
 recv              receives                                  -> got <text>
 recv <ms>         the same, waiting this long at most       -> got <text>  |  timed out
@@ -12,10 +15,23 @@ recv-numbers <n>  receives them, in order                   -> same  |  differen
 """
 
 import sys
+import time
 
 import pynng
 
-KINDS = {"pair": pynng.Pair0, "push": pynng.Push0, "pull": pynng.Pull0, "req": pynng.Req0, "rep": pynng.Rep0}
+KINDS = {
+    "pair": pynng.Pair0,
+    "push": pynng.Push0,
+    "pull": pynng.Pull0,
+    "req": pynng.Req0,
+    "rep": pynng.Rep0,
+    "pair1": pynng.Pair1,
+    "pub": pynng.Pub0,
+    "sub": pynng.Sub0,
+    "surveyor": pynng.Surveyor0,
+    "respondent": pynng.Respondent0,
+    "bus": pynng.Bus0,
+}
 
 
 def block(size):
@@ -37,6 +53,17 @@ def numbers(socket, count):
 
 
 def obey(socket, command, argument):
+    if command == "connected":
+        # It has no way to wait for that.
+        while not socket.pipes:
+            time.sleep(0.005)
+        return "connected"
+    if command == "subscribe":
+        socket.subscribe(argument.encode())
+        return "subscribed"
+    if command == "survey-time":
+        socket.survey_time = int(argument)
+        return "set"
     if command == "send":
         socket.send(argument.encode())
         return "sent"
