@@ -30,7 +30,9 @@ macro_rules! replay {
     };
 }
 
-replay!(greeting, frames, backtrace, address, manifest, control, data, sql);
+replay!(
+    greeting, frames, backtrace, operations, address, manifest, control, data, sql
+);
 
 fn replay(target: &str, run: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))

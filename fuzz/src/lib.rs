@@ -69,6 +69,12 @@ pub fn backtrace(input: &[u8]) {
     }
 }
 
+/// Whatever callers and peers do to a pattern, in whatever order, it does not panic, keeps its bounds and gives what
+/// it says is there. The first byte names the pattern, the others are operations.
+pub fn operations(input: &[u8]) {
+    sp_proto::operations(input);
+}
+
 /// An address that is accepted prints as an address that means the same.
 pub fn address(input: &[u8]) {
     if let Ok(text) = str::from_utf8(input)

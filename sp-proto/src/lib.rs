@@ -75,6 +75,9 @@ mod transport;
 pub use id::{EndpointId, PipeId};
 pub use message::{Message, RawMessage};
 pub use pattern::Overflow;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub use pattern::operations;
 pub use protocol::Protocol;
 pub use stats::{Drops, PipeStats, Stats, Traffic};
 

@@ -99,8 +99,12 @@ pub(crate) struct Wakes {
 }
 
 impl Wakes {
+    #[inline]
     pub(crate) fn wake(self) {
-        self.first.into_iter().chain(self.others).for_each(Waker::wake);
+        if let Some(first) = self.first {
+            first.wake();
+            self.others.into_iter().for_each(Waker::wake);
+        }
     }
 
     fn extend(&mut self, wakers: impl IntoIterator<Item = Waker>) {
@@ -140,7 +144,21 @@ impl<P: Pattern> State<P> {
     }
 
     /// Who has something to do after a change. Every change ends with this.
+    #[inline]
     pub(crate) fn settle(&mut self) -> Wakes {
+        // Under load mostly nobody has.
+        let quiet = !self.pipes.has_signals()
+            && !self.pattern.has_ready()
+            && self.receivers.is_empty()
+            && self.senders.is_empty();
+        if quiet {
+            Wakes::default()
+        } else {
+            self.settle_all()
+        }
+    }
+
+    fn settle_all(&mut self) -> Wakes {
         let mut wakes = Wakes::default();
         while let Some(key) = self.pipes.pop_signal() {
             wakes.extend(self.end(key).and_then(|end| end.task.take()));

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use tokio::sync::mpsc;
 use tokio::task::coop;
@@ -23,6 +24,9 @@ const READ: usize = 64 * 1024;
 
 /// A payload of which at least this much is missing is read straight into its own buffer.
 const STRAIGHT: usize = 32 * 1024;
+
+/// How much receivers are given in one turn of the task, in bytes.
+const TURN: usize = 32 * 1024;
 
 thread_local! {
     /// Where reads go before they are decoded. One per thread and not per pipe: no connection's bytes stay
@@ -88,6 +92,7 @@ pub(crate) async fn run<P: Pattern>(mut attached: Attached<P>) {
         limit: attached.recv_max_size,
         unwritten: None,
         frames: Vec::new(),
+        handed_over: 0,
     };
     let end = poll_fn(|cx| driver.poll(cx)).await;
     let reader = driver.reader;
@@ -110,6 +115,8 @@ struct Driver<'a, P> {
     /// Begun, and waiting for the connection to take more.
     unwritten: Option<Batch>,
     frames: Vec<Bytes>,
+    /// Payload bytes that receivers were given in this turn.
+    handed_over: usize,
 }
 
 impl<P: Pattern> Driver<'_, P> {
@@ -147,6 +154,13 @@ impl<P: Pattern> Driver<'_, P> {
                 return Poll::Pending;
             }
             budget.made_progress();
+            if self.handed_over >= TURN {
+                self.handed_over = 0;
+                // Receivers first: what has just been read is still in the processor's cache. This comes back
+                // when they have had their turn.
+                let _ = pin!(tokio::task::yield_now()).poll(cx);
+                return Poll::Pending;
+            }
         }
     }
 
@@ -198,6 +212,7 @@ impl<P: Pattern> Driver<'_, P> {
         // What came before a fault is still good.
         let count = self.frames.len();
         if count > 0 {
+            self.handed_over += self.frames.iter().map(Bytes::len).sum::<usize>();
             self.core.deliver(self.key, &mut self.frames)?;
             if self.frames.capacity() > 8 * count.max(8) {
                 // The room for a flood is not kept once it is over.

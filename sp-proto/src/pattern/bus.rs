@@ -68,4 +68,8 @@ impl Pattern for Bus {
     fn can_send(&self) -> bool {
         true
     }
+
+    fn has_ready(&self) -> bool {
+        false
+    }
 }

@@ -8,12 +8,16 @@
 
 mod broadcast;
 mod bus;
+#[cfg(any(test, feature = "fuzz"))]
+mod end;
 mod fair_queue;
 mod pair;
 mod pipes;
 mod publish;
 mod pull;
 mod push;
+#[cfg(any(test, feature = "fuzz"))]
+mod random;
 mod raw;
 mod rep;
 mod req;
@@ -29,6 +33,8 @@ pub(crate) use pipes::{Key, Pipes, SendLimits};
 pub(crate) use publish::Pub;
 pub(crate) use pull::Pull;
 pub(crate) use push::Push;
+#[cfg(any(test, feature = "fuzz"))]
+pub use random::operations;
 pub(crate) use raw::{NotSent, Raw, receives, sends};
 pub(crate) use rep::{Origin, Rep, Unsent};
 pub(crate) use req::{Progress, Req};
@@ -91,6 +97,11 @@ pub(crate) trait Pattern: Send + 'static {
 
     /// Would the next sender get rid of its message?
     fn can_send(&self) -> bool;
+
+    /// Is there a context whose receiver should look again?
+    fn has_ready(&self) -> bool {
+        true
+    }
 
     /// The next context whose receiver should look again.
     fn pop_ready(&mut self) -> Option<ContextId> {

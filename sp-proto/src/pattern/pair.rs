@@ -131,4 +131,8 @@ impl Pattern for Pair {
     fn can_send(&self) -> bool {
         self.peer.as_ref().is_some_and(|peer| peer.room)
     }
+
+    fn has_ready(&self) -> bool {
+        false
+    }
 }

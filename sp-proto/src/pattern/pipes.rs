@@ -7,8 +7,9 @@ use bytes::Bytes;
 /// The buffer that an idle pipe keeps for its next batch, in bytes.
 const KEPT_IDLE: usize = 2 * 1024;
 
-/// The buffer that a busy pipe keeps, in bytes.
-const KEPT_BUSY: usize = 128 * 1024;
+/// The buffer that a busy pipe keeps, in bytes. Less than what a full queue of small messages needs would have
+/// the system map and unmap the rest with each write.
+const KEPT_BUSY: usize = 1024 * 1024;
 
 /// Flushes of at most this many messages mean that the pipe is not under load.
 const LIGHT: usize = 2;
@@ -163,6 +164,11 @@ impl Pipes {
         self.get(key).is_some_and(|outbox| outbox.has_room(limits))
     }
 
+    /// Do messages wait on this pipe whose write has not begun?
+    pub(crate) fn has_queued(&mut self, key: Key) -> bool {
+        self.get(key).is_some_and(|outbox| outbox.queue.messages() > 0)
+    }
+
     /// Queues a message and says whether there is room for another. Asking first is the caller's part.
     pub(crate) fn push(&mut self, key: Key, header: &[u8], body: Bytes) -> bool {
         let limits = self.limits;
@@ -186,6 +192,11 @@ impl Pipes {
             outbox.signalled = true;
             self.signals.push(key);
         }
+    }
+
+    /// Is any driver asked for?
+    pub(crate) fn has_signals(&self) -> bool {
+        !self.signals.is_empty()
     }
 
     /// The next pipe whose driver is asked for.

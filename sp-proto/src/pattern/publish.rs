@@ -53,4 +53,8 @@ impl Pattern for Pub {
     fn can_send(&self) -> bool {
         true
     }
+
+    fn has_ready(&self) -> bool {
+        false
+    }
 }

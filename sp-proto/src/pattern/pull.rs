@@ -58,4 +58,8 @@ impl Pattern for Pull {
     fn can_send(&self) -> bool {
         false
     }
+
+    fn has_ready(&self) -> bool {
+        false
+    }
 }

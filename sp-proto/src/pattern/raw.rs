@@ -328,4 +328,8 @@ impl Pattern for Raw {
             Route::All | Route::Home | Route::Nowhere => true,
         }
     }
+
+    fn has_ready(&self) -> bool {
+        false
+    }
 }

@@ -155,4 +155,8 @@ impl Pattern for Rep {
     fn can_send(&self) -> bool {
         false
     }
+
+    fn has_ready(&self) -> bool {
+        false
+    }
 }

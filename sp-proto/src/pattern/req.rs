@@ -267,6 +267,10 @@ impl Pattern for Req {
         !self.turns.is_empty()
     }
 
+    fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     fn pop_ready(&mut self) -> Option<ContextId> {
         self.ready.pop()
     }

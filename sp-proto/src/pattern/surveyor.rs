@@ -197,6 +197,10 @@ impl Pattern for Surveyor {
         true
     }
 
+    fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     fn pop_ready(&mut self) -> Option<ContextId> {
         self.ready.pop()
     }

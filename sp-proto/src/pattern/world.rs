@@ -1,90 +1,20 @@
 //! A simulated world: the ends of a conversation without sockets, tasks or time, and what the patterns must
 //! do in it.
 
+use super::end::{End, RECV, SEND};
 use super::*;
-use crate::wire::{DEFAULT_TTL, Decoder, FINAL, Framing};
-use crate::{Message, PipeId};
-use std::io::IoSlice;
+use crate::Message;
+use crate::wire::{DEFAULT_TTL, FINAL};
 use std::time::Duration;
 
 mod bus;
 mod pair1;
 mod pubsub;
-mod random;
 mod raw;
 mod stats;
 mod survey;
 
-const SEND: SendLimits = SendLimits {
-    messages: 4,
-    bytes: 1 << 20,
-};
-const RECV: RecvLimits = RecvLimits {
-    messages: 8,
-    bytes: 1 << 20,
-};
 const SECOND: Duration = Duration::from_secs(1);
-
-/// One socket without its engine.
-struct End<P> {
-    pattern: P,
-    pipes: Pipes,
-    now: Instant,
-}
-
-impl<P: Pattern> End<P> {
-    fn new(pattern: P) -> Self {
-        Self {
-            pattern,
-            pipes: Pipes::new(SEND),
-            now: Instant::now(),
-        }
-    }
-
-    fn join(&mut self) -> Result<Key, Refusal> {
-        let key = self.pipes.insert(PipeId::next(), Framing::Tcp);
-        self.pattern
-            .attach(&mut self.pipes, key, self.now)
-            .inspect_err(|_| {
-                self.pipes.remove(key);
-            })?;
-        Ok(key)
-    }
-
-    fn leave(&mut self, key: Key) {
-        assert!(self.pipes.remove(key));
-        self.pattern.detach(&mut self.pipes, key, self.now);
-    }
-
-    /// Everything that is queued on this pipe, as the frames that the peer would decode.
-    fn flush(&mut self, key: Key) -> Vec<Bytes> {
-        let (mut decoder, mut frames) = (Decoder::new(Framing::Tcp, 0), Vec::new());
-        while let Some(mut batch) = self.pipes.begin(key) {
-            while !batch.is_empty() {
-                let mut slices = [IoSlice::new(&[]); 8];
-                let used = batch.io_slices(&mut slices);
-                let bytes = slices[..used]
-                    .iter()
-                    .flat_map(|slice| slice.to_vec())
-                    .collect::<Vec<_>>();
-                decoder.decode(&bytes, &mut frames).unwrap();
-                batch.advance(bytes.len());
-            }
-            if self.pipes.end(key, batch) {
-                self.pattern.handle_room(&mut self.pipes, key, self.now);
-            }
-        }
-        frames
-    }
-
-    fn handle(&mut self, key: Key, mut frames: Vec<Bytes>) -> Result<(), Violation> {
-        self.pattern.handle_frames(&mut self.pipes, key, &mut frames)
-    }
-
-    fn signalled(&mut self) -> Vec<Key> {
-        std::iter::from_fn(|| self.pipes.pop_signal()).collect()
-    }
-}
 
 /// A connection between two ends.
 #[derive(Clone, Copy)]

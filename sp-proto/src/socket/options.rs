@@ -17,7 +17,8 @@ const MIB: usize = 1024 * 1024;
 /// ```
 #[derive(Clone, Debug)]
 pub struct SocketOptions {
-    /// Messages queued per pipe for sending before `send` waits. Default 512, at least 1.
+    /// Messages queued per pipe for sending before `send` waits; or, for pub, bus, surveyor and raw replies, before
+    /// that peer misses messages. Default 512, at least 1.
     pub send_queue: usize,
     /// The same in bytes; a message that begins below it is taken, whatever its length. Default 1 MiB, at
     /// least 1.

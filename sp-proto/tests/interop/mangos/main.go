@@ -1,5 +1,8 @@
 // One mangos socket that does what its standard input says, and answers each command with one line: the same
 // commands and answers as peer.py.
+//
+// As "device <kind> <near> <far>" it is a forwarding device of two raw sockets that listen there, until its standard
+// input ends.
 package main
 
 import (
@@ -7,6 +10,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -24,6 +28,11 @@ import (
 	"go.nanomsg.org/mangos/v3/protocol/respondent"
 	"go.nanomsg.org/mangos/v3/protocol/sub"
 	"go.nanomsg.org/mangos/v3/protocol/surveyor"
+	"go.nanomsg.org/mangos/v3/protocol/xpair1"
+	"go.nanomsg.org/mangos/v3/protocol/xrep"
+	"go.nanomsg.org/mangos/v3/protocol/xreq"
+	"go.nanomsg.org/mangos/v3/protocol/xrespondent"
+	"go.nanomsg.org/mangos/v3/protocol/xsurveyor"
 	_ "go.nanomsg.org/mangos/v3/transport/ipc"
 	_ "go.nanomsg.org/mangos/v3/transport/tcp"
 	_ "go.nanomsg.org/mangos/v3/transport/ws"
@@ -41,6 +50,13 @@ var kinds = map[string]func() (mangos.Socket, error){
 	"surveyor":   surveyor.NewSocket,
 	"respondent": respondent.NewSocket,
 	"bus":        bus.NewSocket,
+}
+
+// sides are the raw sockets of a device, by the kind that dials its near side.
+var sides = map[string][2]func() (mangos.Socket, error){
+	"req":      {xrep.NewSocket, xreq.NewSocket},
+	"surveyor": {xrespondent.NewSocket, xsurveyor.NewSocket},
+	"pair1":    {xpair1.NewSocket, xpair1.NewSocket},
 }
 
 // peer is the socket, and what tells that another one is connected.
@@ -116,7 +132,31 @@ func (p *peer) obey(command, argument string) (string, error) {
 	return "", fmt.Errorf("unknown command %q", command)
 }
 
+func forward(kind string, addresses []string) error {
+	var sockets [2]mangos.Socket
+	for side, make := range sides[kind] {
+		socket, err := make()
+		if err != nil {
+			return err
+		}
+		defer socket.Close()
+		if err := socket.Listen(addresses[side]); err != nil {
+			return err
+		}
+		sockets[side] = socket
+	}
+	if err := mangos.Device(sockets[0], sockets[1]); err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
 func run() error {
+	if os.Args[1] == "device" {
+		return forward(os.Args[2], os.Args[3:])
+	}
 	kind, way, address := os.Args[1], os.Args[2], os.Args[3]
 	socket, err := kinds[kind]()
 	if err != nil {

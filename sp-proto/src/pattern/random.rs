@@ -1,36 +1,78 @@
 //! Random operations on every pattern: whatever peers and callers do, in whatever order, nothing panics, queues stay
-//! within their bounds, and what is ready can be had.
+//! within their bounds, and what is ready can be had. Only in tests and fuzz targets.
 
-use super::*;
-use proptest::prelude::*;
+use super::end::{End, RECV, SEND};
+use super::{
+    Bus, ContextId, Key, Overflow, Pair, Pattern, Pipes, Progress, Pub, Pull, Push, Raw, Rep, Req, Responses,
+    Sub, Surveyor, Version,
+};
+use crate::Protocol;
+use crate::wire::DEFAULT_TTL;
+use bytes::Bytes;
+use std::time::{Duration, Instant};
 
-#[derive(Clone, Debug)]
-enum Operation {
-    Join,
-    Leave(usize),
-    Deliver(usize, Vec<u8>),
-    Flush(usize),
-    Send(Vec<u8>),
-    Receive,
-    Wait(u16),
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Reads operations from `input` and carries them out on the pattern that its first byte names.
+///
+/// # Panics
+/// When a pattern does not hold what it promises.
+pub fn operations(input: &[u8]) {
+    let Some((&subject, input)) = input.split_first() else {
+        return;
+    };
+    let first_open = |mut end: End<Sub>| {
+        end.pattern.open();
+        end
+    };
+    match subject % 21 {
+        0 => run(End::new(Push::default()), input),
+        1 => run(End::new(Pull::new(RECV)), input),
+        2 => run(End::new(Pair::new(Version::V0, RECV)), input),
+        3 => run(End::new(Pair::new(Version::V1 { ttl: 8 }, RECV)), input),
+        4 => run(End::new(Bus::new(RECV)), input),
+        5 => run(End::new(Pub::default()), input),
+        6 => run(first_open(End::new(Sub::new(RECV, Overflow::DropOldest))), input),
+        7 => run(End::new(Rep::new(Protocol::Rep, 2, DEFAULT_TTL)), input),
+        8 => {
+            let mut end = End::new(Req::new(Some(SECOND), 0));
+            end.pattern.open();
+            run(end, input);
+        }
+        9 => {
+            let mut end = End::new(Surveyor::new(RECV, 0));
+            end.pattern.open();
+            run(end, input);
+        }
+        raw => {
+            let protocol = Protocol::ALL.get(usize::from(raw) - 10).copied();
+            let raw = Raw::new(protocol.unwrap_or(Protocol::Rep), DEFAULT_TTL, RECV, 0);
+            run(End::new(raw), input);
+        }
+    }
 }
 
-fn operation() -> impl Strategy<Value = Operation> {
-    let bytes = || {
-        proptest::collection::vec(
-            prop_oneof![3 => Just(0_u8), 2 => Just(0x80), 1 => any::<u8>()],
-            0..24,
-        )
-    };
-    prop_oneof![
-        2 => Just(Operation::Join),
-        1 => any::<usize>().prop_map(Operation::Leave),
-        4 => (any::<usize>(), bytes()).prop_map(|(pipe, bytes)| Operation::Deliver(pipe, bytes)),
-        2 => any::<usize>().prop_map(Operation::Flush),
-        4 => bytes().prop_map(Operation::Send),
-        4 => Just(Operation::Receive),
-        1 => any::<u16>().prop_map(Operation::Wait),
-    ]
+/// The operations, one after the other; what is missing at the end is 0.
+struct Script<'a>(&'a [u8]);
+
+impl Script<'_> {
+    fn byte(&mut self) -> u8 {
+        match self.0.split_first() {
+            Some((&byte, rest)) => {
+                self.0 = rest;
+                byte
+            }
+            None => 0,
+        }
+    }
+
+    /// Up to 31 bytes.
+    fn bytes(&mut self) -> Vec<u8> {
+        let len = usize::from(self.byte() % 32).min(self.0.len());
+        let (bytes, rest) = self.0.split_at_checked(len).unwrap_or_default();
+        self.0 = rest;
+        bytes.to_vec()
+    }
 }
 
 /// What the operations need of a pattern beyond [`Pattern`].
@@ -43,44 +85,51 @@ trait Subject: Pattern {
     }
 }
 
-fn run(mut end: End<impl Subject>, operations: Vec<Operation>) {
+fn run(mut end: End<impl Subject>, input: &[u8]) {
+    let mut script = Script(input);
     let mut keys: Vec<Key> = Vec::new();
-    for operation in operations {
-        let pipe = |at: usize| keys.get(at % keys.len().max(1)).copied();
+    keys.extend(end.join());
+    while !script.0.is_empty() {
+        let operation = script.byte() % 8;
+        let pipe = |script: &mut Script<'_>, keys: &[Key]| {
+            let at = usize::from(script.byte()) % keys.len().max(1);
+            keys.get(at).copied()
+        };
         match operation {
-            Operation::Join => keys.extend(end.join()),
-            Operation::Leave(at) => {
-                if let Some(key) = pipe(at) {
-                    end.leave(key);
-                    keys.retain(|other| *other != key);
-                }
-            }
-            Operation::Deliver(at, bytes) => {
-                if let Some(key) = pipe(at).filter(|key| end.pattern.may_read(*key))
-                    && end.handle(key, vec![bytes.into()]).is_err()
+            0 | 1 => {
+                let (key, frame) = (pipe(&mut script, &keys), script.bytes());
+                if let Some(key) = key.filter(|key| end.pattern.may_read(*key))
+                    && end.handle(key, vec![frame.into()]).is_err()
                 {
                     end.leave(key);
                     keys.retain(|other| *other != key);
                 }
             }
-            Operation::Flush(at) => {
-                if let Some(key) = pipe(at) {
+            2 => keys.extend(end.join()),
+            3 => {
+                if let Some(key) = pipe(&mut script, &keys) {
+                    end.leave(key);
+                    keys.retain(|other| *other != key);
+                }
+            }
+            4 => {
+                if let Some(key) = pipe(&mut script, &keys) {
+                    // A request that waited for room goes out while there is some.
                     assert!(end.flush(key).len() <= 2 * SEND.messages);
                 }
             }
-            Operation::Send(body) => Subject::send(&mut end.pattern, &mut end.pipes, body, end.now),
-            Operation::Receive => {
+            5 => Subject::send(&mut end.pattern, &mut end.pipes, script.bytes(), end.now),
+            6 => {
                 let ready = end.pattern.can_recv();
                 let received = end.pattern.receive(&mut end.pipes, end.now);
                 assert!(received || !ready, "what is ready can be had");
             }
-            Operation::Wait(milliseconds) => end.now += Duration::from_millis(milliseconds.into()),
+            _ => end.now += 10 * Duration::from_millis(script.byte().into()),
         }
         while end.pattern.pop_ready().is_some() {}
         end.signalled();
     }
-    let keys_left = keys.len();
-    assert_eq!(end.pipes.stats().pipes.len(), keys_left);
+    assert_eq!(end.pipes.stats().pipes.len(), keys.len());
     for key in keys {
         end.leave(key);
     }
@@ -187,39 +236,21 @@ impl Subject for Raw {
     }
 }
 
-proptest! {
-    #[test]
-    fn nothing_panics_or_gets_stuck(
-        operations in proptest::collection::vec(operation(), 0..200),
-        subject in 0..20_usize,
-    ) {
-        match subject {
-            0 => run(End::new(Push::default()), operations),
-            1 => run(End::new(Pull::new(RECV)), operations),
-            2 => run(End::new(Pair::new(Version::V0, RECV)), operations),
-            3 => run(End::new(Pair::new(Version::V1 { ttl: 8 }, RECV)), operations),
-            4 => run(End::new(Bus::new(RECV)), operations),
-            5 => run(End::new(Pub::default()), operations),
-            6 => {
-                let mut end = End::new(Sub::new(RECV, Overflow::DropOldest));
-                end.pattern.open();
-                run(end, operations);
-            }
-            7 => run(End::new(Rep::new(Protocol::Rep, 2, DEFAULT_TTL)), operations),
-            8 => {
-                let mut end = End::new(Req::new(Some(SECOND), 0));
-                end.pattern.open();
-                run(end, operations);
-            }
-            9 => {
-                let mut end = End::new(Surveyor::new(RECV, 0));
-                end.pattern.open();
-                run(end, operations);
-            }
-            _ => {
-                let protocol = Protocol::ALL[subject % Protocol::ALL.len()];
-                run(End::new(Raw::new(protocol, DEFAULT_TTL, RECV, 0)), operations);
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn nothing_panics_or_gets_stuck(
+            subject in 0..21_u8,
+            script in proptest::collection::vec(
+                prop_oneof![1 => Just(0_u8), 1 => Just(0x80), 6 => any::<u8>()],
+                0..800,
+            ),
+        ) {
+            operations(&[&[subject], &script[..]].concat());
         }
     }
 }
