@@ -164,6 +164,11 @@ impl Pipes {
         self.get(key).is_some_and(|outbox| outbox.has_room(limits))
     }
 
+    /// Do messages wait on this pipe whose write has not begun?
+    pub(crate) fn has_queued(&mut self, key: Key) -> bool {
+        self.get(key).is_some_and(|outbox| outbox.queue.messages() > 0)
+    }
+
     /// Queues a message and says whether there is room for another. Asking first is the caller's part.
     pub(crate) fn push(&mut self, key: Key, header: &[u8], body: Bytes) -> bool {
         let limits = self.limits;
