@@ -211,8 +211,8 @@ fn features(checkout: &Checkout) -> Result<Outcome> {
     checkout.tools("features", FEATURES.iter().map(check))
 }
 
-/// They compile with the stable compiler, without the fuzzer itself (which is C++). Their corpora are replayed
-/// among the tests.
+/// They compile with the stable compiler, without the fuzzer itself (which is C++). Their corpora are
+/// replayed among the tests.
 fn fuzz_targets(checkout: &Checkout) -> Result<Outcome> {
     let mut command = checkout.cargo([
         "check",
