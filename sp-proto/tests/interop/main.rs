@@ -8,3 +8,6 @@ mod meeting;
 mod python;
 mod reconnect;
 mod scripted;
+#[cfg(feature = "tls")]
+#[path = "../support/tls.rs"]
+mod tls;
