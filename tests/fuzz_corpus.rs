@@ -32,7 +32,7 @@ macro_rules! replay {
 }
 
 replay!(
-    greeting, frames, backtrace, operations, address, manifest, control, data, sql
+    greeting, frames, websocket, upgrade, backtrace, operations, address, manifest, control, data, sql
 );
 
 fn replay(target: &str, run: fn(&[u8])) {
