@@ -1,4 +1,5 @@
-//! Replays the committed corpus of each fuzz target, so that what fuzzing once found stays found without a fuzzer.
+//! Replays the committed corpus of each fuzz target, so that what fuzzing once found stays found without a
+//! fuzzer.
 
 // The bodies of the targets live in the fuzz crate, which is no member of the workspace.
 #[allow(

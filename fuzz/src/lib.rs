@@ -1,5 +1,5 @@
-//! The bodies of the fuzz targets: everything that reads bytes of foreign origin, with what must hold for any of
-//! them. A fuzzer drives them through `fuzz_targets/`; `cargo test` replays the corpora through them.
+//! The bodies of the fuzz targets: everything that reads bytes of foreign origin, with what must hold for any
+//! of them. A fuzzer drives them through `fuzz_targets/`; `cargo test` replays the corpora through them.
 
 use bytes::Bytes;
 use mangrove::sql::{self, CallResults, Catalog, CreateStream, Row, SqlError, Statement, Step};
@@ -69,8 +69,8 @@ pub fn backtrace(input: &[u8]) {
     }
 }
 
-/// Whatever callers and peers do to a pattern, in whatever order, it does not panic, keeps its bounds and gives what
-/// it says is there. The first byte names the pattern, the others are operations.
+/// Whatever callers and peers do to a pattern, in whatever order, it does not panic, keeps its bounds and
+/// gives what it says is there. The first byte names the pattern, the others are operations.
 pub fn operations(input: &[u8]) {
     sp_proto::operations(input);
 }
@@ -117,8 +117,8 @@ pub fn control(input: &[u8]) {
     }
 }
 
-/// A message of a data channel that is understood can be sent on. (Only its kind is compared: a number with more
-/// digits than a float has may change in its last one.)
+/// A message of a data channel that is understood can be sent on. (Only its kind is compared: a number with
+/// more digits than a float has may change in its last one.)
 pub fn data(input: &[u8]) {
     if let Ok(message) = SourceMessage::decode(input) {
         let again = SourceMessage::decode(&message.encode()).expect("our own message");

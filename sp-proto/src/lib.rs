@@ -30,8 +30,8 @@
 //! | [`Bus`] | [`Bus`] | telling every neighbour |
 //! | [`Raw`] | any of them | forwarding with a [`device`], and building other patterns |
 //!
-//! Every socket listens and dials on any number of endpoints; [`Address`] tells of the transports. Sockets are
-//! made anywhere and used within a tokio runtime. A [`Listener`] serves several protocols on one address.
+//! Every socket listens and dials on any number of endpoints; [`Address`] tells of the transports. Sockets
+//! are made anywhere and used within a tokio runtime. A [`Listener`] serves several protocols on one address.
 //!
 //! # Module map
 //!

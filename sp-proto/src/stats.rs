@@ -24,8 +24,8 @@ impl AddAssign for Traffic {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drops {
-    /// Not queued because that peer's send queue was full: of pub, bus, surveyor and raw replies. Counted once
-    /// per peer.
+    /// Not queued because that peer's send queue was full: of pub, bus, surveyor and raw replies. Counted
+    /// once per peer.
     pub slow_peer: u64,
     /// Pushed out of, or not let into, a full receive queue: of sub and of surveys. Counted once per context.
     pub slow_reader: u64,
@@ -33,8 +33,8 @@ pub struct Drops {
     pub superseded: u64,
     /// Messages that had passed through more sockets than the TTL allows.
     pub too_many_hops: u64,
-    /// Replies and responses that nobody waits for any more, malformed ones, and what was sent to a socket that
-    /// receives nothing.
+    /// Replies and responses that nobody waits for any more, malformed ones, and what was sent to a socket
+    /// that receives nothing.
     pub unexpected: u64,
     /// Messages that no context of a sub socket has subscribed to.
     pub not_subscribed: u64,

@@ -9,7 +9,8 @@ mod support;
 
 use broadcast::{cancelled_readers, neighbours, slow_subscriber, surveys, topics};
 use raw::{
-    ends, headers, one_way, pairs, reflector, requests as forward_requests, surveys as forward_surveys,
+    cancelled_devices, ends, headers, one_way, pairs, reflector, requests as forward_requests,
+    surveys as forward_surveys,
 };
 use sp_proto::{
     DialError, Event, ListenError, Pair, Pair1, Pull, Push, RecvError, Rep, Req, SendErrorKind, SocketOptions,
@@ -102,6 +103,7 @@ for_every_transport! {
     a_device_counts_hops => pairs;
     a_reflector_makes_a_star_of_a_bus => reflector;
     a_device_ends_clearly => ends;
+    a_cancelled_device_doubles_nothing => cancelled_devices;
 }
 
 async fn pair_both_ways(transport: &Transport) {

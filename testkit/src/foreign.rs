@@ -1,6 +1,7 @@
 //! Owns the foreign peers that tests talk to: programs of the distribution, Python environments with the
-//! published SDK, Go programs, and this workspace's own binaries. Finds or prepares them; what the machine cannot give is
-//! a recorded skip. `cargo verify` prepares everything beforehand, a plain `cargo test` on first use.
+//! published SDK, Go programs, and this workspace's own binaries. Finds or prepares them; what the machine
+//! cannot give is a recorded skip. `cargo verify` prepares everything beforehand, a plain `cargo test` on
+//! first use.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -90,8 +91,8 @@ pub fn prepare_python(ekuiper: &str, may_install: bool) -> Result<PathBuf, Strin
     }
 }
 
-/// The program of the Go module in `source`, built on first use; or a recorded skip. The first build downloads the
-/// modules that it needs.
+/// The program of the Go module in `source`, built on first use; or a recorded skip. The first build
+/// downloads the modules that it needs.
 pub fn go(source: &Path) -> Option<PathBuf> {
     static KNOWN: Mutex<Option<HashMap<PathBuf, Result<PathBuf, String>>>> = Mutex::new(None);
     let mut known = KNOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

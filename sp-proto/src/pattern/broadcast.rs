@@ -1,5 +1,5 @@
-//! The peers of a pattern that sends to all of them: pub, bus, surveyor. Best effort: a peer whose queue is full
-//! misses the message, and nobody waits for it.
+//! The peers of a pattern that sends to all of them: pub, bus, surveyor. Best effort: a peer whose queue is
+//! full misses the message, and nobody waits for it.
 
 use crate::pattern::{Key, Pipes};
 use bytes::Bytes;

@@ -1,5 +1,5 @@
-//! One end of a conversation without sockets, tasks or time: what the simulated world and the random operations are
-//! made of. Only in tests and fuzz targets.
+//! One end of a conversation without sockets, tasks or time: what the simulated world and the random
+//! operations are made of. Only in tests and fuzz targets.
 #![allow(
     clippy::indexing_slicing,
     clippy::unwrap_used,

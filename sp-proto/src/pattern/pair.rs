@@ -1,5 +1,5 @@
-//! Pair: one peer at a time, both directions, in its two versions. Version 1 puts a hop count in front of each
-//! message.
+//! Pair: one peer at a time, both directions, in its two versions. Version 1 puts a hop count in front of
+//! each message.
 
 use crate::pattern::fair_queue::FairQueue;
 use crate::pattern::{Key, Pattern, Pipes, RecvLimits, Refusal, Violation};

@@ -7,8 +7,8 @@ use bytes::Bytes;
 /// The buffer that an idle pipe keeps for its next batch, in bytes.
 const KEPT_IDLE: usize = 2 * 1024;
 
-/// The buffer that a busy pipe keeps, in bytes. Less than what a full queue of small messages needs would have
-/// the system map and unmap the rest with each write.
+/// The buffer that a busy pipe keeps, in bytes. Less than what a full queue of small messages needs would
+/// have the system map and unmap the rest with each write.
 const KEPT_BUSY: usize = 1024 * 1024;
 
 /// Flushes of at most this many messages mean that the pipe is not under load.

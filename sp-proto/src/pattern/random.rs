@@ -1,5 +1,5 @@
-//! Random operations on every pattern: whatever peers and callers do, in whatever order, nothing panics, queues stay
-//! within their bounds, and what is ready can be had. Only in tests and fuzz targets.
+//! Random operations on every pattern: whatever peers and callers do, in whatever order, nothing panics,
+//! queues stay within their bounds, and what is ready can be had. Only in tests and fuzz targets.
 
 use super::end::{End, RECV, SEND};
 use super::{

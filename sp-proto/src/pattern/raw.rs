@@ -1,5 +1,5 @@
-//! Raw: any protocol without its memory. Headers are handed out and taken in as they are, so that what is received
-//! from one socket can be sent through another: what a device does.
+//! Raw: any protocol without its memory. Headers are handed out and taken in as they are, so that what is
+//! received from one socket can be sent through another: what a device does.
 
 use crate::pattern::broadcast::Broadcast;
 use crate::pattern::fair_queue::{FairQueue, Queued};
@@ -79,8 +79,8 @@ pub(crate) fn receives(protocol: Protocol) -> bool {
 }
 
 impl Raw {
-    /// `salt` is a random number, the same for all sockets of the process: the words of two sockets then never
-    /// mean the same pipe, and those of a process that was restarted hardly ever.
+    /// `salt` is a random number, the same for all sockets of the process: the words of two sockets then
+    /// never mean the same pipe, and those of a process that was restarted hardly ever.
     pub(crate) fn new(protocol: Protocol, ttl: u8, limits: RecvLimits, salt: u32) -> Self {
         Self {
             protocol,
@@ -204,7 +204,8 @@ impl Raw {
                 }
             },
             Protocol::Bus => Bytes::copy_from_slice(&self.word(key).to_be_bytes()),
-            // A reply goes the way that its request came, so its hops need no limit; a malformed one is dropped.
+            // A reply goes the way that its request came, so its hops need no limit; a malformed one is
+            // dropped.
             Protocol::Req | Protocol::Surveyor => match Backtrace::split_off(&mut frame, u8::MAX) {
                 Ok(_) => whole.slice(..whole.len() - frame.len()),
                 Err(_) => {

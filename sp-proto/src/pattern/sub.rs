@@ -39,8 +39,8 @@ struct Reader {
     bytes: usize,
 }
 
-/// The prefixes that are subscribed to, by length: matching costs a look-up for each length that occurs, however
-/// many there are.
+/// The prefixes that are subscribed to, by length: matching costs a look-up for each length that occurs,
+/// however many there are.
 #[derive(Debug, Default)]
 struct Topics {
     by_length: BTreeMap<usize, HashSet<Bytes>>,

@@ -52,8 +52,8 @@ pub(crate) enum Responses {
 }
 
 impl Surveyor {
-    /// `first_survey` is where survey ids start: a random number keeps a restarted process from taking responses
-    /// that were meant for its predecessor.
+    /// `first_survey` is where survey ids start: a random number keeps a restarted process from taking
+    /// responses that were meant for its predecessor.
     pub(crate) fn new(limits: RecvLimits, first_survey: u32) -> Self {
         Self {
             limits: RecvLimits {
@@ -122,8 +122,8 @@ impl Surveyor {
         }
     }
 
-    /// What there is for the receiver of this context. At the deadline the survey ends, whatever was not received
-    /// by then: when it came, nobody knows.
+    /// What there is for the receiver of this context. At the deadline the survey ends, whatever was not
+    /// received by then: when it came, nobody knows.
     pub(crate) fn recv(&mut self, context: ContextId, now: Instant) -> Responses {
         let Some(Some(survey)) = self.contexts.get_mut(&context) else {
             return Responses::Idle;

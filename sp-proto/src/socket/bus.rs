@@ -5,15 +5,16 @@ use crate::pattern;
 use crate::{Message, RecvError, SendError};
 use std::sync::Arc;
 
-/// Sends to every neighbour and receives from all of them. A cloneable handle; the socket closes when the last one
-/// is dropped.
+/// Sends to every neighbour and receives from all of them. A cloneable handle; the socket closes when the
+/// last one is dropped.
 ///
-/// A message goes one hop: to those who are connected to its sender, and never back to it. For a bus of many, connect
-/// each with each, or put a [`device`](fn@crate::device) with one [`Raw`](crate::Raw) socket in the middle.
+/// A message goes one hop: to those who are connected to its sender, and never back to it. For a bus of many,
+/// connect each with each, or put a [`device`](fn@crate::device) with one [`Raw`](crate::Raw) socket in the
+/// middle.
 ///
 /// Sending never waits: a neighbour whose send queue is full misses the message, which is counted as
-/// [`slow_peer`](crate::Drops::slow_peer). A neighbour that receives slowly is not read, as in mangos, so it is its
-/// senders that drop; nng reads on and drops at the receiver.
+/// [`slow_peer`](crate::Drops::slow_peer). A neighbour that receives slowly is not read, as in mangos, so it
+/// is its senders that drop; nng reads on and drops at the receiver.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -44,8 +45,8 @@ impl Sends<pattern::Bus> for ToAll {
 }
 
 impl Bus {
-    /// Queues the message for every neighbour that has room. It waits for nobody, but yields now and then, so that a
-    /// flood leaves the tasks that write it their time.
+    /// Queues the message for every neighbour that has room. It waits for nobody, but yields now and then, so
+    /// that a flood leaves the tasks that write it their time.
     ///
     /// # Errors
     /// The socket was closed; the message comes back.
@@ -56,8 +57,8 @@ impl Bus {
         self.owner.core.send(ToAll, message.into()).await
     }
 
-    /// The same at once. Called over and over without an `await` in between, it lets no task write, and fills every
-    /// queue.
+    /// The same at once. Called over and over without an `await` in between, it lets no task write, and fills
+    /// every queue.
     ///
     /// # Errors
     /// The socket was closed; the message comes back.

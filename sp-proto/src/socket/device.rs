@@ -19,8 +19,8 @@ pub enum DeviceError {
     },
 }
 
-/// Forwards what one socket receives through the other, in both directions as far as their protocols have two, until
-/// one of them is closed.
+/// Forwards what one socket receives through the other, in both directions as far as their protocols have
+/// two, until one of them is closed.
 ///
 /// | from | to | |
 /// |---|---|---|
@@ -30,16 +30,17 @@ pub enum DeviceError {
 /// | `Respondent` faces the surveyors | `Surveyor` faces the respondents | surveys and responses |
 /// | `Pair1`, `Pair0`, `Bus` | the same | both ways |
 ///
-/// With two handles of the same socket it is a reflector: a bus socket passes what one neighbour sends to all the
-/// others, which makes a star of a bus; a pair gets its own messages back.
+/// With two handles of the same socket it is a reflector: a bus socket passes what one neighbour sends to all
+/// the others, which makes a star of a bus; a pair gets its own messages back.
 ///
 /// Hops are counted where the protocol has a count, and messages beyond the receiving socket's
-/// [`ttl`](crate::SocketOptions::ttl) are dropped: devices of pair1, req/rep and surveyor/respondent may be connected in
-/// a circle. The others have no count, in nng and mangos neither: a circle of them never comes to rest.
+/// [`ttl`](crate::SocketOptions::ttl) are dropped: devices of pair1, req/rep and surveyor/respondent may be
+/// connected in a circle. The others have no count, in nng and mangos neither: a circle of them never comes
+/// to rest.
 ///
-/// It holds one message in each direction; all else waits in the sockets' bounded queues, and a receiver that is slow
-/// holds its senders back where the protocol has that. With a `send_timeout` a message that finds no room in time is
-/// lost.
+/// It holds one message in each direction; all else waits in the sockets' bounded queues, and a receiver that
+/// is slow holds its senders back where the protocol has that. With a `send_timeout` a message that finds no
+/// room in time is lost.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -51,10 +52,10 @@ pub enum DeviceError {
 /// req.dial("inproc://device-front").await?;
 /// rep.dial("inproc://device-back").await?;
 /// let work = async {
-///     let answer = async { rep.recv().await?.reply("42").await.map_err(Box::<dyn std::error::Error>::from) };
-///     let (reply, answered) = tokio::join!(req.request("6 * 7"), answer);
-///     answered?;
-///     Ok::<_, Box<dyn std::error::Error>>(reply?)
+///     let mut conversation = req.context();
+///     conversation.send("6 * 7").await?;
+///     rep.recv().await?.reply("42").await?;
+///     Ok::<_, Box<dyn std::error::Error>>(conversation.recv().await?)
 /// };
 /// tokio::select! {
 ///     end = device(&front, &back) => end?,

@@ -86,8 +86,8 @@ macro_rules! endpoints {
                 self.owner.listen(address).await
             }
 
-            /// Dials `address` and waits for the first connection; once it is made the socket reconnects,
-            /// for ever unless [`reconnect_attempts`]($crate::SocketOptions::reconnect_attempts) says otherwise.
+            /// Dials `address` and waits for the first connection; once it is made the socket reconnects, for
+            /// ever unless [`reconnect_attempts`]($crate::SocketOptions::reconnect_attempts) says otherwise.
             ///
             /// # Errors
             /// The first connection failed, and nothing is left behind.

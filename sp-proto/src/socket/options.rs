@@ -17,16 +17,16 @@ const MIB: usize = 1024 * 1024;
 /// ```
 #[derive(Clone, Debug)]
 pub struct SocketOptions {
-    /// Messages queued per pipe for sending before `send` waits; or, for pub, bus, surveyor and raw replies, before
-    /// that peer misses messages. Default 512, at least 1.
+    /// Messages queued per pipe for sending before `send` waits; or, for pub, bus, surveyor and raw replies,
+    /// before that peer misses messages. Default 512, at least 1.
     pub send_queue: usize,
     /// The same in bytes; a message that begins below it is taken, whatever its length. Default 1 MiB, at
     /// least 1.
     pub send_queue_bytes: usize,
     /// Messages queued for `recv`. Default 1024, at least 1.
     ///
-    /// - Pair, pull, bus and raw: of one pipe, before the pipe is no longer read; one read of at most 64 KiB or one
-    ///   longer message may go beyond.
+    /// - Pair, pull, bus and raw: of one pipe, before the pipe is no longer read; one read of at most 64 KiB
+    ///   or one longer message may go beyond.
     /// - Sub: of one context; what is beyond is dropped, see `sub_overflow`.
     /// - Surveyor: of one context; responses beyond are dropped.
     ///
@@ -48,25 +48,25 @@ pub struct SocketOptions {
     pub reconnect_min: Duration,
     /// The longest delay between two attempts of a dialer. Default 5 s.
     pub reconnect_max: Duration,
-    /// How many attempts in a row may fail before a dialer gives up; `None` = it never does. A connection that is
-    /// made starts the count over. Default `None`.
+    /// How many attempts in a row may fail before a dialer gives up; `None` = it never does. A connection
+    /// that is made starts the count over. Default `None`.
     pub reconnect_attempts: Option<u32>,
     /// How long `close` goes on writing what was queued. Default 1 s.
     pub linger: Duration,
     /// Req only: resend after this long without a reply; `None` = never. The time is looked at while the
     /// reply is waited for. Default 60 s.
     pub resend_time: Option<Duration>,
-    /// Rep and respondent: how many requests of one pipe are kept until they are received; more push the oldest out.
-    /// Raise it for requesters that have several requests in flight on one connection. Default 1: the newest.
-    /// At least 1.
+    /// Rep and respondent: how many requests of one pipe are kept until they are received; more push the
+    /// oldest out. Raise it for requesters that have several requests in flight on one connection. Default 1:
+    /// the newest. At least 1.
     pub rep_backlog: usize,
     /// Surveyor only: how long a survey takes responses. Default 1 s.
     pub survey_time: Duration,
     /// Sub only: which message a full queue drops. Default: the oldest.
     pub sub_overflow: Overflow,
-    /// Pair1, rep, respondent and raw: through how many sockets a message may have come; one with more is dropped.
-    /// 1–255 (0 counts as 1). Default 8. The sender's own socket counts: 1 allows no device in between. nng knows
-    /// at most 15.
+    /// Pair1, rep, respondent and raw: through how many sockets a message may have come; one with more is
+    /// dropped. 1–255 (0 counts as 1). Default 8. The sender's own socket counts: 1 allows no device in
+    /// between. nng knows at most 15.
     pub ttl: u8,
     /// Certificates, for `tls+tcp://` and `wss://`. Default none.
     #[cfg(feature = "tls")]

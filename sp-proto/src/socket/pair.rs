@@ -6,7 +6,8 @@ use crate::{Message, RecvError, SendError};
 use std::sync::Arc;
 
 /// Talks to one peer at a time, in both directions (pair version 0). A second peer is refused while the first
-/// lives. [`Pair1`](crate::Pair1) is version 1; the two do not talk to each other. A cloneable handle; the socket closes when the last one is dropped.
+/// lives. [`Pair1`](crate::Pair1) is version 1; the two do not talk to each other. A cloneable handle; the
+/// socket closes when the last one is dropped.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -6,10 +6,10 @@ use crate::socket::pair::ToPeer;
 use crate::{Message, RecvError, SendError};
 use std::sync::Arc;
 
-/// Talks to one peer at a time, in both directions (pair version 1). It differs from [`Pair`](crate::Pair), with
-/// which it does not talk, in a hop count that each message carries: one that has come through more sockets than
-/// [`ttl`](crate::SocketOptions::ttl) is dropped, so devices may even be connected in a circle. A cloneable handle;
-/// the socket closes when the last one is dropped.
+/// Talks to one peer at a time, in both directions (pair version 1). It differs from [`Pair`](crate::Pair),
+/// with which it does not talk, in a hop count that each message carries: one that has come through more
+/// sockets than [`ttl`](crate::SocketOptions::ttl) is dropped, so devices may even be connected in a circle.
+/// A cloneable handle; the socket closes when the last one is dropped.
 ///
 /// A second peer is refused while the first lives. nng also has a mode of this protocol with several peers
 /// (polyamorous, deprecated there); mangos and this crate do not. A peer whose messages have no hop count is

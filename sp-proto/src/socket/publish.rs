@@ -9,8 +9,8 @@ use std::sync::Arc;
 ///
 /// It never waits for a subscriber: who is not connected misses the message, and so does one whose send queue
 /// ([`send_queue`](crate::SocketOptions::send_queue)) is full, which is counted as
-/// [`slow_peer`](crate::Drops::slow_peer). What such a subscriber misses is the new message, as in mangos; nng drops
-/// the oldest one that it has queued for it.
+/// [`slow_peer`](crate::Drops::slow_peer). What such a subscriber misses is the new message, as in mangos;
+/// nng drops the oldest one that it has queued for it.
 ///
 /// Topics are filtered by the subscriber, so every message goes to every peer.
 ///
@@ -42,8 +42,8 @@ impl Sends<pattern::Pub> for ToAll {
 }
 
 impl Pub {
-    /// Queues the message for every subscriber that has room. It waits for nobody, but yields now and then, so that
-    /// a flood leaves the tasks that write it their time.
+    /// Queues the message for every subscriber that has room. It waits for nobody, but yields now and then,
+    /// so that a flood leaves the tasks that write it their time.
     ///
     /// # Errors
     /// The socket was closed; the message comes back.
@@ -54,8 +54,8 @@ impl Pub {
         self.owner.core.send(ToAll, message.into()).await
     }
 
-    /// The same at once. Called over and over without an `await` in between, it lets no task write, and fills every
-    /// queue.
+    /// The same at once. Called over and over without an `await` in between, it lets no task write, and fills
+    /// every queue.
     ///
     /// # Errors
     /// The socket was closed; the message comes back.

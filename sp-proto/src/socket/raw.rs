@@ -6,9 +6,9 @@ use crate::{Message, Protocol, RawMessage, RecvError, SendError, SendErrorKind, 
 use bytes::Bytes;
 use std::sync::{Arc, LazyLock};
 
-/// Speaks any protocol without keeping its state: headers are received with the message and sent as they are given,
-/// replies are matched with nothing, subscriptions filter nothing. For [devices](fn@crate::device) and for patterns of
-/// one's own. A cloneable handle; the socket closes when the last one is dropped.
+/// Speaks any protocol without keeping its state: headers are received with the message and sent as they are
+/// given, replies are matched with nothing, subscriptions filter nothing. For [devices](fn@crate::device) and
+/// for patterns of one's own. A cloneable handle; the socket closes when the last one is dropped.
 ///
 /// What the header of a [`RawMessage`] holds, in words of 32 bits, big-endian:
 ///
@@ -24,12 +24,13 @@ use std::sync::{Arc, LazyLock};
 /// | respondent | the pipe, then the backtrace | the same | that pipe, if it is there and has room |
 /// | bus | the pipe | a pipe or nothing | every neighbour with room but that pipe |
 ///
-/// A backtrace ends with the first word whose top bit is set: the request's id. Messages of pair1, rep and respondent
-/// that have come through more sockets than [`ttl`](crate::SocketOptions::ttl) are dropped. What is dropped is counted
-/// in [`stats`](Raw::stats). A pipe that nobody receives from is no longer read once `recv_queue` messages are queued.
+/// A backtrace ends with the first word whose top bit is set: the request's id. Messages of pair1, rep and
+/// respondent that have come through more sockets than [`ttl`](crate::SocketOptions::ttl) are dropped. What
+/// is dropped is counted in [`stats`](Raw::stats). A pipe that nobody receives from is no longer read once
+/// `recv_queue` messages are queued.
 ///
-/// nng and mangos split a reply's header differently (one word in the header, the others stay in the body), which
-/// cannot be seen on the wire.
+/// nng and mangos split a reply's header differently (one word in the header, the others stay in the body),
+/// which cannot be seen on the wire.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -108,8 +109,8 @@ impl Raw {
     /// Sends a message as its header says, waiting for room where the table above says so.
     ///
     /// # Errors
-    /// The header is none of this protocol, the protocol only receives, the time limit passed or the socket was
-    /// closed; the message comes back.
+    /// The header is none of this protocol, the protocol only receives, the time limit passed or the socket
+    /// was closed; the message comes back.
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the message was not sent.

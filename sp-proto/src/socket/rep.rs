@@ -8,14 +8,15 @@ use std::sync::Arc;
 
 /// Answers requests. A cloneable handle; the socket closes when the last one is dropped.
 ///
-/// There are no contexts as in nng and mangos: each [`Request`] is one. It knows where its reply goes, so any number
-/// of tasks may receive from clones of one handle and answer side by side.
+/// There are no contexts as in nng and mangos: each [`Request`] is one. It knows where its reply goes, so any
+/// number of tasks may receive from clones of one handle and answer side by side.
 ///
 /// Pipes are read all the time, whether or not anybody receives; of each pipe only the newest request that
-/// nobody has received yet is kept (see [`rep_backlog`](crate::SocketOptions::rep_backlog)), where nng and mangos stop
-/// reading a connection whose requests nobody takes. A connection that brings a malformed request is closed, as by
-/// them; one whose request has come through too many devices ([`ttl`](crate::SocketOptions::ttl)) is not. Requests that
-/// were received may be answered in any order, each once.
+/// nobody has received yet is kept (see [`rep_backlog`](crate::SocketOptions::rep_backlog)), where nng and
+/// mangos stop reading a connection whose requests nobody takes. A connection that brings a malformed request
+/// is closed, as by them; one whose request has come through too many devices
+/// ([`ttl`](crate::SocketOptions::ttl)) is not. Requests that were received may be answered in any order,
+/// each once.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -66,8 +67,8 @@ impl Rep {
     }
 }
 
-/// One request or survey, which knows where its reply goes. Dropped, it is never answered. It does not keep its socket
-/// open.
+/// One request or survey, which knows where its reply goes. Dropped, it is never answered. It does not keep
+/// its socket open.
 pub struct Request {
     core: Arc<Core<pattern::Rep>>,
     origin: Origin,
@@ -130,8 +131,8 @@ impl Request {
         self.origin.key.id
     }
 
-    /// The id that the requester gave it, of 31 bits. A request that comes again, because its reply was late, has the same
-    /// one; so on one pipe a repetition can be told from a new request.
+    /// The id that the requester gave it, of 31 bits. A request that comes again, because its reply was late,
+    /// has the same one; so on one pipe a repetition can be told from a new request.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -7,16 +7,16 @@ use bytes::Bytes;
 use std::fmt;
 use std::sync::Arc;
 
-/// Receives what it has subscribed to. A cloneable handle; the socket closes when the last handle and the last
-/// context are dropped.
+/// Receives what it has subscribed to. A cloneable handle; the socket closes when the last handle and the
+/// last context are dropped.
 ///
-/// A topic is a prefix of the payload; the empty one matches everything, and without a subscription nothing is
-/// received. The clones of a handle share their topics and their queue; a [`SubContext`] has its own.
+/// A topic is a prefix of the payload; the empty one matches everything, and without a subscription nothing
+/// is received. The clones of a handle share their topics and their queue; a [`SubContext`] has its own.
 ///
-/// Connections are always read. A queue that is full ([`recv_queue`](crate::SocketOptions::recv_queue)) drops the
-/// oldest message, as nng and mangos do, or the new one ([`sub_overflow`](crate::SocketOptions::sub_overflow), nng's
-/// "prefer new"); either is counted as [`slow_reader`](crate::Drops::slow_reader). [`Pub`](crate::Pub) has an
-/// example.
+/// Connections are always read. A queue that is full ([`recv_queue`](crate::SocketOptions::recv_queue)) drops
+/// the oldest message, as nng and mangos do, or the new one
+/// ([`sub_overflow`](crate::SocketOptions::sub_overflow), nng's "prefer new"); either is counted as
+/// [`slow_reader`](crate::Drops::slow_reader). [`Pub`](crate::Pub) has an example.
 #[derive(Clone)]
 pub struct Sub {
     owner: Arc<Owner<pattern::Sub>>,
@@ -36,8 +36,8 @@ impl Sub {
         self.owner.core.with(|state| state.pattern.subscribe(MAIN, topic))
     }
 
-    /// Ends the subscription to `topic`. Says whether there was one. Messages that are queued and match no other
-    /// topic are forgotten.
+    /// Ends the subscription to `topic`. Says whether there was one. Messages that are queued and match no
+    /// other topic are forgotten.
     pub fn unsubscribe(&self, topic: impl AsRef<[u8]>) -> bool {
         let topic = topic.as_ref();
         self.owner
@@ -74,8 +74,8 @@ impl Sub {
     }
 }
 
-/// A reader with topics and a queue of its own: each context gets every message that it has subscribed to, whatever
-/// the others take.
+/// A reader with topics and a queue of its own: each context gets every message that it has subscribed to,
+/// whatever the others take.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -107,8 +107,8 @@ impl SubContext {
             .with(|state| state.pattern.subscribe(self.id, topic))
     }
 
-    /// Ends the subscription to `topic`. Says whether there was one. Messages that are queued and match no other
-    /// topic are forgotten.
+    /// Ends the subscription to `topic`. Says whether there was one. Messages that are queued and match no
+    /// other topic are forgotten.
     pub fn unsubscribe(&self, topic: impl AsRef<[u8]>) -> bool {
         let topic = topic.as_ref();
         self.owner

@@ -7,8 +7,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Asks everybody, and collects the responses that come in time. A cloneable handle; the socket closes when the last
-/// handle and the last context are dropped.
+/// Asks everybody, and collects the responses that come in time. A cloneable handle; the socket closes when
+/// the last handle and the last context are dropped.
 ///
 /// Sending never waits: a respondent whose send queue is full misses the survey, which is counted as
 /// [`slow_peer`](crate::Drops::slow_peer). How many will answer nobody knows, so receiving goes on until
@@ -61,8 +61,8 @@ impl Surveyor {
     }
 }
 
-/// One conversation: at most one survey is outstanding, and a new one ends the one before. [`Surveyor`] has an
-/// example.
+/// One conversation: at most one survey is outstanding, and a new one ends the one before. [`Surveyor`] has
+/// an example.
 pub struct SurveyContext {
     owner: Arc<Owner<pattern::Surveyor>>,
     id: ContextId,
@@ -106,9 +106,9 @@ impl SurveyContext {
     ///
     /// # Errors
     /// [`SurveyEnded`](RecvError::SurveyEnded) once the survey's time is over, and
-    /// [`State`](RecvError::State) from then on and when there was no survey (nng calls the first a timeout, mangos
-    /// both a wrong state); responses that were not received by then are dropped. Or the receive time limit passed
-    /// (the survey goes on) or the socket was closed.
+    /// [`State`](RecvError::State) from then on and when there was no survey (nng calls the first a timeout,
+    /// mangos both a wrong state); responses that were not received by then are dropped. Or the receive time
+    /// limit passed (the survey goes on) or the socket was closed.
     ///
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, no response was taken and the survey goes on.

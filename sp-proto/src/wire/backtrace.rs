@@ -2,10 +2,12 @@
 
 use bytes::{Buf, Bytes};
 
-/// The most words that a backtrace may have by default, the request id included: the TTL that nng and mangos use.
+/// The most words that a backtrace may have by default, the request id included: the TTL that nng and mangos
+/// use.
 pub const DEFAULT_TTL: u8 = 8;
 
-/// Backtraces up to this many words are kept in place; longer ones are shared with the message that brought them.
+/// Backtraces up to this many words are kept in place; longer ones are shared with the message that brought
+/// them.
 const INLINE: usize = 8;
 
 /// The bit that marks the last word of a backtrace.
@@ -36,8 +38,8 @@ pub enum BacktraceError {
 }
 
 impl Backtrace {
-    /// Takes the backtrace off the front of `message`; what remains is the payload. `ttl` is the most words that it
-    /// may have, the request id included; 0 counts as 1.
+    /// Takes the backtrace off the front of `message`; what remains is the payload. `ttl` is the most words
+    /// that it may have, the request id included; 0 counts as 1.
     ///
     /// # Errors
     /// The stack is not terminated, or too deep. `message` is then of no use.

@@ -178,6 +178,53 @@ pub(crate) async fn reflector(transport: &Transport) {
     during(&hub, &hub.clone(), work).await;
 }
 
+/// A device that is dropped and replaced over and over doubles nothing, keeps the order, and loses one
+/// message per drop at most.
+pub(crate) async fn cancelled_devices(transport: &Transport) {
+    const COUNT: u32 = 500;
+    let (near, near_at, far, far_at) = sides(transport, Protocol::Pull).await;
+    let (push, pull) = (
+        Push::with_options(transport.options()),
+        Pull::with_options(transport.options()),
+    );
+    push.dial(&near_at.address).await.unwrap();
+    pull.dial(&far_at.address).await.unwrap();
+    let send = async {
+        for number in 0..COUNT {
+            push.send(number.to_be_bytes().to_vec()).await.unwrap();
+        }
+        loop {
+            // Any one of these may be lost.
+            push.send(u32::MAX.to_be_bytes().to_vec()).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    let collect = async {
+        let (mut got, mut dropped) = (Vec::new(), 0);
+        loop {
+            tokio::select! {
+                biased;
+                end = device(&near, &far) => panic!("the device ended: {end:?}"),
+                message = pull.recv() => {
+                    let number = u32::from_be_bytes(message.unwrap()[..].try_into().unwrap());
+                    if number == u32::MAX {
+                        return (got, dropped);
+                    }
+                    got.push(number);
+                }
+                () = tokio::task::yield_now() => {}
+            }
+            dropped += 1;
+        }
+    };
+    let (got, dropped): (Vec<u32>, usize) = tokio::select! {
+        () = send => unreachable!("it sends for ever"),
+        collected = collect => collected,
+    };
+    assert!(got.is_sorted_by(|before, after| before < after), "{got:?}");
+    assert!(got.len() + dropped >= COUNT as usize);
+}
+
 pub(crate) async fn ends(transport: &Transport) {
     let (near, _, far, _) = sides(transport, Protocol::Rep).await;
     assert_eq!(

@@ -1,5 +1,5 @@
-//! The command-line programs of nng and nanomsg. They send one fixed text, over and over when asked, and print
-//! what they receive, one quoted line per message.
+//! The command-line programs of nng and nanomsg. They send one fixed text, over and over when asked, and
+//! print what they receive, one quoted line per message.
 
 use std::path::PathBuf;
 
@@ -186,7 +186,8 @@ async fn they_pull(cat: &Cat, way: (Listener, Transport)) {
 async fn they_request(cat: &Cat, way: (Listener, Transport)) {
     let rep = Rep::new();
     let (repeat, count) = match cat.spelling {
-        // With an interval of 0 it fails after the first answer, and there is nothing between that and a second.
+        // With an interval of 0 it fails after the first answer, and there is nothing between that and a
+        // second.
         Spelling::Nng => (&[][..], 1),
         Spelling::Nanomsg => (cat.repeat(), MESSAGES),
     };

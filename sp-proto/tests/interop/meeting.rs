@@ -22,6 +22,8 @@ pub(crate) enum Transport {
     Tcp,
     #[cfg(feature = "ws")]
     Ws,
+    #[cfg(feature = "tls")]
+    Tls,
 }
 
 impl Transport {
@@ -35,6 +37,8 @@ impl Transport {
         match self {
             Self::Ipc => ipc(folder),
             Self::Tcp => format!("tcp://127.0.0.1:{}", port()),
+            #[cfg(feature = "tls")]
+            Self::Tls => format!("tls+tcp://localhost:{}", port()),
             #[cfg(feature = "ws")]
             Self::Ws if listener == Listener::Ours => "ws://127.0.0.1:0/sp".to_owned(),
             // nanomsg knows no path when it listens.
@@ -48,13 +52,38 @@ impl Transport {
 pub(crate) const WAYS: [(Listener, Transport); if cfg!(feature = "ws") { 6 } else { 4 }] = [
     (Listener::Ours, Transport::Ipc),
     (Listener::Ours, Transport::Tcp),
-    #[cfg(feature = "ws")]
-    (Listener::Ours, Transport::Ws),
     (Listener::Theirs, Transport::Ipc),
     (Listener::Theirs, Transport::Tcp),
     #[cfg(feature = "ws")]
+    (Listener::Ours, Transport::Ws),
+    #[cfg(feature = "ws")]
     (Listener::Theirs, Transport::Ws),
 ];
+
+/// With TLS, for peers that are given the certificates.
+pub(crate) const SECURE_WAYS: &[(Listener, Transport)] = &[
+    #[cfg(feature = "tls")]
+    (Listener::Ours, Transport::Tls),
+    #[cfg(feature = "tls")]
+    (Listener::Theirs, Transport::Tls),
+];
+
+/// The certificates of this run, and the folder where peers find them: `authority.pem`, and `both.pem` with a
+/// certificate and its key.
+#[cfg(feature = "tls")]
+pub(crate) fn certificates() -> &'static (sp_proto::TlsOptions, tempfile::TempDir) {
+    static CERTIFICATES: std::sync::LazyLock<(sp_proto::TlsOptions, tempfile::TempDir)> =
+        std::sync::LazyLock::new(|| {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let made = crate::tls::Certificates::new();
+            let both = format!("{}{}", made.certificate, made.key);
+            for (name, text) in [("authority.pem", &made.authority), ("both.pem", &both)] {
+                std::fs::write(folder.path().join(name), text).expect("a written file");
+            }
+            (made.options(), folder)
+        });
+    &CERTIFICATES
+}
 
 /// The socket of a foreign peer, by its pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +208,10 @@ pub(crate) async fn meet(
             peer.command(kind, true, &address)
         }
     };
+    #[cfg(feature = "tls")]
+    if transport == Transport::Tls {
+        command.env("SP_TLS", certificates().1.path());
+    }
     command.args(options);
     Foreign {
         process: Process::spawn(command),

@@ -14,6 +14,7 @@ send-numbers <n>  sends the texts "0" to "n-1"              -> sent
 recv-numbers <n>  receives them, in order                   -> same  |  different: <what>
 """
 
+import os
 import sys
 import time
 
@@ -84,11 +85,28 @@ def obey(socket, command, argument):
     raise ValueError(command)
 
 
+def secured(way):
+    """TLS with the certificates in the folder that the environment names, if it does."""
+    folder = os.environ.get("SP_TLS")
+    if folder is None:
+        return None
+    if way == "listen":
+        return pynng.TLSConfig(pynng.TLSConfig.MODE_SERVER, cert_key_file=f"{folder}/both.pem")
+    return pynng.TLSConfig(
+        pynng.TLSConfig.MODE_CLIENT,
+        server_name="localhost",
+        ca_files=[f"{folder}/authority.pem"],
+        auth_mode=pynng.TLSConfig.AUTH_MODE_REQUIRED,
+    )
+
+
 def main():
     kind, way, address, *options = sys.argv[1:]
     options = {name: int(value) for name, value in (option.split("=") for option in options)}
     # No limit on what it receives, as the SDKs do.
     with KINDS[kind](recv_max_size=0, **options) as socket:
+        if config := secured(way):
+            socket.tls_config = config
         if way == "listen":
             socket.listen(address)
         else:

@@ -8,7 +8,11 @@ use sp_proto::{
 };
 
 use crate::cats::text;
-use crate::meeting::{Duplex, Foreign, KINDS, Kind, Listener, Peer, Transport, WAYS, meet, meet_connected};
+#[cfg(feature = "tls")]
+use crate::meeting::certificates;
+use crate::meeting::{
+    Duplex, Foreign, KINDS, Kind, Listener, Peer, SECURE_WAYS, Transport, WAYS, meet, meet_connected,
+};
 
 /// The sizes of messages, in bytes: none, one, what still fits into a socket's buffer, what doesn't.
 const SIZES: [usize; 4] = [0, 1, 64 * 1024, 1024 * 1024];
@@ -56,6 +60,8 @@ fn block(size: usize) -> Vec<u8> {
 fn options() -> SocketOptions {
     SocketOptions {
         recv_max_size: 2 * 1024 * 1024,
+        #[cfg(feature = "tls")]
+        tls: certificates().0.clone(),
         ..SocketOptions::default()
     }
 }
@@ -69,7 +75,7 @@ pub(crate) fn patient() -> SocketOptions {
 }
 
 pub(crate) async fn every_way(peer: &impl Peer) {
-    for way in WAYS {
+    for way in WAYS.into_iter().chain(SECURE_WAYS.iter().copied()) {
         for kind in KINDS {
             // Captured, and shown when the case fails.
             println!("their {kind:?}, {way:?}");

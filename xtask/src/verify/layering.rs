@@ -1,6 +1,6 @@
-//! Checks the arrows of the code map: which module may import which. It reads `crate::` and `super::` paths in
-//! the sources, so what it knows is the text, not the meaning; privacy does the rest. A name that the crate's root
-//! re-exports counts as an import of the module that it comes from.
+//! Checks the arrows of the code map: which module may import which. It reads `crate::` and `super::` paths
+//! in the sources, so what it knows is the text, not the meaning; privacy does the rest. A name that the
+//! crate's root re-exports counts as an import of the module that it comes from.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

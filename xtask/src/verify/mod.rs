@@ -185,7 +185,17 @@ fn documentation(checkout: &Checkout) -> Result<Outcome> {
 }
 
 /// The combinations of `sp-proto`'s features that mean something; the first is the pure core without tokio.
-const FEATURES: &[&str] = &["", "tokio", "ipc", "tcp", "tls", "ws", "ipc,ws", "ipc,tls,ws"];
+const FEATURES: &[&str] = &[
+    "",
+    "tokio",
+    "ipc",
+    "tcp",
+    "tls",
+    "ws",
+    "ipc,ws",
+    "ipc,tls,ws",
+    "cli",
+];
 
 fn features(checkout: &Checkout) -> Result<Outcome> {
     let check = |features: &&str| {
@@ -201,8 +211,8 @@ fn features(checkout: &Checkout) -> Result<Outcome> {
     checkout.tools("features", FEATURES.iter().map(check))
 }
 
-/// They compile with the stable compiler, without the fuzzer itself (which is C++). Their corpora are replayed
-/// among the tests.
+/// They compile with the stable compiler, without the fuzzer itself (which is C++). Their corpora are
+/// replayed among the tests.
 fn fuzz_targets(checkout: &Checkout) -> Result<Outcome> {
     let mut command = checkout.cargo([
         "check",

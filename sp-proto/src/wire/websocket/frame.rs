@@ -169,10 +169,10 @@ impl WebSocketDecoder {
             match kind {
                 FrameKind::Data { last: false, .. } => {}
                 FrameKind::Data { last: true, .. } => {
-                    messages.push(self.message.take().unwrap_or_default().into())
+                    messages.push(self.message.take().unwrap_or_default().into());
                 }
                 FrameKind::Control(Control::Ping) => {
-                    self.ping = Some(std::mem::take(&mut self.control).into())
+                    self.ping = Some(std::mem::take(&mut self.control).into());
                 }
                 FrameKind::Control(Control::Pong) => self.control.clear(),
                 FrameKind::Control(Control::Close) => self.closed = true,

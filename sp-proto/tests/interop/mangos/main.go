@@ -8,10 +8,13 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -35,6 +38,7 @@ import (
 	"go.nanomsg.org/mangos/v3/protocol/xsurveyor"
 	_ "go.nanomsg.org/mangos/v3/transport/ipc"
 	_ "go.nanomsg.org/mangos/v3/transport/tcp"
+	_ "go.nanomsg.org/mangos/v3/transport/tlstcp"
 	_ "go.nanomsg.org/mangos/v3/transport/ws"
 )
 
@@ -153,6 +157,27 @@ func forward(kind string, addresses []string) error {
 	return err
 }
 
+// secured gives the option for TLS with the certificates in the folder that the environment names, if it does.
+func secured() (map[string]any, error) {
+	folder, is := os.LookupEnv("SP_TLS")
+	if !is {
+		return nil, nil
+	}
+	authority, err := os.ReadFile(filepath.Join(folder, "authority.pem"))
+	if err != nil {
+		return nil, err
+	}
+	both := filepath.Join(folder, "both.pem")
+	certificate, err := tls.LoadX509KeyPair(both, both)
+	if err != nil {
+		return nil, err
+	}
+	authorities := x509.NewCertPool()
+	authorities.AppendCertsFromPEM(authority)
+	config := &tls.Config{RootCAs: authorities, Certificates: []tls.Certificate{certificate}}
+	return map[string]any{mangos.OptionTLSConfig: config}, nil
+}
+
 func run() error {
 	if os.Args[1] == "device" {
 		return forward(os.Args[2], os.Args[3:])
@@ -176,10 +201,14 @@ func run() error {
 			}
 		}
 	})
+	options, err := secured()
+	if err != nil {
+		return err
+	}
 	if way == "listen" {
-		err = socket.Listen(address)
+		err = socket.ListenOptions(address, options)
 	} else {
-		err = socket.Dial(address)
+		err = socket.DialOptions(address, options)
 	}
 	if err != nil {
 		return err
