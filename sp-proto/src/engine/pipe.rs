@@ -26,7 +26,7 @@ const READ: usize = 64 * 1024;
 const STRAIGHT: usize = 32 * 1024;
 
 /// How much receivers are given in one turn of the task, in bytes.
-const TURN: usize = 32 * 1024;
+const TURN: usize = 128 * 1024;
 
 thread_local! {
     /// Where reads go before they are decoded. One per thread and not per pipe: no connection's bytes stay

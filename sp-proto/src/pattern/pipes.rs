@@ -304,3 +304,88 @@ impl Pipes {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A socket with one pipe that is under load: the right to write single messages is spent.
+    fn loaded(limits: SendLimits) -> (Pipes, Key) {
+        let mut pipes = Pipes::new(limits);
+        let key = pipes.insert(PipeId::next(), Framing::Tcp);
+        push(&mut pipes, key, 1);
+        let alone = pipes
+            .begin_direct(key)
+            .expect("an idle pipe is written to at once");
+        finish(&mut pipes, key, alone);
+        (pipes, key)
+    }
+
+    fn push(pipes: &mut Pipes, key: Key, len: usize) -> bool {
+        pipes.push(key, &[], vec![7; len].into())
+    }
+
+    /// All of it is written.
+    fn finish(pipes: &mut Pipes, key: Key, mut batch: Batch) -> bool {
+        while !batch.is_empty() {
+            let mut slices = [std::io::IoSlice::new(&[])];
+            let used = batch.io_slices(&mut slices);
+            let written = slices.iter().take(used).map(|slice| slice.len()).sum();
+            batch.advance(written);
+        }
+        pipes.end(key, batch)
+    }
+
+    const WIDE: SendLimits = SendLimits {
+        messages: 1000,
+        bytes: 1024 * 1024,
+    };
+
+    #[test]
+    fn under_load_the_sender_writes_what_makes_a_good_write_and_the_driver_the_rest() {
+        let (mut pipes, key) = loaded(WIDE);
+        for _ in 0..HEAP / 1024 - 1 {
+            assert!(push(&mut pipes, key, 1024));
+            assert!(pipes.begin_direct(key).is_none(), "too little to write");
+        }
+        assert_eq!(pipes.pop_signal(), Some(key), "the driver is asked once");
+        assert!(pipes.pop_signal().is_none());
+        push(&mut pipes, key, 1024);
+        let heap = pipes.begin_direct(key).expect("64 KiB");
+        assert_eq!(heap.bytes(), HEAP);
+        push(&mut pipes, key, HEAP);
+        assert!(pipes.begin_direct(key).is_none(), "one write at a time");
+        assert!(pipes.begin(key).is_none(), "the driver waits as well");
+        assert!(!finish(&mut pipes, key, heap), "it was not full");
+        let rest = pipes.begin(key).expect("what came meanwhile");
+        finish(&mut pipes, key, rest);
+        assert!(pipes.is_flushed(key));
+    }
+
+    #[test]
+    fn a_sender_that_fills_the_queue_writes_it_and_finds_room_again() {
+        let (mut pipes, key) = loaded(SendLimits { messages: 3, ..WIDE });
+        assert!(push(&mut pipes, key, 1) && push(&mut pipes, key, 1));
+        assert!(pipes.begin_direct(key).is_none());
+        assert!(!push(&mut pipes, key, 1), "full");
+        let full = pipes.begin_direct(key).expect("a full queue");
+        assert!(!pipes.has_room(key), "what is being written still counts");
+        assert!(finish(&mut pipes, key, full), "there is room again");
+        assert!(pipes.has_room(key));
+    }
+
+    #[test]
+    fn what_a_write_leaves_behind_goes_first_and_through_the_driver() {
+        let (mut pipes, key) = loaded(WIDE);
+        push(&mut pipes, key, HEAP);
+        let mut heap = pipes.begin_direct(key).expect("64 KiB");
+        heap.advance(100);
+        assert!(!pipes.end(key, heap));
+        push(&mut pipes, key, HEAP);
+        assert!(pipes.begin_direct(key).is_none(), "it must not overtake");
+        let first = pipes.begin(key).expect("the unfinished one");
+        assert_eq!((first.messages(), first.bytes()), (1, HEAP));
+        finish(&mut pipes, key, first);
+        assert!(!pipes.is_flushed(key));
+    }
+}
