@@ -1,4 +1,5 @@
-//! Replays the committed corpus of each fuzz target, so that what fuzzing once found stays found without a fuzzer.
+//! Replays the committed corpus of each fuzz target, so that what fuzzing once found stays found without a
+//! fuzzer.
 
 // The bodies of the targets live in the fuzz crate, which is no member of the workspace.
 #[allow(
@@ -30,7 +31,9 @@ macro_rules! replay {
     };
 }
 
-replay!(greeting, frames, backtrace, address, manifest, control, data, sql);
+replay!(
+    greeting, frames, websocket, upgrade, backtrace, operations, address, manifest, control, data, sql
+);
 
 fn replay(target: &str, run: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))

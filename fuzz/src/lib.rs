@@ -1,5 +1,5 @@
-//! The bodies of the fuzz targets: everything that reads bytes of foreign origin, with what must hold for any of
-//! them. A fuzzer drives them through `fuzz_targets/`; `cargo test` replays the corpora through them.
+//! The bodies of the fuzz targets: everything that reads bytes of foreign origin, with what must hold for any
+//! of them. A fuzzer drives them through `fuzz_targets/`; `cargo test` replays the corpora through them.
 
 use bytes::Bytes;
 use mangrove::sql::{self, CallResults, Catalog, CreateStream, Row, SqlError, Statement, Step};
@@ -9,10 +9,14 @@ use mangrove_protocol::data::{FunctionCall, FunctionReply, SourceMessage, decode
 use mangrove_protocol::manifest::{Manifest, SymbolKind};
 use mangrove_protocol::name::PluginName;
 use serde_json::{Value, json};
-use sp_proto::Address;
-use sp_proto::wire::{
-    Backtrace, Decoder, FrameError, Framing, GREETING_LEN, decode_greeting, encode_greeting,
+use sp_proto::wire::websocket::{
+    HEAD_MAX, Role, UpgradeError, UpgradeRequest, WebSocketDecoder, WebSocketError, accept_upgrade,
+    check_upgrade,
 };
+use sp_proto::wire::{
+    Backtrace, DEFAULT_TTL, Decoder, FrameError, Framing, GREETING_LEN, decode_greeting, encode_greeting,
+};
+use sp_proto::{Address, Protocol};
 
 /// A greeting is refused, or is the one that we would send.
 pub fn greeting(input: &[u8]) {
@@ -58,12 +62,75 @@ fn decode<'a>(
     (frames, Ok(()))
 }
 
+/// However an upgraded connection is split, the same messages come out, none beyond the limit, and the same
+/// error.
+///
+/// The first byte chooses the role, the second the limit, the third the length of the parts.
+pub fn websocket(input: &[u8]) {
+    let [role, limit, part, stream @ ..] = input else {
+        return;
+    };
+    let role = if role % 2 == 0 { Role::Client } else { Role::Server };
+    let limit = usize::from(*limit) + 1;
+    let whole = unpack(role, limit, std::iter::once(stream));
+    let split = unpack(role, limit, stream.chunks(usize::from(*part) + 1));
+    assert_eq!(whole, split);
+    assert!(whole.0.iter().all(|message| message.len() <= limit));
+}
+
+fn unpack<'a>(
+    role: Role,
+    limit: usize,
+    parts: impl Iterator<Item = &'a [u8]>,
+) -> (Vec<Bytes>, Result<(), WebSocketError>) {
+    let mut decoder = WebSocketDecoder::new(role);
+    let mut messages = Vec::new();
+    for part in parts {
+        let done = decoder.decode(part, limit, &mut messages);
+        if done.is_err() {
+            return (messages, done);
+        }
+    }
+    (messages, Ok(()))
+}
+
+/// A request is read, refused, or found incomplete, and one that is read gets a response that a client can
+/// read. No bytes are a response that agrees to another key than its own.
+pub fn upgrade(input: &[u8]) {
+    const NONCE: [u8; 16] = [7; 16];
+    match UpgradeRequest::parse(input) {
+        Ok(Some((request, length))) => {
+            assert!(length <= input.len().min(HEAD_MAX));
+            if let Ok(chosen) = request.choose("/sp", &[Protocol::Rep, Protocol::Pair0]) {
+                let response = accept_upgrade(&request, chosen);
+                let agreed = check_upgrade(&response, chosen, NONCE);
+                let other_key = UpgradeError::Response("Sec-WebSocket-Accept");
+                assert!(agreed == Ok(Some(response.len())) || agreed == Err(other_key));
+            }
+        }
+        Ok(None) => assert!(input.len() < HEAD_MAX, "a head without end is refused"),
+        Err(_) => {}
+    }
+    if let Ok(Some(length)) = check_upgrade(input, Protocol::Rep, NONCE) {
+        assert!(length <= input.len().min(HEAD_MAX));
+    }
+}
+
 /// What is taken off a request as its backtrace, and what remains, are what came.
 pub fn backtrace(input: &[u8]) {
-    let mut body = Bytes::copy_from_slice(input);
-    if let Ok(backtrace) = Backtrace::split_off(&mut body) {
-        assert_eq!([backtrace.as_bytes(), &body].concat(), input);
+    for ttl in [DEFAULT_TTL, 1, u8::MAX] {
+        let mut body = Bytes::copy_from_slice(input);
+        if let Ok(backtrace) = Backtrace::split_off(&mut body, ttl) {
+            assert!(backtrace.as_bytes().len() <= 4 * usize::from(ttl));
+            assert_eq!([backtrace.as_bytes(), &body].concat(), input);
+        }
     }
+}
+
+/// Whatever callers and peers do to a pattern, in whatever order, it does not panic, keeps its bounds and
+/// gives what it says is there. The first byte names the pattern, the others are operations.
+pub fn operations(input: &[u8]) {
+    sp_proto::operations(input);
 }
 
 /// An address that is accepted prints as an address that means the same.
@@ -108,8 +175,8 @@ pub fn control(input: &[u8]) {
     }
 }
 
-/// A message of a data channel that is understood can be sent on. (Only its kind is compared: a number with more
-/// digits than a float has may change in its last one.)
+/// A message of a data channel that is understood can be sent on. (Only its kind is compared: a number with
+/// more digits than a float has may change in its last one.)
 pub fn data(input: &[u8]) {
     if let Ok(message) = SourceMessage::decode(input) {
         let again = SourceMessage::decode(&message.encode()).expect("our own message");

@@ -1,16 +1,18 @@
 //! Measures one socket pair between two processes and prints one line of JSON.
 //!
 //! ```text
-//! spperf thr|lat|rr ipc|tcp SIZE [WARMUP_MS [MEASURE_MS]]
+//! spperf thr|lat|rr|fan:PEERS ipc|tcp SIZE [WARMUP_MS [MEASURE_MS]]
 //! ```
 //! `thr`: push → pull, messages per second. `lat`: pair ping-pong. `rr`: req/rep. The parent listens,
 //! receives or asks, checks the number and the length of every message, and measures; the child is this
-//! program once more. `SPPERF_RUNTIME=current` uses tokio's current-thread runtime, anything else two worker
+//! program once more. `fan`: one push socket → so many pull sockets; the parent sends and measures, also the
+//! resident memory that each of its pipes takes before the first message. `SPPERF_RUNTIME=current` uses tokio's current-thread runtime, anything else two worker
 //! threads.
 
 use anyhow::{Context, bail, ensure};
 use bytes::{Bytes, BytesMut};
-use sp_proto::{Message, Pair, Pull, Push, Rep, Req, ReqContext};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use sp_proto::{Event, Message, Pair, Pull, Push, Rep, Req, ReqContext};
 use std::collections::VecDeque;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,7 +33,7 @@ struct Job {
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let mut next = || args.next();
-    let usage = "usage: spperf thr|lat|rr ipc|tcp SIZE [WARMUP_MS [MEASURE_MS]]";
+    let usage = "usage: spperf thr|lat|rr|fan:PEERS ipc|tcp SIZE [WARMUP_MS [MEASURE_MS]]";
     let (mode, transport) = next().zip(next()).context(usage)?;
     let size: usize = next().context(usage)?.parse().context(usage)?;
     ensure!(size >= 8, "SIZE is at least 8: every message holds its number");
@@ -85,6 +87,25 @@ async fn play(job: Job) -> anyhow::Result<()> {
             loop {
                 push.send(messages.next()).await?;
             }
+        }
+        mode if fan_of(mode).is_some() => {
+            raise_descriptor_limit()?;
+            let mut pulls = JoinSet::new();
+            for _ in 0..fan_of(mode).unwrap_or_default() {
+                let pull = Pull::new();
+                pull.dial(&peer).await?;
+                pulls.spawn(async move {
+                    loop {
+                        let message = pull.recv().await?;
+                        ensure!(
+                            message.len() == job.size,
+                            "a message of {} bytes came",
+                            message.len()
+                        );
+                    }
+                });
+            }
+            pulls.join_next().await.context("no peers")??
         }
         "lat" => {
             let pair = Pair::new();
@@ -141,7 +162,8 @@ async fn measure_job(job: Job) -> anyhow::Result<()> {
             drop(child);
             req.close().await;
         }
-        other => bail!("unknown mode {other:?}: expected thr, lat or rr"),
+        mode if fan_of(mode).is_some() => fan(&job, &address, fan_of(mode).unwrap_or_default()).await?,
+        other => bail!("unknown mode {other:?}: expected thr, lat, rr or fan:PEERS"),
     }
     Ok(())
 }
@@ -173,6 +195,75 @@ async fn throughput(job: &Job, pull: &Pull, child: &Peer) -> anyhow::Result<()> 
         &mut [],
     );
     Ok(())
+}
+
+/// How many peers `fan:PEERS` names.
+fn fan_of(mode: &str) -> Option<usize> {
+    mode.strip_prefix("fan:")?.parse().ok()
+}
+
+async fn fan(job: &Job, address: &str, peers: usize) -> anyhow::Result<()> {
+    raise_descriptor_limit()?;
+    let push = Push::new();
+    let mut events = push.events();
+    let at = push.listen(address).await?;
+    let before = resident()?;
+    let child = Peer::start(job, &at.address)?;
+    let mut connected = 0;
+    while connected < peers {
+        if let Event::PipeAdded(_) = events.recv().await.context("the socket closed")? {
+            connected += 1;
+        }
+    }
+    let idle_pipe = resident()?.saturating_sub(before) / peers as u64;
+    let mut messages = Numbered::new(job.size);
+    let begun = Instant::now();
+    while begun.elapsed() < job.warmup {
+        send_some(&push, &mut messages).await?;
+    }
+    let (parent, peer, begun, first) = (cpu("self"), child.cpu(), Instant::now(), messages.next);
+    while begun.elapsed() < job.measure {
+        send_some(&push, &mut messages).await?;
+    }
+    let (seconds, n) = (begun.elapsed().as_secs_f64(), (messages.next - first) as f64);
+    println!(
+        "{{\"mode\":\"{}\",\"tr\":\"{}\",\"size\":{},\"n\":{n},\"sec\":{seconds:.4},\"rate\":{:.1},\
+         \"cpu_parent_ns\":{:.1},\"cpu_child_ns\":{:.1},\"idle_pipe_bytes\":{idle_pipe}}}",
+        job.mode,
+        job.transport,
+        job.size,
+        n / seconds,
+        (cpu("self") - parent) as f64 / n,
+        (child.cpu() - peer) as f64 / n,
+    );
+    drop(child);
+    push.close().await;
+    Ok(())
+}
+
+async fn send_some(push: &Push, messages: &mut Numbered) -> anyhow::Result<()> {
+    for _ in 0..64 {
+        push.send(messages.next()).await?;
+    }
+    Ok(())
+}
+
+/// As many descriptors as the system allows.
+fn raise_descriptor_limit() -> anyhow::Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    Ok(setrlimit(Resource::Nofile, limit)?)
+}
+
+/// The resident memory of this process, in bytes.
+fn resident() -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .context("no VmRSS")?;
+    let kilobytes: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+    Ok(kilobytes * 1024)
 }
 
 async fn receive(pull: &Pull, expected: &mut u64, count: u64, size: usize) -> anyhow::Result<()> {
@@ -296,8 +387,9 @@ impl Numbered {
         let number = self.next.to_ne_bytes();
         self.next += 1;
         if self.size < Self::LARGE {
-            let mut message = vec![0; self.size];
-            message[..8].copy_from_slice(&number);
+            let mut message = Vec::with_capacity(self.size);
+            message.extend_from_slice(&number);
+            message.resize(self.size, 0);
             return message.into();
         }
         let used = self.sent.pop_front().map(Bytes::try_into_mut);

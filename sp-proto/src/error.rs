@@ -2,6 +2,8 @@
 
 use crate::transport::AddressError;
 use crate::wire::GreetingError;
+#[cfg(feature = "ws")]
+use crate::wire::websocket::UpgradeError;
 use crate::{Message, Protocol};
 use std::io;
 use std::time::Duration;
@@ -48,6 +50,26 @@ pub enum DialError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// The TLS handshake failed: no TLS is spoken there, or a certificate was not good enough for one side.
+    #[cfg(feature = "tls")]
+    #[error("{address} and this end do not agree on TLS")]
+    Tls {
+        /// The whole address.
+        address: String,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody answered who does not agree to a websocket for SP: the path or the protocol is another one.
+    #[cfg(feature = "ws")]
+    #[error("{address} did not agree to a websocket")]
+    Upgrade {
+        /// The whole address.
+        address: String,
+        /// What was wrong.
+        #[source]
+        source: UpgradeError,
     },
     /// Somebody answered who does not speak SP.
     #[error("{address} greeted wrongly")]
@@ -99,9 +121,15 @@ pub enum RecvError {
     /// Nothing came within the receive time limit.
     #[error("nothing was received within the time limit")]
     TimedOut,
-    /// A context that has no request outstanding has nothing to receive.
+    /// A context that has no request or survey outstanding has nothing to receive.
     #[error("no request is outstanding")]
     State,
+    /// The survey's time is up: there will be no more responses. Told once.
+    #[error("the survey has ended")]
+    SurveyEnded,
+    /// The protocol of this raw socket only sends.
+    #[error("this protocol only sends")]
+    SendOnly,
 }
 
 /// Why a message was not sent.
@@ -120,6 +148,12 @@ pub enum SendErrorKind {
     /// The pipe that the request came from is gone.
     #[error("the peer that asked is gone")]
     PeerGone,
+    /// The header of a raw message is none of the socket's protocol.
+    #[error("the header is none of this protocol")]
+    Header,
+    /// The protocol of this raw socket only receives.
+    #[error("this protocol only receives")]
+    ReceiveOnly,
 }
 
 /// A message that was not sent, with the reason.

@@ -14,6 +14,10 @@ pub struct PipeId(u64);
 pub struct EndpointId(u64);
 
 impl PipeId {
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+
     pub(crate) fn next() -> Self {
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }

@@ -18,13 +18,20 @@
 //! | socket | talks to | for |
 //! |---|---|---|
 //! | [`Pair`] | [`Pair`] | one peer, both directions |
+//! | [`Pair1`] | [`Pair1`] | the same, with a hop count |
 //! | [`Push`] | [`Pull`] | dealing work out |
 //! | [`Pull`] | [`Push`] | collecting |
 //! | [`Req`] | [`Rep`] | asking |
 //! | [`Rep`] | [`Req`] | answering |
+//! | [`Pub`] | [`Sub`] | telling everybody who wants to hear |
+//! | [`Sub`] | [`Pub`] | hearing of what was subscribed to |
+//! | [`Surveyor`] | [`Respondent`] | asking everybody, for a while |
+//! | [`Respondent`] | [`Surveyor`] | answering surveys |
+//! | [`Bus`] | [`Bus`] | telling every neighbour |
+//! | [`Raw`] | any of them | forwarding with a [`device`], and building other patterns |
 //!
-//! Every socket listens and dials on any number of endpoints, `ipc://`, `tcp://` and `inproc://`. Sockets are
-//! made anywhere and used within a tokio runtime. A [`Listener`] serves several protocols on one address.
+//! Every socket listens and dials on any number of endpoints; [`Address`] tells of the transports. Sockets
+//! are made anywhere and used within a tokio runtime. A [`Listener`] serves several protocols on one address.
 //!
 //! # Module map
 //!
@@ -40,14 +47,28 @@
 //!
 //! `send` takes the socket's lock, the pattern picks a pipe, and the frame is added to that pipe's batch. An
 //! idle pipe is written to at once from the caller's task; a busy one's task is woken once and writes the
-//! whole batch. On the other side the pipe's task reads up to 64 KiB, decodes every frame in it and hands
-//! them over under one lock with one wake. No message has a task hop or a channel of its own.
+//! whole batch, unless a sender finds 64 KiB or a full queue before that and writes it itself. On the other
+//! side the pipe's task reads up to 64 KiB, decodes every frame in it and hands them over under one lock with
+//! one wake. No message has a task hop or a channel of its own.
+//!
+//! # What messages keep in memory
+//!
+//! Small messages that come in together share allocations of at most 4 KiB, which the last of them frees. The
+//! buffers of messages from 32 KiB up are used again once they are dropped; each thread keeps at most 8 MiB of
+//! those. A pipe that has been under load keeps the two buffers of its writes, at most 1 MiB each, until it has
+//! written a few single messages.
 #![cfg_attr(not(feature = "tokio"), allow(dead_code, unused_imports))]
+// With inproc alone there is one kind of connection, and nothing to choose.
+#![cfg_attr(
+    not(any(feature = "ipc", feature = "tcp")),
+    allow(unreachable_patterns, unused_variables, unused_assignments)
+)]
 
 mod id;
 mod message;
 mod pattern;
 mod protocol;
+mod stats;
 pub mod wire;
 
 #[cfg(feature = "tokio")]
@@ -60,17 +81,27 @@ mod socket;
 mod transport;
 
 pub use id::{EndpointId, PipeId};
-pub use message::Message;
+pub use message::{Message, RawMessage};
+pub use pattern::Overflow;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub use pattern::operations;
 pub use protocol::Protocol;
+pub use stats::{Drops, PipeStats, Stats, Traffic};
 
 #[cfg(feature = "tokio")]
 pub use engine::{Endpoint, Event, Events, ListenerOptions, PipeInfo};
 #[cfg(feature = "tokio")]
 pub use error::{DialError, ListenError, RecvError, RequestError, SendError, SendErrorKind};
 #[cfg(feature = "tokio")]
-pub use socket::{Connection, Listener, Pair, Pull, Push, Rep, Req, ReqContext, Request, SocketOptions};
+pub use socket::{
+    Bus, Connection, DeviceError, Listener, Pair, Pair1, Pub, Pull, Push, Raw, RawSendError, Rep, Req,
+    ReqContext, Request, Respondent, SocketOptions, Sub, SubContext, SurveyContext, Surveyor, device,
+};
 #[cfg(feature = "tokio")]
-pub use transport::{Address, AddressError, Credentials, TcpTarget};
+pub use transport::{Address, AddressError, Credentials, TcpTarget, WsTarget};
+#[cfg(feature = "tls")]
+pub use transport::{ClientAuth, TlsAuthorities, TlsError, TlsIdentity, TlsOptions};
 
 /// Keeps the example of the README compiled and true.
 #[cfg(all(doctest, feature = "tokio"))]

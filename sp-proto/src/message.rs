@@ -28,6 +28,16 @@ impl Message {
     }
 }
 
+/// A message of a [`Raw`](crate::Raw) socket, with the protocol header that other sockets keep to themselves.
+/// What the header holds is told there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RawMessage {
+    /// The words that the protocol puts in front of the payload, each of 32 bits, big-endian.
+    pub header: Bytes,
+    /// The payload.
+    pub body: Message,
+}
+
 impl Deref for Message {
     type Target = [u8];
 

@@ -30,7 +30,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Pair0,
         Self::Pair1,
         Self::Pub,

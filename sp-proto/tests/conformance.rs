@@ -1,10 +1,19 @@
 //! One battery of behaviour, applied to every pattern over every transport, with this crate at both ends.
 #![allow(missing_docs)]
 
+#[path = "conformance/broadcast.rs"]
+mod broadcast;
+#[path = "conformance/raw.rs"]
+mod raw;
 mod support;
 
+use broadcast::{cancelled_readers, neighbours, slow_subscriber, surveys, topics};
+use raw::{
+    cancelled_devices, ends, headers, one_way, pairs, reflector, requests as forward_requests,
+    surveys as forward_surveys,
+};
 use sp_proto::{
-    DialError, Event, ListenError, Pair, Pull, Push, RecvError, Rep, Req, SendErrorKind, SocketOptions,
+    DialError, Event, ListenError, Pair, Pair1, Pull, Push, RecvError, Rep, Req, SendErrorKind, SocketOptions,
 };
 use std::time::Duration;
 use support::{Transport, bounded, event, peer_refused, pipe_added, pipe_removed};
@@ -30,6 +39,30 @@ macro_rules! for_every_transport {
                 bounded($body(&Transport::inproc())).await;
             }
 
+            #[cfg(target_os = "linux")]
+            #[tokio::test]
+            async fn abstract_name() {
+                bounded($body(&Transport::abstract_name())).await;
+            }
+
+            #[cfg(feature = "tls")]
+            #[tokio::test]
+            async fn tls() {
+                bounded($body(&Transport::tls())).await;
+            }
+
+            #[cfg(feature = "ws")]
+            #[tokio::test]
+            async fn ws() {
+                bounded($body(&Transport::ws())).await;
+            }
+
+            #[cfg(all(feature = "ws", feature = "tls"))]
+            #[tokio::test]
+            async fn wss() {
+                bounded($body(&Transport::wss())).await;
+            }
+
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn ipc_on_two_threads() {
                 bounded($body(&Transport::ipc())).await;
@@ -40,6 +73,7 @@ macro_rules! for_every_transport {
 
 for_every_transport! {
     pair_talks_both_ways => pair_both_ways;
+    pair1_talks_both_ways => pair1_both_ways;
     push_arrives_in_order => push_in_order;
     large_and_empty_messages_arrive => sizes;
     requests_are_answered => requests;
@@ -56,10 +90,27 @@ for_every_transport! {
     endpoints_come_and_go => endpoints;
     an_address_is_used_once => in_use;
     a_message_beyond_the_limit_ends_its_pipe => too_long;
+    traffic_is_counted => traffic;
+    subscribers_get_their_topics => topics;
+    a_slow_subscriber_holds_up_nobody => slow_subscriber;
+    cancelled_readers_lose_and_double_nothing => cancelled_readers;
+    surveys_are_answered_in_time => surveys;
+    a_bus_reaches_the_neighbours => neighbours;
+    raw_headers_are_checked_and_lead_home => headers;
+    a_device_forwards_requests => forward_requests;
+    a_device_forwards_surveys => forward_surveys;
+    a_device_forwards_one_way => one_way;
+    a_device_counts_hops => pairs;
+    a_reflector_makes_a_star_of_a_bus => reflector;
+    a_device_ends_clearly => ends;
+    a_cancelled_device_doubles_nothing => cancelled_devices;
 }
 
 async fn pair_both_ways(transport: &Transport) {
-    let (left, right) = (Pair::new(), Pair::new());
+    let (left, right) = (
+        Pair::with_options(transport.options()),
+        Pair::with_options(transport.options()),
+    );
     let at = left.listen(&transport.address).await.unwrap();
     right.dial(&at.address).await.unwrap();
     for round in 0..100 {
@@ -76,9 +127,42 @@ async fn pair_both_ways(transport: &Transport) {
     }
 }
 
+async fn pair1_both_ways(transport: &Transport) {
+    let (left, right) = (
+        Pair1::with_options(transport.options()),
+        Pair1::with_options(transport.options()),
+    );
+    let at = left.listen(&transport.address).await.unwrap();
+    right.dial(&at.address).await.unwrap();
+    for size in [0, 1, 5000, 1_000_000] {
+        let message = vec![size as u8; size];
+        right.send(message.clone()).await.unwrap();
+        assert!(left.recv().await.unwrap()[..] == message);
+        left.send(message.clone()).await.unwrap();
+        assert!(right.recv().await.unwrap()[..] == message);
+    }
+    let mut events = left.events();
+    let version_0 = Pair::with_options(transport.options());
+    let error = version_0.dial(&at.address).await.unwrap_err();
+    let wrong = matches!(error, DialError::WrongProtocol { .. });
+    // A websocket's listener refuses the sub-protocol and does not say what it speaks.
+    #[cfg(feature = "ws")]
+    let wrong = wrong || matches!(error, DialError::Upgrade { .. });
+    assert!(wrong, "{error}");
+    peer_refused(&mut events).await;
+    let second = Pair1::with_options(transport.options());
+    second.dial_in_background(&at.address).unwrap();
+    assert!(peer_refused(&mut events).await.contains("already has a peer"));
+    right.send("still here").await.unwrap();
+    assert_eq!(&left.recv().await.unwrap()[..], b"still here");
+}
+
 async fn push_in_order(transport: &Transport) {
     const COUNT: u32 = 20_000;
-    let (push, pull) = (Push::new(), Pull::new());
+    let (push, pull) = (
+        Push::with_options(transport.options()),
+        Pull::with_options(transport.options()),
+    );
     let at = pull.listen(&transport.address).await.unwrap();
     push.dial(&at.address).await.unwrap();
     let send = async {
@@ -95,7 +179,10 @@ async fn push_in_order(transport: &Transport) {
 }
 
 async fn sizes(transport: &Transport) {
-    let (push, pull) = (Push::new(), Pull::new());
+    let (push, pull) = (
+        Push::with_options(transport.options()),
+        Pull::with_options(transport.options()),
+    );
     let at = push.listen(&transport.address).await.unwrap();
     pull.dial(&at.address).await.unwrap();
     let sizes = [
@@ -121,10 +208,10 @@ async fn sizes(transport: &Transport) {
 
 async fn requests(transport: &Transport) {
     let (req, rep) = (
-        Req::new(),
+        Req::with_options(transport.options()),
         Rep::with_options(SocketOptions {
             rep_backlog: 64,
-            ..Default::default()
+            ..transport.options()
         }),
     );
     let at = rep.listen(&transport.address).await.unwrap();
@@ -155,10 +242,17 @@ async fn requests(transport: &Transport) {
 }
 
 async fn fan_out(transport: &Transport) {
-    let (push, collected) = (Push::new(), Pull::new());
+    let (push, collected) = (
+        Push::with_options(transport.options()),
+        Pull::with_options(transport.options()),
+    );
     let work = push.listen(&transport.address).await.unwrap();
     let mut joined = push.events();
-    let pulls = [Pull::new(), Pull::new(), Pull::new()];
+    let pulls = [
+        Pull::with_options(transport.options()),
+        Pull::with_options(transport.options()),
+        Pull::with_options(transport.options()),
+    ];
     for pull in &pulls {
         pull.dial(&work.address).await.unwrap();
         pipe_added(&mut joined).await;
@@ -174,7 +268,10 @@ async fn fan_out(transport: &Transport) {
     }
     let back = Transport::ipc();
     let back = collected.listen(&back.address).await.unwrap();
-    let pushes = [Push::new(), Push::new()];
+    let pushes = [
+        Push::with_options(transport.options()),
+        Push::with_options(transport.options()),
+    ];
     for push in &pushes {
         push.dial(&back.address).await.unwrap();
         push.send("result").await.unwrap();
@@ -190,7 +287,7 @@ async fn back_pressure(transport: &Transport) {
         send_queue: 2,
         recv_queue: 2,
         send_timeout,
-        ..Default::default()
+        ..transport.options()
     };
     let (push, pull) = (Push::with_options(small.clone()), Pull::with_options(small));
     let at = pull.listen(&transport.address).await.unwrap();
@@ -222,7 +319,7 @@ async fn cancellation(transport: &Transport) {
     let small = SocketOptions {
         send_queue: 1,
         recv_queue: 1,
-        ..Default::default()
+        ..transport.options()
     };
     let (push, pull) = (Push::with_options(small.clone()), Pull::with_options(small));
     let at = pull.listen(&transport.address).await.unwrap();
@@ -258,9 +355,13 @@ async fn cancellation(transport: &Transport) {
 async fn second_peer(transport: &Transport) {
     let eager = SocketOptions {
         reconnect_min: Duration::from_millis(1),
-        ..Default::default()
+        ..transport.options()
     };
-    let (left, first, second) = (Pair::new(), Pair::new(), Pair::with_options(eager));
+    let (left, first, second) = (
+        Pair::with_options(transport.options()),
+        Pair::with_options(transport.options()),
+        Pair::with_options(eager),
+    );
     let mut events = left.events();
     let at = left.listen(&transport.address).await.unwrap();
     first.dial(&at.address).await.unwrap();
@@ -281,7 +382,7 @@ async fn deadlines(transport: &Transport) {
     let hasty = SocketOptions {
         send_timeout: soon,
         recv_timeout: soon,
-        ..Default::default()
+        ..transport.options()
     };
     let push = Push::with_options(hasty.clone());
     let error = push.send("to nobody").await.unwrap_err();
@@ -299,7 +400,7 @@ async fn deadlines(transport: &Transport) {
         Err(RecvError::TimedOut)
     );
 
-    let (req, rep) = (Req::with_options(hasty), Rep::new());
+    let (req, rep) = (Req::with_options(hasty), Rep::with_options(transport.options()));
     let at = rep.listen(&transport.address).await.unwrap();
     req.dial(&at.address).await.unwrap();
     let mut context = req.context();
@@ -321,9 +422,12 @@ async fn linger(transport: &Transport) {
         send_queue: 1000,
         send_queue_bytes: usize::MAX,
         linger: Duration::from_secs(60),
-        ..Default::default()
+        ..transport.options()
     };
-    let (push, pull) = (Push::with_options(patient), Pull::new());
+    let (push, pull) = (
+        Push::with_options(patient),
+        Pull::with_options(transport.options()),
+    );
     let at = pull.listen(&transport.address).await.unwrap();
     push.dial(&at.address).await.unwrap();
     for number in 0..200_u32 {
@@ -340,7 +444,7 @@ async fn linger(transport: &Transport) {
 }
 
 async fn closed(transport: &Transport) {
-    let pair = Pair::new();
+    let pair = Pair::with_options(transport.options());
     let mut events = pair.events();
     let at = pair.listen(&transport.address).await.unwrap();
     let (received, ()) = tokio::join!(pair.recv(), async {
@@ -352,7 +456,7 @@ async fn closed(transport: &Transport) {
     assert_eq!((error.kind, error.message), (SendErrorKind::Closed, "x".into()));
     assert!(matches!(pair.listen(&at.address).await, Err(ListenError::Closed)));
     assert!(events.recv().await.is_none());
-    let other = Pair::new();
+    let other = Pair::with_options(transport.options());
     other
         .listen(&at.address)
         .await
@@ -364,13 +468,13 @@ async fn reconnect(transport: &Transport) {
     let eager = SocketOptions {
         reconnect_min: Duration::from_millis(1),
         reconnect_max: Duration::from_millis(5),
-        ..Default::default()
+        ..transport.options()
     };
     let push = Push::with_options(eager);
     let mut events = push.events();
     let mut address = transport.address.clone();
     for round in 0..5_u8 {
-        let pull = Pull::new();
+        let pull = Pull::with_options(transport.options());
         address = pull.listen(&address).await.unwrap().address;
         if round == 0 {
             push.dial(&address).await.unwrap();
@@ -388,16 +492,16 @@ async fn reconnect(transport: &Transport) {
 async fn resend(transport: &Transport) {
     let eager = SocketOptions {
         reconnect_min: Duration::from_millis(1),
-        ..Default::default()
+        ..transport.options()
     };
     let req = Req::with_options(eager);
-    let first = Rep::new();
+    let first = Rep::with_options(transport.options());
     let at = first.listen(&transport.address).await.unwrap();
     req.dial(&at.address).await.unwrap();
     let peers = async {
         assert_eq!(&first.recv().await.unwrap().body()[..], b"?");
         first.close().await;
-        let second = Rep::new();
+        let second = Rep::with_options(transport.options());
         second.listen(&at.address).await.unwrap();
         let request = second.recv().await.unwrap();
         assert_eq!(&request.body()[..], b"?");
@@ -409,7 +513,10 @@ async fn resend(transport: &Transport) {
 }
 
 async fn peer_gone(transport: &Transport) {
-    let (req, rep) = (Req::new(), Rep::new());
+    let (req, rep) = (
+        Req::with_options(transport.options()),
+        Rep::with_options(transport.options()),
+    );
     let mut events = rep.events();
     let at = rep.listen(&transport.address).await.unwrap();
     req.dial(&at.address).await.unwrap();
@@ -424,11 +531,14 @@ async fn peer_gone(transport: &Transport) {
 }
 
 async fn endpoints(transport: &Transport) {
-    let (pull, other) = (Pull::new(), Transport::tcp());
+    let (pull, other) = (Pull::with_options(transport.options()), Transport::tcp());
     let mut events = pull.events();
     let one = pull.listen(&transport.address).await.unwrap();
     let two = pull.listen(&other.address).await.unwrap();
-    let (push_one, push_two) = (Push::new(), Push::new());
+    let (push_one, push_two) = (
+        Push::with_options(transport.options()),
+        Push::with_options(transport.options()),
+    );
     push_one.dial(&one.address).await.unwrap();
     assert_eq!(pipe_added(&mut events).await.endpoint, Some(one.id));
     push_two.dial(&two.address).await.unwrap();
@@ -454,7 +564,10 @@ async fn endpoints(transport: &Transport) {
 }
 
 async fn in_use(transport: &Transport) {
-    let (first, second) = (Pull::new(), Pull::new());
+    let (first, second) = (
+        Pull::with_options(transport.options()),
+        Pull::with_options(transport.options()),
+    );
     let at = first.listen(&transport.address).await.unwrap();
     assert!(
         matches!(second.listen(&at.address).await, Err(ListenError::InUse { address }) if address == at.address)
@@ -462,16 +575,22 @@ async fn in_use(transport: &Transport) {
     first.close().await;
     second.listen(&at.address).await.unwrap();
     second.close().await;
-    let error = Push::new().dial(&at.address).await.unwrap_err();
+    let error = Push::with_options(transport.options())
+        .dial(&at.address)
+        .await
+        .unwrap_err();
     assert!(matches!(error, DialError::Refused { address, .. } if address == at.address));
 }
 
 async fn too_long(transport: &Transport) {
     let strict = SocketOptions {
         recv_max_size: 1000,
-        ..Default::default()
+        ..transport.options()
     };
-    let (push, pull) = (Push::new(), Pull::with_options(strict));
+    let (push, pull) = (
+        Push::with_options(transport.options()),
+        Pull::with_options(strict),
+    );
     let mut events = pull.events();
     let at = pull.listen(&transport.address).await.unwrap();
     push.dial(&at.address).await.unwrap();
@@ -483,4 +602,26 @@ async fn too_long(transport: &Transport) {
             .await
             .contains("a message of 1001 bytes was announced; at most 1000")
     );
+}
+
+async fn traffic(transport: &Transport) {
+    let (push, pull) = (
+        Push::with_options(transport.options()),
+        Pull::with_options(transport.options()),
+    );
+    let at = pull.listen(&transport.address).await.unwrap();
+    push.dial(&at.address).await.unwrap();
+    for message in ["", "four", "sixsix"] {
+        push.send(message).await.unwrap();
+        pull.recv().await.unwrap();
+    }
+    let (sent, received) = (push.stats(), pull.stats());
+    assert_eq!((sent.sent.messages, sent.sent.bytes), (3, 10));
+    assert_eq!(received.received, sent.sent);
+    assert_eq!(received.pipes[0].received, sent.sent);
+    assert_eq!(received.pipes[0].pipe, pull.pipes()[0].id);
+    assert_eq!(sent.received, received.sent);
+    assert_eq!(sent.dropped, received.dropped);
+    push.close().await;
+    assert_eq!((push.stats().sent, push.stats().pipes.len()), (sent.sent, 0));
 }

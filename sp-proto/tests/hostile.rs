@@ -3,7 +3,10 @@
 
 mod support;
 
-use sp_proto::{Event, Listener, ListenerOptions, Pair, Protocol, Pull, Push, Rep, SocketOptions};
+use sp_proto::{
+    Event, Listener, ListenerOptions, Pair, Pair1, Protocol, Pull, Push, Rep, Respondent, SocketOptions,
+    Surveyor,
+};
 use std::time::Duration;
 use support::{Transport, bounded, event, peer_refused, pipe_added, pipe_removed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,6 +14,9 @@ use tokio::net::TcpStream;
 
 const PUSH: [u8; 8] = [0, b'S', b'P', 0, 0, 0x50, 0, 0];
 const REQ: [u8; 8] = [0, b'S', b'P', 0, 0, 0x30, 0, 0];
+const PAIR1: [u8; 8] = [0, b'S', b'P', 0, 0, 0x11, 0, 0];
+const SURVEYOR: [u8; 8] = [0, b'S', b'P', 0, 0, 0x62, 0, 0];
+const RESPONDENT: [u8; 8] = [0, b'S', b'P', 0, 0, 0x63, 0, 0];
 
 /// A pull socket on tcp, and where it listens.
 async fn pull(options: SocketOptions) -> (Pull, String) {
@@ -187,6 +193,53 @@ async fn a_malformed_request_ends_its_pipe_only() {
 }
 
 #[tokio::test]
+async fn a_malformed_header_ends_its_pipe_only() {
+    let frame = |payload: &[u8]| [&(payload.len() as u64).to_be_bytes()[..], payload].concat();
+    let pair = Pair1::new();
+    let mut events = pair.events();
+    let at = pair.listen("tcp://127.0.0.1:0").await.unwrap();
+    let address = at.address.strip_prefix("tcp://").unwrap();
+    for bad in [&b"abc"[..], &[0, 0, 1, 1, b'x'], &[0xff; 9]] {
+        let mut stream = greeted(address, PAIR1).await;
+        pipe_added(&mut events).await;
+        stream
+            .write_all(&[frame(b"\0\0\0\x01good"), frame(bad)].concat())
+            .await
+            .unwrap();
+        let reason = bounded(pipe_removed(&mut events)).await;
+        assert!(reason.contains("malformed hop count"), "{reason}");
+        assert_eq!(&bounded(pair.recv()).await.unwrap()[..], b"good");
+    }
+
+    let respondent = Respondent::new();
+    let mut events = respondent.events();
+    let at = respondent.listen("tcp://127.0.0.1:0").await.unwrap();
+    let address = at.address.strip_prefix("tcp://").unwrap();
+    let mut stream = greeted(address, SURVEYOR).await;
+    stream.write_all(&frame(b"abc")).await.unwrap();
+    let reason = bounded(pipe_removed(&mut events)).await;
+    assert!(reason.contains("malformed backtrace"), "{reason}");
+
+    // A surveyor cannot blame a respondent for what a device may have done to its response.
+    let surveyor = Surveyor::new();
+    let mut events = surveyor.events();
+    let at = surveyor.listen("tcp://127.0.0.1:0").await.unwrap();
+    let mut stream = greeted(at.address.strip_prefix("tcp://").unwrap(), RESPONDENT).await;
+    pipe_added(&mut events).await;
+    stream
+        .write_all(&[frame(b"abc"), frame(b"\x80\0\0\0who asked?")].concat())
+        .await
+        .unwrap();
+    bounded(async {
+        while surveyor.stats().dropped.unexpected < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(surveyor.pipes().len(), 1);
+}
+
+#[tokio::test]
 async fn a_month_of_keep_alives_against_an_idle_rep_keeps_the_newest() {
     bounded(async {
         const COUNT: u32 = 600_000;
@@ -342,10 +395,12 @@ async fn a_listener_tells_protocols_apart_and_strangers_away() {
 #[tokio::test]
 async fn a_listener_keeps_to_its_limits() {
     bounded(async {
+        #[allow(clippy::needless_update, reason = "with TLS there is one more field")]
         let options = ListenerOptions {
             recv_max_size: 10,
             backlog: 1,
             handshake_timeout: Duration::from_millis(20),
+            ..Default::default()
         };
         let listener = Listener::bind("tcp://127.0.0.1:0", &[Protocol::Push], options)
             .await

@@ -105,3 +105,39 @@ async fn the_peer_is_who_the_kernel_says() {
     })
     .await;
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_system_chooses_an_abstract_name() {
+    bounded(async {
+        let (first, second) = (Pull::new(), Pull::new());
+        let mut events = first.events();
+        let first_at = first.listen("abstract://").await.unwrap().address;
+        let second_at = second.listen("abstract://").await.unwrap().address;
+        assert!(first_at.len() > "abstract://".len(), "{first_at}");
+        assert_ne!(first_at, second_at);
+        let push = Push::new();
+        push.dial(&first_at).await.unwrap();
+        push.send("x").await.unwrap();
+        assert_eq!(&first.recv().await.unwrap()[..], b"x");
+        let credentials = pipe_added(&mut events).await.credentials.unwrap();
+        assert_eq!(credentials.pid, Some(std::process::id()));
+        assert!(Push::new().dial("abstract://nobody-has-this-name").await.is_err());
+    })
+    .await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_abstract_name_is_any_bytes() {
+    bounded(async {
+        let address = format!("abstract://{}%00%FF%2F x", std::process::id());
+        let (pull, push) = (Pull::new(), Push::new());
+        let at = pull.listen(&address).await.unwrap();
+        assert!(at.address.ends_with("%00%FF/%20x"), "{}", at.address);
+        push.dial(&at.address).await.unwrap();
+        push.send("x").await.unwrap();
+        assert_eq!(&pull.recv().await.unwrap()[..], b"x");
+    })
+    .await;
+}

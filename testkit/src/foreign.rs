@@ -1,6 +1,7 @@
 //! Owns the foreign peers that tests talk to: programs of the distribution, Python environments with the
-//! published SDK, and this workspace's own binaries. Finds or prepares them; what the machine cannot give is
-//! a recorded skip. `cargo verify` prepares everything beforehand, a plain `cargo test` on first use.
+//! published SDK, Go programs, and this workspace's own binaries. Finds or prepares them; what the machine
+//! cannot give is a recorded skip. `cargo verify` prepares everything beforehand, a plain `cargo test` on
+//! first use.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -88,6 +89,55 @@ pub fn prepare_python(ekuiper: &str, may_install: bool) -> Result<PathBuf, Strin
             interpreter.display()
         ))
     }
+}
+
+/// The program of the Go module in `source`, built on first use; or a recorded skip. The first build
+/// downloads the modules that it needs.
+pub fn go(source: &Path) -> Option<PathBuf> {
+    static KNOWN: Mutex<Option<HashMap<PathBuf, Result<PathBuf, String>>>> = Mutex::new(None);
+    let mut known = KNOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let result = known
+        .get_or_insert_default()
+        .entry(source.to_owned())
+        .or_insert_with(|| {
+            let may_download = std::env::var_os(PREPARED).is_none();
+            prepare_go(source, may_download)
+        });
+    match result {
+        Ok(program) => Some(program.clone()),
+        Err(why) => {
+            skip(&format!("the Go program {}", source.display()), why);
+            None
+        }
+    }
+}
+
+/// The program of the Go module in `source`, built again if that has changed; downloads modules if it
+/// `may_download`.
+///
+/// # Errors
+/// The reason why there is none, in one line.
+pub fn prepare_go(source: &Path, may_download: bool) -> Result<PathBuf, String> {
+    let go = find_program("go").ok_or("go is not installed")?;
+    let name = source
+        .file_name()
+        .ok_or_else(|| format!("{} has no name", source.display()))?;
+    let folder = target_folder().join("testkit").join("go");
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+    let _lock = exclusive_at(&folder.join("build.lock"));
+    let program = folder.join(name);
+    let mut build = Command::new(go);
+    build
+        .current_dir(source)
+        .args(["build", "-mod=readonly", "-o"])
+        .arg(&program)
+        .arg(".");
+    if !may_download {
+        build.env("GOPROXY", "off");
+    }
+    run(&mut build)?;
+    Ok(program)
 }
 
 fn imports(interpreter: &Path) -> bool {

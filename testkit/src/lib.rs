@@ -2,7 +2,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`foreign`] | the programs and Python environments of foreign peers, found or prepared |
+//! | [`foreign`] | the programs, Go programs and Python environments of foreign peers, found or prepared |
 //! | [`process`] | a child process whose output lines are events, killed with its group on drop |
 //! | [`port`] | tcp ports for peers that cannot say which one they got |
 //! | [`lock`] | locks between processes, for what the machine has only once |
@@ -26,7 +26,7 @@ pub mod process;
 pub mod skip;
 
 pub use bound::{PATIENCE, within};
-pub use foreign::{built, program, python, target_folder};
+pub use foreign::{built, go, program, python, target_folder};
 pub use lock::{Exclusive, exclusive};
 pub use port::free_port;
 pub use process::Process;

@@ -1,8 +1,10 @@
-//! The project's own commands: `cargo verify` runs every check and test, `cargo demo` shows the main job.
+//! The project's own commands: `cargo verify` runs every check and test, `cargo demo` shows the main job,
+//! `cargo figures` measures.
 //! Owns nothing that ships. Everything it makes lies in cargo's target folder.
 
 mod command;
 mod demo;
+mod figures;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +21,8 @@ enum Arguments {
     Verify(verify::Arguments),
     /// Builds the host and the example plugin and runs a rule through them until Ctrl-C.
     Demo(demo::Arguments),
+    /// Measures, with every peer in the same run, and makes the tables of docs/benchmarks.md.
+    Figures(figures::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -30,6 +34,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse_from(arguments) {
         Arguments::Verify(arguments) => verify::run(&arguments),
         Arguments::Demo(arguments) => demo::run(&arguments),
+        Arguments::Figures(arguments) => figures::run(&arguments),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -3,7 +3,9 @@
 
 use crate::engine::events::{Event, Publisher};
 use crate::engine::greeting::{Failure, Greeted, Manners, greet};
-use crate::transport::{Link, Listener};
+#[cfg(feature = "tls")]
+use crate::transport::TlsOptions;
+use crate::transport::{Listener, Opening, Settings};
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::task::{AbortHandle, JoinSet};
@@ -14,7 +16,8 @@ const HANDSHAKES: usize = 256;
 /// The pause after a failed accept, which is mostly a lack of descriptors: there is nothing to wait for.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Settings of a [`Listener`](crate::Listener).
+/// Settings of a [`Listener`](crate::Listener). End a literal with `..Default::default()`: cargo features add
+/// fields.
 #[derive(Clone, Debug)]
 pub struct ListenerOptions {
     /// How long a peer has for its greeting. Default 5 s.
@@ -23,6 +26,18 @@ pub struct ListenerOptions {
     pub recv_max_size: usize,
     /// Greeted connections that wait for [`accept`](crate::Listener::accept). Default 128, at least 1.
     pub backlog: usize,
+    /// Certificates, for `tls+tcp://` and `wss://`. Default none.
+    #[cfg(feature = "tls")]
+    pub tls: TlsOptions,
+}
+
+impl ListenerOptions {
+    pub(crate) fn transport(&self) -> Settings {
+        Settings {
+            #[cfg(feature = "tls")]
+            tls: self.tls.clone(),
+        }
+    }
 }
 
 impl Default for ListenerOptions {
@@ -31,6 +46,8 @@ impl Default for ListenerOptions {
             handshake_timeout: Duration::from_secs(5),
             recv_max_size: 16 * 1024 * 1024,
             backlog: 128,
+            #[cfg(feature = "tls")]
+            tls: TlsOptions::default(),
         }
     }
 }
@@ -85,7 +102,7 @@ impl Acceptor {
                     Err(_) => continue,
                 },
                 accepted = self.listener.accept() => match accepted {
-                    Ok(link) => self.begin(link, events),
+                    Ok(opening) => self.begin(opening, events),
                     Err(error) => {
                         events.publish(Event::AcceptFailed { reason: error.to_string() });
                         tokio::time::sleep(PAUSE).await;
@@ -95,7 +112,7 @@ impl Acceptor {
         }
     }
 
-    fn begin(&mut self, link: Link, events: &Publisher) {
+    fn begin(&mut self, opening: Opening, events: &Publisher) {
         while self.oldest.front().is_some_and(AbortHandle::is_finished) {
             self.oldest.pop_front();
         }
@@ -109,9 +126,9 @@ impl Acceptor {
             });
         }
         let (manners, limit) = (self.manners.clone(), self.handshake_timeout);
-        let peer_address = link.peer_address();
+        let peer_address = opening.peer_address().to_owned();
         let handshake = self.handshakes.spawn(async move {
-            let greeted = greet(link, &manners, limit).await;
+            let greeted = greet(opening, &manners, limit).await;
             greeted.map(Box::new).map_err(|failure| Refused {
                 peer_address,
                 failure,

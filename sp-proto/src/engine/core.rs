@@ -9,9 +9,10 @@ use crate::engine::waiters::Waiters;
 use crate::pattern::{ContextId, Key, Pattern, Pipes, Refusal, SendLimits, Violation};
 use crate::transport::{Reader, Writer};
 use crate::wire::{Batch, Framing};
-use crate::{EndpointId, PipeId, SocketOptions};
+use crate::{EndpointId, PipeId, Protocol, SocketOptions, Stats};
 use bytes::Bytes;
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 /// A socket without its tasks.
 pub(crate) struct Core<P> {
     state: Mutex<State<P>>,
+    /// What the socket announces.
+    pub(crate) protocol: Protocol,
     pub(crate) options: SocketOptions,
     pub(crate) events: Publisher,
     /// Set when the socket is asked to close: no new pipes, and the old ones end once they are flushed.
@@ -34,7 +37,16 @@ pub(crate) struct State<P> {
     pub(crate) receivers: Waiters,
     pub(crate) contexts: HashMap<ContextId, Waker>,
     pub(crate) closed: bool,
+    /// Small messages that were sent or received since one was charged for.
+    uncharged: u8,
 }
+
+/// Tokio's budget is one unit per operation, 128 per turn of a task. A small message costs so little that four
+/// share a unit: a turn is still some tens of microseconds.
+const SMALL_PER_UNIT: u8 = 4;
+
+/// The largest small message, in bytes.
+const SMALL: usize = 2 * 1024;
 
 /// The engine's side of a pipe.
 struct End {
@@ -78,15 +90,29 @@ pub(crate) enum Stop {
     Closed,
 }
 
-/// Those to be woken once the lock is released.
+/// Those to be woken once the lock is released. The first needs no allocation: mostly there is no second.
 #[derive(Default)]
 #[must_use]
-pub(crate) struct Wakes(Vec<Waker>);
+pub(crate) struct Wakes {
+    first: Option<Waker>,
+    others: Vec<Waker>,
+}
 
 impl Wakes {
+    #[inline]
     pub(crate) fn wake(self) {
-        if !self.0.is_empty() {
-            self.0.into_iter().for_each(Waker::wake);
+        if let Some(first) = self.first {
+            first.wake();
+            self.others.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    fn extend(&mut self, wakers: impl IntoIterator<Item = Waker>) {
+        for waker in wakers {
+            match self.first {
+                None => self.first = Some(waker),
+                Some(_) => self.others.push(waker),
+            }
         }
     }
 }
@@ -107,32 +133,56 @@ impl<P: Pattern> State<P> {
         self.end(key).map(|end| &mut end.writers)
     }
 
+    /// Is a unit of the task's budget due for a message of this length?
+    pub(crate) fn charge(&mut self, len: usize) -> bool {
+        self.uncharged += 1;
+        let due = len > SMALL || self.uncharged >= SMALL_PER_UNIT;
+        if due {
+            self.uncharged = 0;
+        }
+        due
+    }
+
     /// Who has something to do after a change. Every change ends with this.
+    #[inline]
     pub(crate) fn settle(&mut self) -> Wakes {
+        // Under load mostly nobody has.
+        let quiet = !self.pipes.has_signals()
+            && !self.pattern.has_ready()
+            && self.receivers.is_empty()
+            && self.senders.is_empty();
+        if quiet {
+            Wakes::default()
+        } else {
+            self.settle_all()
+        }
+    }
+
+    fn settle_all(&mut self) -> Wakes {
         let mut wakes = Wakes::default();
         while let Some(key) = self.pipes.pop_signal() {
-            wakes.0.extend(self.end(key).and_then(|end| end.task.take()));
+            wakes.extend(self.end(key).and_then(|end| end.task.take()));
         }
         while let Some(context) = self.pattern.pop_ready() {
-            wakes.0.extend(self.contexts.remove(&context));
+            wakes.extend(self.contexts.remove(&context));
         }
         if !self.receivers.is_empty() && self.pattern.can_recv() {
-            wakes.0.extend(self.receivers.wake_first());
+            wakes.extend(self.receivers.wake_first());
         }
         if !self.senders.is_empty() && self.pattern.can_send() {
-            wakes.0.extend(self.senders.wake_first());
+            wakes.extend(self.senders.wake_first());
         }
         wakes
     }
 
     fn wake_all(&mut self) -> Wakes {
         let mut wakes = Wakes::default();
-        wakes.0.extend(self.senders.wake_all());
-        wakes.0.extend(self.receivers.wake_all());
-        wakes.0.extend(self.contexts.drain().map(|(_, waker)| waker));
+        wakes.extend(self.senders.wake_all());
+        wakes.extend(self.receivers.wake_all());
+        wakes.extend(self.contexts.drain().map(|(_, waker)| waker));
         for end in self.ends.iter_mut().flatten() {
-            wakes.0.extend(end.task.take());
-            wakes.0.extend(end.writers.wake_all());
+            wakes.extend(end.task.take());
+            wakes.extend(end.writers.wake_all());
         }
         wakes
     }
@@ -144,6 +194,7 @@ impl<P: Pattern> Core<P> {
             messages: options.send_queue,
             bytes: options.send_queue_bytes,
         };
+        let protocol = pattern.protocol();
         let state = State {
             pattern,
             pipes: Pipes::new(limits),
@@ -152,9 +203,11 @@ impl<P: Pattern> Core<P> {
             receivers: Waiters::default(),
             contexts: HashMap::new(),
             closed: false,
+            uncharged: 0,
         };
         Self {
             state: Mutex::new(state),
+            protocol,
             options,
             events: Publisher::new(),
             closing: CancellationToken::new(),
@@ -191,7 +244,7 @@ impl<P: Pattern> Core<P> {
         } = greeted;
         let id = PipeId::next();
         let framing = link.framing();
-        let (reader, writer) = link.split();
+        let (reader, writer) = link.split()?;
         let writer = Arc::new(writer);
         let info = PipeInfo {
             id,
@@ -249,7 +302,7 @@ impl<P: Pattern> Core<P> {
         let mut wakes = state.settle();
         drop(state);
         if let Some(mut end) = end {
-            wakes.0.extend(end.writers.wake_all());
+            wakes.extend(end.writers.wake_all());
         }
         wakes.wake();
         self.events.publish(Event::PipeRemoved { pipe: key.id, reason });
@@ -309,7 +362,7 @@ impl<P: Pattern> Core<P> {
         }
         let mut wakes = state.settle();
         if room && let Some(end) = state.end(key) {
-            wakes.0.extend(end.writers.wake_all());
+            wakes.extend(end.writers.wake_all());
         }
         drop(state);
         wakes.wake();
@@ -319,7 +372,7 @@ impl<P: Pattern> Core<P> {
     pub(crate) fn deliver(&self, key: Key, frames: &mut Vec<Bytes>) -> Result<(), Violation> {
         self.with(|state| {
             let State { pattern, pipes, .. } = state;
-            pipes.note_received(key);
+            pipes.note_received(key, frames);
             pattern.handle_frames(pipes, key, frames)
         })
     }
@@ -334,6 +387,11 @@ impl<P: Pattern> Core<P> {
             .collect();
         pipes.sort_unstable_by_key(|info| info.id);
         pipes
+    }
+
+    /// What has gone through the socket so far.
+    pub(crate) fn stats(&self) -> Stats {
+        self.lock().pipes.stats()
     }
 
     /// Asks the pipe's task to end it.
@@ -369,6 +427,8 @@ pub(crate) enum Unattached {
     Closed,
     #[error(transparent)]
     Refused(#[from] Refusal),
+    #[error("the system cannot watch the connection: {0}")]
+    Io(#[from] io::Error),
 }
 
 impl<P: Pattern> Drop for Attached<P> {

@@ -19,14 +19,15 @@ pub(crate) async fn connect<P: Pattern>(
 ) -> Result<Attached<P>, DialError> {
     let limit = core.options.handshake_timeout;
     let named = || address.to_string();
-    let link = tokio::time::timeout(limit, transport::connect(address))
+    let settings = core.options.transport();
+    let opening = tokio::time::timeout(limit, transport::connect(address, &settings))
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(|source| DialError::Refused {
             address: named(),
             source,
         })?;
-    let mut greeted = greet(link, &Manners::Known(P::PROTOCOL), limit)
+    let mut greeted = greet(opening, &Manners::Known(core.protocol), limit)
         .await
         .map_err(|failure| failure.into_dial_error(named()))?;
     // What was dialed says more than what the system calls the other end.
@@ -43,11 +44,12 @@ impl Unattached {
                 address,
                 reason: refusal.to_string(),
             },
+            Self::Io(source) => DialError::Refused { address, source },
         }
     }
 }
 
-/// Keeps a pipe to `address` for as long as the socket is open, beginning with `first` if there is one.
+/// Keeps a pipe to `address` for as long as the socket is open and the attempts last, beginning with `first` if there is one.
 pub(crate) async fn run<P: Pattern>(
     core: Arc<Core<P>>,
     address: Address,
@@ -55,6 +57,7 @@ pub(crate) async fn run<P: Pattern>(
     first: Option<Attached<P>>,
 ) {
     let mut backoff = Backoff::new(core.options.reconnect_min, core.options.reconnect_max);
+    let mut failures = 0;
     let mut connected = first.map(Ok);
     let closing = core.closing.clone();
     loop {
@@ -70,6 +73,7 @@ pub(crate) async fn run<P: Pattern>(
         };
         let retry_in = match attempt {
             Ok(attached) => {
+                failures = 0;
                 let since = now();
                 pipe::run(attached).await;
                 backoff.note_connection(now() - since);
@@ -77,8 +81,17 @@ pub(crate) async fn run<P: Pattern>(
             }
             Err(DialError::Closed) => return,
             Err(error) => {
-                let retry_in = backoff.next(fastrand::f64());
                 let reason = with_source(&error);
+                failures += 1;
+                if core
+                    .options
+                    .reconnect_attempts
+                    .is_some_and(|most| failures >= most)
+                {
+                    core.events.publish(Event::DialerGaveUp { endpoint, reason });
+                    return;
+                }
+                let retry_in = backoff.next(fastrand::f64());
                 core.events.publish(Event::DialFailed {
                     endpoint,
                     reason,

@@ -55,6 +55,13 @@ pub enum Event {
         /// When it tries again.
         retry_in: Duration,
     },
+    /// A dialer has failed as often as it may, and will not try again. Its endpoint can be closed.
+    DialerGaveUp {
+        /// The dialer.
+        endpoint: EndpointId,
+        /// Why its last attempt failed.
+        reason: String,
+    },
     /// A listener could not accept, for lack of descriptors for example, and will try again.
     AcceptFailed {
         /// Why.

@@ -1,6 +1,6 @@
 //! The handshake: from a raw connection to one whose peer is known.
 
-use crate::transport::{Credentials, Link};
+use crate::transport::{Credentials, Link, OpenError, Opening};
 use crate::wire::{GreetingError, decode_greeting, encode_greeting};
 use crate::{DialError, Protocol};
 use std::io;
@@ -23,6 +23,8 @@ pub(crate) enum Failure {
     #[error("the connection broke during the greeting: {0}")]
     Io(#[from] io::Error),
     #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
     Greeting(#[from] GreetingError),
     #[error("the peer speaks {found}, expected {expected}")]
     WrongProtocol { found: Protocol, expected: Protocol },
@@ -36,6 +38,7 @@ impl Failure {
     pub(crate) fn into_dial_error(self, address: String) -> DialError {
         match self {
             Self::Io(source) => DialError::Refused { address, source },
+            Self::Open(error) => error.into_dial_error(address),
             Self::Greeting(source) => DialError::Greeting { address, source },
             Self::WrongProtocol { found, expected } => DialError::WrongProtocol {
                 address,
@@ -63,34 +66,30 @@ pub(crate) enum Manners {
     Any(Vec<Protocol>),
 }
 
-/// Greets within `limit`. Dropping the future closes the connection.
-pub(crate) async fn greet(mut link: Link, manners: &Manners, limit: Duration) -> Result<Greeted, Failure> {
-    let handshake = async {
-        match manners {
-            Manners::Known(ours) => {
-                link.send_greeting(encode_greeting(*ours)).await?;
-                let found = decode_greeting(link.recv_greeting().await?)?;
-                let expected = ours.peer();
-                if found == expected {
-                    Ok(found)
-                } else {
-                    Err(Failure::WrongProtocol { found, expected })
-                }
-            }
-            Manners::Any(welcome) => {
-                let found = decode_greeting(link.recv_greeting().await?)?;
-                if !welcome.contains(&found) {
-                    return Err(Failure::Unwelcome(found));
-                }
-                link.send_greeting(encode_greeting(found.peer())).await?;
-                Ok(found)
-            }
+impl Manners {
+    /// What this end can speak.
+    fn ours(&self) -> Vec<Protocol> {
+        match self {
+            Self::Known(ours) => vec![*ours],
+            Self::Any(welcome) => welcome.iter().map(|peer| peer.peer()).collect(),
         }
+    }
+}
+
+/// Opens and greets within `limit`. Dropping the future closes the connection.
+pub(crate) async fn greet(opening: Opening, manners: &Manners, limit: Duration) -> Result<Greeted, Failure> {
+    let (peer_address, credentials) = (opening.peer_address().to_owned(), opening.credentials());
+    let handshake = async {
+        let (mut link, settled) = opening.open(&manners.ours()).await?;
+        let peer = match settled {
+            Some(ours) => ours.peer(),
+            None => exchange(&mut link, manners).await?,
+        };
+        Ok::<_, Failure>((link, peer))
     };
-    let peer = tokio::time::timeout(limit, handshake)
+    let (link, peer) = tokio::time::timeout(limit, handshake)
         .await
         .map_err(|_| Failure::TimedOut(limit))??;
-    let (peer_address, credentials) = (link.peer_address(), link.credentials());
     Ok(Greeted {
         link,
         peer,
@@ -98,4 +97,28 @@ pub(crate) async fn greet(mut link: Link, manners: &Manners, limit: Duration) ->
         credentials,
         recv_max_size: None,
     })
+}
+
+/// Sends our greeting and reads theirs, in the order that our manners want.
+async fn exchange(link: &mut Link, manners: &Manners) -> Result<Protocol, Failure> {
+    match manners {
+        Manners::Known(ours) => {
+            link.send_greeting(encode_greeting(*ours)).await?;
+            let found = decode_greeting(link.recv_greeting().await?)?;
+            let expected = ours.peer();
+            if found == expected {
+                Ok(found)
+            } else {
+                Err(Failure::WrongProtocol { found, expected })
+            }
+        }
+        Manners::Any(welcome) => {
+            let found = decode_greeting(link.recv_greeting().await?)?;
+            if !welcome.contains(&found) {
+                return Err(Failure::Unwelcome(found));
+            }
+            link.send_greeting(encode_greeting(found.peer())).await?;
+            Ok(found)
+        }
+    }
 }

@@ -6,7 +6,7 @@ use crate::engine::events::Event;
 use crate::engine::greeting::{Greeted, Manners};
 use crate::engine::{dialer, pipe};
 use crate::pattern::Pattern;
-use crate::transport::{Address, AddressError, Listener, SocketFile};
+use crate::transport::{Address, AddressError, Listener, Settings, SocketFile};
 use crate::{DialError, EndpointId, ListenError, PipeId};
 use std::collections::HashMap;
 use std::io;
@@ -60,7 +60,7 @@ impl<P: Pattern> Owner<P> {
     }
 
     pub(crate) async fn listen(&self, address: &str) -> Result<Endpoint, ListenError> {
-        let (listener, bound, file) = bind(address).await?;
+        let (listener, bound, file) = bind(address, &self.core.options.transport()).await?;
         let endpoint = Endpoint {
             id: EndpointId::next(),
             address: bound,
@@ -74,7 +74,7 @@ impl<P: Pattern> Owner<P> {
     }
 
     pub(crate) async fn dial(&self, address: &str) -> Result<Endpoint, DialError> {
-        let address = Address::parse(address)?;
+        let address = Address::parse_usable(address)?;
         let endpoint = Endpoint {
             id: EndpointId::next(),
             address: address.to_string(),
@@ -89,7 +89,7 @@ impl<P: Pattern> Owner<P> {
     }
 
     pub(crate) fn dial_in_background(&self, address: &str) -> Result<Endpoint, AddressError> {
-        let address = Address::parse(address)?;
+        let address = Address::parse_usable(address)?;
         let endpoint = Endpoint {
             id: EndpointId::next(),
             address: address.to_string(),
@@ -129,7 +129,7 @@ impl<P: Pattern> Owner<P> {
 
     pub(crate) fn attach(&self, greeted: Greeted) -> Result<PipeId, DialError> {
         let address = greeted.peer_address.clone();
-        let (found, expected) = (greeted.peer, P::PROTOCOL.peer());
+        let (found, expected) = (greeted.peer, self.core.protocol.peer());
         if found != expected {
             return Err(DialError::WrongProtocol {
                 address,
@@ -190,9 +190,12 @@ impl<P: Pattern> Drop for Owner<P> {
 }
 
 /// Binds, with the error that callers see.
-pub(crate) async fn bind(address: &str) -> Result<(Listener, String, Option<SocketFile>), ListenError> {
-    let address = Address::parse(address)?;
-    match Listener::bind(&address).await {
+pub(crate) async fn bind(
+    address: &str,
+    settings: &Settings,
+) -> Result<(Listener, String, Option<SocketFile>), ListenError> {
+    let address = Address::parse_usable(address)?;
+    match Listener::bind(&address, settings).await {
         Ok((listener, bound, file)) => Ok((listener, bound.to_string(), file)),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(ListenError::InUse {
             address: address.to_string(),
@@ -208,7 +211,7 @@ pub(crate) async fn bind(address: &str) -> Result<(Listener, String, Option<Sock
 async fn listen<P: Pattern>(core: Arc<Core<P>>, listener: Listener, endpoint: EndpointId) {
     let mut acceptor = Acceptor::new(
         listener,
-        Manners::Known(P::PROTOCOL),
+        Manners::Known(core.protocol),
         core.options.handshake_timeout,
     );
     let mut pipes = JoinSet::new();

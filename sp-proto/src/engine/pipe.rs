@@ -3,15 +3,18 @@
 
 use crate::engine::core::{Attached, Core, Plan, Stop};
 use crate::pattern::{Key, Pattern, Violation};
+#[cfg(feature = "ws")]
+use crate::transport::ReadEnd;
 use crate::transport::{Reader, Writer};
-use crate::wire::{Batch, Decoder, FrameError};
+#[cfg(feature = "ws")]
+use crate::wire::websocket::WebSocketError;
+use crate::wire::{Batch, Decoder, FrameError, Spares};
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::task::coop;
 use tokio_util::sync::PollSender;
@@ -22,10 +25,21 @@ const READ: usize = 64 * 1024;
 /// A payload of which at least this much is missing is read straight into its own buffer.
 const STRAIGHT: usize = 32 * 1024;
 
+/// How much receivers are given in one turn of the task, in bytes.
+const TURN: usize = 128 * 1024;
+
 thread_local! {
-    /// Where reads go before they are decoded. One per thread and not per pipe: nothing stays in it between
-    /// polls, and a thousand idle pipes need none.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+    /// Where reads go before they are decoded. One per thread and not per pipe: no connection's bytes stay
+    /// in it between polls, and a thousand idle pipes need none.
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        buffer: vec![0; READ].into_boxed_slice(),
+        spares: Spares::default(),
+    });
+}
+
+struct Scratch {
+    buffer: Box<[u8]>,
+    spares: Spares,
 }
 
 /// Why a pipe ended.
@@ -39,10 +53,25 @@ enum End {
     Io(#[from] io::Error),
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[cfg(feature = "ws")]
+    #[error(transparent)]
+    WebSocket(#[from] WebSocketError),
     #[error(transparent)]
     Violation(#[from] Violation),
     #[error(transparent)]
     Stopped(#[from] Stop),
+}
+
+#[cfg(feature = "ws")]
+impl From<ReadEnd> for End {
+    fn from(end: ReadEnd) -> Self {
+        match end {
+            ReadEnd::Closed => Self::Closed,
+            ReadEnd::MidMessage => Self::MidFrame,
+            ReadEnd::Io(error) => Self::Io(error),
+            ReadEnd::Broken(error) => Self::WebSocket(error),
+        }
+    }
 }
 
 /// Drives the pipe until it ends. The pipe has left its socket when this returns or is dropped.
@@ -56,30 +85,21 @@ pub(crate) async fn run<P: Pattern>(mut attached: Attached<P>) {
         writer: &attached.writer,
         port: match &*attached.writer {
             Writer::Inproc(sender) => Some(PollSender::new(sender.clone())),
-            Writer::Ipc(_) | Writer::Tcp(_) => None,
+            _ => None,
         },
         reader,
         decoder: Decoder::new(attached.framing, attached.recv_max_size),
         limit: attached.recv_max_size,
         unwritten: None,
         frames: Vec::new(),
+        handed_over: 0,
     };
     let end = poll_fn(|cx| driver.poll(cx)).await;
     let reader = driver.reader;
     attached.reason = end.to_string();
     drop(attached);
     if matches!(end, End::Stopped(Stop::Closed)) {
-        hang_up(reader).await;
-    }
-}
-
-/// Waits for the peer to hang up as well. A tcp connection that is closed while something unread lies in it
-/// is reset, which can destroy what we have just written. The sending side is closed by now; the owner bounds
-/// the wait.
-async fn hang_up(reader: Reader) {
-    if let Reader::Tcp(mut reader) = reader {
-        let mut unread = [0; 4096];
-        while reader.read(&mut unread).await.is_ok_and(|read| read > 0) {}
+        reader.hang_up().await;
     }
 }
 
@@ -95,6 +115,8 @@ struct Driver<'a, P> {
     /// Begun, and waiting for the connection to take more.
     unwritten: Option<Batch>,
     frames: Vec<Bytes>,
+    /// Payload bytes that receivers were given in this turn.
+    handed_over: usize,
 }
 
 impl<P: Pattern> Driver<'_, P> {
@@ -106,12 +128,13 @@ impl<P: Pattern> Driver<'_, P> {
                 Plan::Work { batch, read } => (batch, read),
                 Plan::Stop(stop) => return Poll::Ready(stop.into()),
             };
-            if batch.is_some() {
-                self.unwritten = batch;
-            }
+            let (batch, resumed) = match batch {
+                Some(batch) => (Some(batch), false),
+                None => (self.unwritten.take(), true),
+            };
             let mut progress = false;
-            if let Some(batch) = self.unwritten.take() {
-                match self.poll_write(cx, batch) {
+            if let Some(batch) = batch {
+                match self.poll_write(cx, batch, resumed) {
                     Poll::Ready(Ok(batch)) => {
                         self.core.end_write(self.key, batch, true);
                         progress = true;
@@ -131,11 +154,23 @@ impl<P: Pattern> Driver<'_, P> {
                 return Poll::Pending;
             }
             budget.made_progress();
+            if self.handed_over >= TURN {
+                self.handed_over = 0;
+                // Receivers first: what has just been read is still in the processor's cache. This comes back
+                // when they have had their turn.
+                let _ = pin!(tokio::task::yield_now()).poll(cx);
+                return Poll::Pending;
+            }
         }
     }
 
     /// Writes all of `batch` and gives it back empty, or keeps it and waits.
-    fn poll_write(&mut self, cx: &mut Context<'_>, mut batch: Batch) -> Poll<io::Result<Batch>> {
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut batch: Batch,
+        resumed: bool,
+    ) -> Poll<io::Result<Batch>> {
         if let Some(port) = &mut self.port {
             loop {
                 if batch.is_empty() {
@@ -151,15 +186,12 @@ impl<P: Pattern> Driver<'_, P> {
                 }
             }
         } else {
-            loop {
+            if !resumed {
                 self.writer.try_write(&mut batch)?;
-                if batch.is_empty() {
-                    return Poll::Ready(Ok(batch));
-                }
-                match self.writer.poll_ready(cx) {
-                    Poll::Ready(result) => result?,
-                    Poll::Pending => break,
-                }
+            }
+            let written = batch.is_empty() && !self.reader.keeps_back();
+            if written || self.reader.poll_write(cx, self.writer, &mut batch)?.is_ready() {
+                return Poll::Ready(Ok(batch));
             }
         }
         self.unwritten = Some(batch);
@@ -170,11 +202,17 @@ impl<P: Pattern> Driver<'_, P> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let read = match &mut self.reader {
             Reader::Inproc(receiver) => ready!(poll_messages(receiver, cx, self.limit, &mut self.frames)),
-            Reader::Ipc(_) | Reader::Tcp(_) => ready!(self.poll_bytes(cx)),
+            #[cfg(feature = "ws")]
+            Reader::WebSocket(socket) => ready!(SCRATCH.with_borrow_mut(|scratch| {
+                socket.poll_messages(cx, &mut scratch.buffer, self.limit, &mut self.frames)
+            }))
+            .map_err(End::from),
+            _ => ready!(self.poll_bytes(cx)),
         };
         // What came before a fault is still good.
         let count = self.frames.len();
         if count > 0 {
+            self.handed_over += self.frames.iter().map(Bytes::len).sum::<usize>();
             self.core.deliver(self.key, &mut self.frames)?;
             if self.frames.capacity() > 8 * count.max(8) {
                 // The room for a flood is not kept once it is over.
@@ -185,29 +223,32 @@ impl<P: Pattern> Driver<'_, P> {
     }
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let reader = Pin::new(&mut self.reader);
-        let read = if self.decoder.missing() >= STRAIGHT
-            && let Some(mut body) = self.decoder.body()
-        {
-            let read = ready!(tokio_util::io::poll_read_buf(reader, cx, &mut body))?;
-            self.decoder.finish(&mut self.frames);
+        let read = SCRATCH.with_borrow_mut(|Scratch { buffer, spares }| {
+            self.decoder.swap_spares(spares);
+            let read = self.poll_decode(cx, buffer);
+            self.decoder.swap_spares(spares);
             read
-        } else {
-            let (decoder, frames) = (&mut self.decoder, &mut self.frames);
-            let (read, result) = ready!(SCRATCH.with_borrow_mut(|scratch| {
-                let mut buffer = ReadBuf::new(scratch);
-                reader
-                    .poll_read(cx, &mut buffer)
-                    .map_ok(|()| (buffer.filled().len(), decoder.decode(buffer.filled(), frames)))
-            }))?;
-            result?;
-            read
-        };
-        if read == 0 {
+        });
+        if ready!(read)? == 0 {
             let between = self.decoder.is_between_frames();
             return Poll::Ready(Err(if between { End::Closed } else { End::MidFrame }));
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads once, into `buffer` or straight into a large payload, and says how much it was.
+    fn poll_decode(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, End>> {
+        if self.decoder.missing() >= STRAIGHT
+            && let Some(mut body) = self.decoder.body()
+        {
+            let read = ready!(self.reader.poll_read_body(cx, &mut body))?;
+            self.decoder.finish(&mut self.frames);
+            return Poll::Ready(Ok(read));
+        }
+        let read = ready!(self.reader.poll_read(cx, buffer))?;
+        let input = buffer.get(..read).unwrap_or_default();
+        self.decoder.decode(input, &mut self.frames)?;
+        Poll::Ready(Ok(read))
     }
 }
 

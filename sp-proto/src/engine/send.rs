@@ -2,18 +2,20 @@
 
 use crate::engine::core::{Core, State};
 use crate::engine::waiters::{Ticket, Waiters};
-use crate::pattern::{Key, Pattern};
+use crate::pattern::{ContextId, Key, Pattern};
 use crate::{Message, RecvError, SendError, SendErrorKind};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::MutexGuard;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::task::coop;
+use tokio::time::Sleep;
 
 /// What came of an attempt to send.
 pub(crate) enum Attempt {
-    /// Queued on this pipe.
-    Sent(Key),
+    /// Queued, on this pipe among others; or dropped as the pattern has it, when there is none.
+    Sent(Option<Key>),
     /// Nobody has room.
     Full(Message),
     /// There is no use in waiting.
@@ -23,7 +25,7 @@ pub(crate) enum Attempt {
 impl From<Result<Key, Message>> for Attempt {
     fn from(result: Result<Key, Message>) -> Self {
         match result {
-            Ok(key) => Self::Sent(key),
+            Ok(key) => Self::Sent(Some(key)),
             Err(message) => Self::Full(message),
         }
     }
@@ -43,11 +45,16 @@ pub(crate) trait Sends<P: Pattern>: Unpin {
 }
 
 /// A message on its way to a pipe. Dropped before it is ready, the message is not sent.
-struct Sending<'a, P: Pattern, S: Sends<P>> {
+///
+/// A future of its own and no `async fn` around another: every layer of those would move the message once
+/// more, which costs as much as queueing it.
+pub(crate) struct Sending<'a, P: Pattern, S: Sends<P>> {
     core: &'a Core<P>,
     way: S,
     message: Option<Message>,
     ticket: Option<Ticket>,
+    /// Begins with the first wait.
+    limit: Option<Pin<Box<Sleep>>>,
 }
 
 impl<P: Pattern, S: Sends<P>> Future for Sending<'_, P, S> {
@@ -55,10 +62,11 @@ impl<P: Pattern, S: Sends<P>> Future for Sending<'_, P, S> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let budget = ready!(coop::poll_proceed(cx));
+        ready!(poll_budget(cx));
         let Some(message) = this.message.take() else {
             return Poll::Pending;
         };
+        let len = message.len();
         let mut state = this.core.lock();
         let attempt = if state.closed {
             Attempt::Failed(SendErrorKind::Closed, message)
@@ -72,29 +80,72 @@ impl<P: Pattern, S: Sends<P>> Future for Sending<'_, P, S> {
         } else {
             this.way.attempt(&mut state, message)
         };
-        let done = match attempt {
+        match attempt {
             Attempt::Sent(key) => {
                 this.leave(&mut state);
-                this.core.transmit(state, key);
-                Ok(())
+                let charge = state.charge(len);
+                let written = this.core.transmit(state, key);
+                if charge || written {
+                    spend(cx);
+                }
+                Poll::Ready(Ok(()))
             }
             Attempt::Failed(kind, message) => {
                 this.leave(&mut state);
                 let wakes = state.settle();
                 drop(state);
                 wakes.wake();
-                Err(SendError { message, kind })
+                Poll::Ready(Err(SendError { message, kind }))
             }
             Attempt::Full(message) => {
-                this.message = Some(message);
                 if let Some(queue) = this.way.queue(&mut state) {
                     queue.wait(&mut this.ticket, cx.waker());
                 }
-                return Poll::Pending;
+                drop(state);
+                match poll_limit(&mut this.limit, this.core.options.send_timeout, cx) {
+                    Poll::Ready(()) => Poll::Ready(Err(SendError {
+                        message,
+                        kind: SendErrorKind::TimedOut,
+                    })),
+                    Poll::Pending => {
+                        this.message = Some(message);
+                        Poll::Pending
+                    }
+                }
             }
-        };
-        budget.made_progress();
-        Poll::Ready(done)
+        }
+    }
+}
+
+/// Has the time limit of somebody who waits passed?
+fn poll_limit(
+    passed: &mut Option<Pin<Box<Sleep>>>,
+    limit: Option<Duration>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    match (&mut *passed, limit) {
+        (None, None) => Poll::Pending,
+        (Some(sleep), _) => sleep.as_mut().poll(cx),
+        (None, Some(limit)) => passed
+            .insert(Box::pin(tokio::time::sleep(limit)))
+            .as_mut()
+            .poll(cx),
+    }
+}
+
+/// Is there something left of the task's budget? Else it is woken once there is.
+fn poll_budget(cx: &mut Context<'_>) -> Poll<()> {
+    if coop::has_budget_remaining() {
+        Poll::Ready(())
+    } else {
+        coop::poll_proceed(cx).map(drop)
+    }
+}
+
+/// Spends one unit of the task's budget.
+fn spend(cx: &mut Context<'_>) {
+    if let Poll::Ready(unit) = coop::poll_proceed(cx) {
+        unit.made_progress();
     }
 }
 
@@ -118,10 +169,12 @@ impl<P: Pattern, S: Sends<P>> Drop for Sending<'_, P, S> {
 }
 
 /// Something on its way from a pipe. Dropped before it is ready, nothing is taken.
-struct Receiving<'a, P: Pattern, F> {
+pub(crate) struct Receiving<'a, P: Pattern, F> {
     core: &'a Core<P>,
     take: F,
     ticket: Option<Ticket>,
+    /// Begins with the first wait.
+    limit: Option<Pin<Box<Sleep>>>,
 }
 
 impl<P: Pattern, T, F: FnMut(&mut State<P>) -> Option<T> + Unpin> Future for Receiving<'_, P, F> {
@@ -129,7 +182,7 @@ impl<P: Pattern, T, F: FnMut(&mut State<P>) -> Option<T> + Unpin> Future for Rec
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let budget = ready!(coop::poll_proceed(cx));
+        ready!(poll_budget(cx));
         let mut state = this.core.lock();
         let result = if state.closed {
             Some(Err(RecvError::Closed))
@@ -138,13 +191,18 @@ impl<P: Pattern, T, F: FnMut(&mut State<P>) -> Option<T> + Unpin> Future for Rec
         };
         let Some(result) = result else {
             state.receivers.wait(&mut this.ticket, cx.waker());
-            return Poll::Pending;
+            drop(state);
+            let limit = poll_limit(&mut this.limit, this.core.options.recv_timeout, cx);
+            return limit.map(|()| Err(RecvError::TimedOut));
         };
         state.receivers.leave(&mut this.ticket);
+        let charge = state.charge(0);
         let wakes = state.settle();
         drop(state);
         wakes.wake();
-        budget.made_progress();
+        if charge {
+            spend(cx);
+        }
         Poll::Ready(result)
     }
 }
@@ -159,25 +217,13 @@ impl<P: Pattern, F> Drop for Receiving<'_, P, F> {
 
 impl<P: Pattern> Core<P> {
     /// Sends, waiting for room at most as long as the options say.
-    pub(crate) async fn send<S: Sends<P>>(&self, way: S, message: Message) -> Result<(), SendError> {
-        let mut sending = Sending {
+    pub(crate) fn send<S: Sends<P>>(&self, way: S, message: Message) -> Sending<'_, P, S> {
+        Sending {
             core: self,
             way,
             message: Some(message),
             ticket: None,
-        };
-        let Some(limit) = self.options.send_timeout else {
-            return sending.await;
-        };
-        match tokio::time::timeout(limit, &mut sending).await {
-            Ok(result) => result,
-            Err(_) => {
-                let message = sending.message.take().unwrap_or_default();
-                Err(SendError {
-                    message,
-                    kind: SendErrorKind::TimedOut,
-                })
-            }
+            limit: None,
         }
     }
 
@@ -210,15 +256,39 @@ impl<P: Pattern> Core<P> {
     }
 
     /// Receives, waiting at most as long as the options say.
-    pub(crate) async fn recv<T>(
-        &self,
-        take: impl FnMut(&mut State<P>) -> Option<T> + Unpin,
-    ) -> Result<T, RecvError> {
-        let receiving = Receiving {
+    pub(crate) fn recv<T, F>(&self, take: F) -> Receiving<'_, P, F>
+    where
+        F: FnMut(&mut State<P>) -> Option<T> + Unpin,
+    {
+        Receiving {
             core: self,
             take,
             ticket: None,
-        };
+            limit: None,
+        }
+    }
+
+    /// Receives in a context, whose one receiver is the caller, waiting at most as long as the options say.
+    pub(crate) async fn recv_in<T>(
+        &self,
+        context: ContextId,
+        mut take: impl FnMut(&mut State<P>) -> Option<T>,
+    ) -> Result<T, RecvError> {
+        let receiving = poll_fn(|cx| {
+            let budget = ready!(coop::poll_proceed(cx));
+            self.with(|state| {
+                let result = if state.closed {
+                    Err(RecvError::Closed)
+                } else if let Some(taken) = take(state) {
+                    Ok(taken)
+                } else {
+                    state.contexts.insert(context, cx.waker().clone());
+                    return Poll::Pending;
+                };
+                budget.made_progress();
+                Poll::Ready(result)
+            })
+        });
         with_limit(self.options.recv_timeout, receiving).await
     }
 
@@ -236,19 +306,23 @@ impl<P: Pattern> Core<P> {
         })
     }
 
-    /// After a message was queued on a pipe: writes it at once if the pipe is idle, else leaves it to the
-    /// pipe's task.
-    fn transmit(&self, mut state: MutexGuard<'_, State<P>>, key: Key) {
-        let begun = state.pipes.begin_direct(key);
-        let direct = begun.and_then(|batch| Some((batch, state.writer(key)?)));
+    /// After a message was queued on a pipe: writes what the pipe has queued if it is the caller's turn, else
+    /// leaves it to the pipe's task. Says whether it has written.
+    fn transmit(&self, mut state: MutexGuard<'_, State<P>>, key: Option<Key>) -> bool {
+        let direct = key.and_then(|key| {
+            let batch = state.pipes.begin_direct(key)?;
+            Some((key, batch, state.writer(key)?))
+        });
         let wakes = state.settle();
         drop(state);
         wakes.wake();
-        if let Some((mut batch, writer)) = direct {
-            // An error is left to the pipe's task, which meets it as well and ends the pipe.
-            let _ = writer.try_write(&mut batch);
-            self.end_write(key, batch, false);
-        }
+        let Some((key, mut batch, writer)) = direct else {
+            return false;
+        };
+        // An error is left to the pipe's task, which meets it as well and ends the pipe.
+        let _ = writer.try_write(&mut batch);
+        self.end_write(key, batch, false);
+        true
     }
 }
 

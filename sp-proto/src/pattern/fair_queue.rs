@@ -1,6 +1,5 @@
-//! The receiving queue of pair and pull: one lane per pipe, served in turn.
+//! The receiving queue of pair, pull, bus and the raw sockets: one lane per pipe, served in turn.
 
-use crate::Message;
 use crate::pattern::{Key, Pipes};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -13,40 +12,71 @@ pub(crate) struct RecvLimits {
     pub(crate) bytes: usize,
 }
 
+/// What a queue holds.
+pub(crate) trait Queued {
+    /// Its length, in bytes.
+    fn size(&self) -> usize;
+}
+
+impl Queued for Bytes {
+    fn size(&self) -> usize {
+        self.len()
+    }
+}
+
 /// Messages that wait for a receiver.
 #[derive(Debug)]
-pub(crate) struct FairQueue {
+pub(crate) struct FairQueue<T = Bytes> {
     limits: RecvLimits,
     /// By pipe slot.
-    lanes: Vec<Lane>,
+    lanes: Vec<Lane<T>>,
     /// The slots of the lanes that hold something, the next one first.
     ring: VecDeque<usize>,
     /// What pipes that are gone have left behind; served first, and counted against every lane's limit.
-    orphans: Backlog,
+    orphans: Backlog<T>,
 }
 
-#[derive(Debug, Default)]
-struct Lane {
-    backlog: Backlog,
+#[derive(Debug)]
+struct Lane<T> {
+    backlog: Backlog<T>,
     /// Set while its pipe is not to be read.
     paused: Option<Key>,
 }
 
-#[derive(Debug, Default)]
-struct Backlog {
-    messages: VecDeque<Bytes>,
+#[derive(Debug)]
+struct Backlog<T> {
+    messages: VecDeque<T>,
     bytes: usize,
 }
 
-impl Backlog {
-    fn pop(&mut self) -> Option<Bytes> {
-        let body = self.messages.pop_front()?;
-        self.bytes -= body.len();
-        Some(body)
+// Not derived: an empty one needs no default of `T`.
+impl<T> Default for Backlog<T> {
+    fn default() -> Self {
+        Self {
+            messages: VecDeque::new(),
+            bytes: 0,
+        }
     }
 }
 
-impl FairQueue {
+impl<T> Default for Lane<T> {
+    fn default() -> Self {
+        Self {
+            backlog: Backlog::default(),
+            paused: None,
+        }
+    }
+}
+
+impl<T: Queued> Backlog<T> {
+    fn pop(&mut self) -> Option<T> {
+        let message = self.messages.pop_front()?;
+        self.bytes -= message.size();
+        Some(message)
+    }
+}
+
+impl<T: Queued> FairQueue<T> {
     pub(crate) fn new(limits: RecvLimits) -> Self {
         let limits = RecvLimits {
             messages: limits.messages.max(1),
@@ -76,7 +106,7 @@ impl FairQueue {
     }
 
     /// Queues what has come in on a pipe.
-    pub(crate) fn push(&mut self, key: Key, frames: &mut Vec<Bytes>) {
+    pub(crate) fn push(&mut self, key: Key, frames: &mut Vec<T>) {
         let Some(Lane { backlog, .. }) = self.lanes.get_mut(key.slot) else {
             return;
         };
@@ -90,27 +120,27 @@ impl FairQueue {
                 backlog.messages.shrink_to(frames.len());
             }
         }
-        backlog.bytes += frames.iter().map(Bytes::len).sum::<usize>();
+        backlog.bytes += frames.iter().map(T::size).sum::<usize>();
         backlog.messages.extend(frames.drain(..));
     }
 
     /// The next message; lanes take turns.
-    pub(crate) fn pop(&mut self, pipes: &mut Pipes) -> Option<Message> {
-        if let Some(body) = self.orphans.pop() {
+    pub(crate) fn pop(&mut self, pipes: &mut Pipes) -> Option<T> {
+        if let Some(message) = self.orphans.pop() {
             for lane in &mut self.lanes {
                 lane.resume(&self.orphans, self.limits, pipes);
             }
-            return Some(body.into());
+            return Some(message);
         }
         let lane = self.lanes.get_mut(*self.ring.front()?)?;
-        let body = lane.backlog.pop();
+        let message = lane.backlog.pop();
         lane.resume(&self.orphans, self.limits, pipes);
         if lane.backlog.messages.is_empty() {
             self.ring.pop_front();
         } else if self.ring.len() > 1 {
             self.ring.rotate_left(1);
         }
-        body.map(Message::from)
+        message
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -131,9 +161,9 @@ impl FairQueue {
     }
 }
 
-impl Lane {
+impl<T> Lane<T> {
     /// Has the pipe read again if it is paused and there is half the room.
-    fn resume(&mut self, orphans: &Backlog, limits: RecvLimits, pipes: &mut Pipes) {
+    fn resume(&mut self, orphans: &Backlog<T>, limits: RecvLimits, pipes: &mut Pipes) {
         let Some(key) = self.paused else { return };
         let messages = self.backlog.messages.len() + orphans.messages.len();
         let bytes = self.backlog.bytes + orphans.bytes;

@@ -6,28 +6,50 @@
 //! memory.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used)]
 
+mod broadcast;
+mod bus;
+#[cfg(any(test, feature = "fuzz"))]
+mod end;
 mod fair_queue;
 mod pair;
 mod pipes;
+mod publish;
 mod pull;
 mod push;
+#[cfg(any(test, feature = "fuzz"))]
+mod random;
+mod raw;
 mod rep;
 mod req;
+mod sub;
+mod surveyor;
 #[cfg(test)]
 mod world;
 
+pub(crate) use bus::Bus;
 pub(crate) use fair_queue::RecvLimits;
-pub(crate) use pair::Pair;
+pub(crate) use pair::{Pair, Version};
 pub(crate) use pipes::{Key, Pipes, SendLimits};
+pub(crate) use publish::Pub;
 pub(crate) use pull::Pull;
 pub(crate) use push::Push;
+#[cfg(any(test, feature = "fuzz"))]
+pub use random::operations;
+pub(crate) use raw::{NotSent, Raw, receives, sends};
 pub(crate) use rep::{Origin, Rep, Unsent};
-pub(crate) use req::{ContextId, Progress, Req};
+pub(crate) use req::{Progress, Req};
+pub use sub::Overflow;
+pub(crate) use sub::Sub;
+pub(crate) use surveyor::{Responses, Surveyor};
 
 use crate::Protocol;
 use crate::wire::BacktraceError;
 use bytes::Bytes;
 use std::time::Instant;
+
+/// One conversation of a socket that has several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ContextId(u64);
 
 /// Why a pipe may not join, though it speaks the right protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,12 +63,14 @@ pub(crate) enum Refusal {
 pub(crate) enum Violation {
     #[error(transparent)]
     Backtrace(#[from] BacktraceError),
+    #[error("malformed hop count: expected three zero bytes and the count")]
+    HopCount,
 }
 
 /// What the engine asks of every pattern; sending and receiving is each pattern's own.
 pub(crate) trait Pattern: Send + 'static {
-    /// What the socket announces.
-    const PROTOCOL: Protocol;
+    /// What the socket announces; always the same.
+    fn protocol(&self) -> Protocol;
 
     /// A pipe has joined; [`Pipes`] already knows it.
     fn attach(&mut self, pipes: &mut Pipes, key: Key, now: Instant) -> Result<(), Refusal>;
@@ -73,6 +97,11 @@ pub(crate) trait Pattern: Send + 'static {
 
     /// Would the next sender get rid of its message?
     fn can_send(&self) -> bool;
+
+    /// Is there a context whose receiver should look again?
+    fn has_ready(&self) -> bool {
+        true
+    }
 
     /// The next context whose receiver should look again.
     fn pop_ready(&mut self) -> Option<ContextId> {

@@ -1,17 +1,21 @@
 //! The sending side of a socket's pipes: what waits to be written, and which pipe needs attention.
 
-use crate::PipeId;
 use crate::wire::{Batch, Framing};
+use crate::{Drops, PipeId, PipeStats, Stats, Traffic};
 use bytes::Bytes;
 
 /// The buffer that an idle pipe keeps for its next batch, in bytes.
 const KEPT_IDLE: usize = 2 * 1024;
 
-/// The buffer that a busy pipe keeps, in bytes.
-const KEPT_BUSY: usize = 128 * 1024;
+/// The buffer that a busy pipe keeps, in bytes. Less than what a full queue of small messages needs would
+/// have the system map and unmap the rest with each write.
+const KEPT_BUSY: usize = 1024 * 1024;
 
 /// Flushes of at most this many messages mean that the pipe is not under load.
 const LIGHT: usize = 2;
+
+/// So many bytes make a good write: more in one call would not make it cheaper.
+const HEAP: usize = 64 * 1024;
 
 /// How much one pipe may queue for sending.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +38,10 @@ pub(crate) struct Pipes {
     free: Vec<usize>,
     signals: Vec<Key>,
     limits: SendLimits,
+    /// What the patterns have dropped.
+    pub(crate) drops: Drops,
+    /// The traffic of the pipes that are gone.
+    gone: (Traffic, Traffic),
 }
 
 /// What waits to be written to one pipe. Whoever has begun a write owns the bytes until the write has ended,
@@ -50,6 +58,8 @@ struct Outbox {
     begun: (usize, usize),
     full: bool,
     signalled: bool,
+    sent: Traffic,
+    received: Traffic,
     /// May the next message be written at once by whoever sends it? See [`Pipes::begin_direct`].
     direct: bool,
 }
@@ -93,6 +103,8 @@ impl Pipes {
             free: Vec::new(),
             signals: Vec::new(),
             limits,
+            drops: Drops::default(),
+            gone: (Traffic::default(), Traffic::default()),
         }
     }
 
@@ -106,6 +118,8 @@ impl Pipes {
             begun: (0, 0),
             full: false,
             signalled: false,
+            sent: Traffic::default(),
+            received: Traffic::default(),
             direct: true,
         };
         let slot = self.free.pop().unwrap_or(self.outboxes.len());
@@ -117,12 +131,17 @@ impl Pipes {
     }
 
     pub(crate) fn remove(&mut self, key: Key) -> bool {
-        let known = self.get(key).is_some();
-        if known && let Some(slot) = self.outboxes.get_mut(key.slot) {
+        let Some(Outbox { sent, received, .. }) = self.get(key) else {
+            return false;
+        };
+        let (sent, received) = (*sent, *received);
+        self.gone.0 += sent;
+        self.gone.1 += received;
+        if let Some(slot) = self.outboxes.get_mut(key.slot) {
             *slot = None;
             self.free.push(key.slot);
         }
-        known
+        true
     }
 
     pub(crate) fn contains(&self, key: Key) -> bool {
@@ -145,10 +164,19 @@ impl Pipes {
         self.get(key).is_some_and(|outbox| outbox.has_room(limits))
     }
 
+    /// Do messages wait on this pipe whose write has not begun?
+    pub(crate) fn has_queued(&mut self, key: Key) -> bool {
+        self.get(key).is_some_and(|outbox| outbox.queue.messages() > 0)
+    }
+
     /// Queues a message and says whether there is room for another. Asking first is the caller's part.
     pub(crate) fn push(&mut self, key: Key, header: &[u8], body: Bytes) -> bool {
         let limits = self.limits;
         let Some(outbox) = self.get(key) else { return false };
+        outbox.sent += Traffic {
+            messages: 1,
+            bytes: (header.len() + body.len()) as u64,
+        };
         outbox.queue.push(header, body);
         outbox.full = !outbox.has_room(limits);
         let room = !outbox.full;
@@ -166,6 +194,11 @@ impl Pipes {
         }
     }
 
+    /// Is any driver asked for?
+    pub(crate) fn has_signals(&self) -> bool {
+        !self.signals.is_empty()
+    }
+
     /// The next pipe whose driver is asked for.
     pub(crate) fn pop_signal(&mut self) -> Option<Key> {
         self.signals.pop()
@@ -179,22 +212,25 @@ impl Pipes {
         outbox.begin()
     }
 
-    /// The sender's turn, right after its push: on an idle pipe it writes its message itself, which saves the
-    /// hop to the driver. Under load that would be one write per message, so after one direct write the next
-    /// message goes through the driver, until something comes in on this pipe (a conversation) or a flush
-    /// turns out to be light.
+    /// The sender's turn, right after its push. It writes itself
+    /// - on an idle pipe, which saves the hop to the driver. Under load that would be one write per message,
+    ///   so after one such write the next message goes through the driver, until something comes in on this
+    ///   pipe (a conversation) or a flush turns out to be light;
+    /// - when enough is queued for a good write or the queue is full: it would have to wait otherwise.
     pub(crate) fn begin_direct(&mut self, key: Key) -> Option<Batch> {
-        if self.signals.last() != Some(&key) {
-            return None;
-        }
+        let unannounced = self.signals.last() == Some(&key);
         let outbox = self.get(key)?;
-        if !outbox.direct || outbox.unfinished.is_some() || outbox.queue.messages() != 1 {
+        let alone = unannounced && outbox.direct && outbox.queue.messages() == 1;
+        let heap = outbox.full || outbox.queue.bytes() >= HEAP;
+        if !(alone || heap) || outbox.unfinished.is_some() {
             return None;
         }
         let batch = outbox.begin()?;
         outbox.direct = false;
-        outbox.signalled = false;
-        self.signals.pop();
+        if unannounced {
+            outbox.signalled = false;
+            self.signals.pop();
+        }
         Some(batch)
     }
 
@@ -228,10 +264,36 @@ impl Pipes {
         }
     }
 
-    /// Something came in on this pipe.
-    pub(crate) fn note_received(&mut self, key: Key) {
+    /// These came in on this pipe.
+    pub(crate) fn note_received(&mut self, key: Key, frames: &[Bytes]) {
         if let Some(outbox) = self.get(key) {
+            outbox.received += Traffic {
+                messages: frames.len() as u64,
+                bytes: frames.iter().map(Bytes::len).sum::<usize>() as u64,
+            };
             outbox.direct = true;
+        }
+    }
+
+    /// What has gone through so far.
+    pub(crate) fn stats(&self) -> Stats {
+        let (mut sent, mut received) = self.gone;
+        let mut pipes = Vec::new();
+        for outbox in self.outboxes.iter().flatten() {
+            sent += outbox.sent;
+            received += outbox.received;
+            pipes.push(PipeStats {
+                pipe: outbox.id,
+                sent: outbox.sent,
+                received: outbox.received,
+            });
+        }
+        pipes.sort_unstable_by_key(|stats| stats.pipe);
+        Stats {
+            sent,
+            received,
+            dropped: self.drops,
+            pipes,
         }
     }
 
@@ -240,5 +302,90 @@ impl Pipes {
         self.get(key).is_none_or(|outbox| {
             !outbox.writing && outbox.unfinished.is_none() && outbox.queue.messages() == 0
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A socket with one pipe that is under load: the right to write single messages is spent.
+    fn loaded(limits: SendLimits) -> (Pipes, Key) {
+        let mut pipes = Pipes::new(limits);
+        let key = pipes.insert(PipeId::next(), Framing::Tcp);
+        push(&mut pipes, key, 1);
+        let alone = pipes
+            .begin_direct(key)
+            .expect("an idle pipe is written to at once");
+        finish(&mut pipes, key, alone);
+        (pipes, key)
+    }
+
+    fn push(pipes: &mut Pipes, key: Key, len: usize) -> bool {
+        pipes.push(key, &[], vec![7; len].into())
+    }
+
+    /// All of it is written.
+    fn finish(pipes: &mut Pipes, key: Key, mut batch: Batch) -> bool {
+        while !batch.is_empty() {
+            let mut slices = [std::io::IoSlice::new(&[])];
+            let used = batch.io_slices(&mut slices);
+            let written = slices.iter().take(used).map(|slice| slice.len()).sum();
+            batch.advance(written);
+        }
+        pipes.end(key, batch)
+    }
+
+    const WIDE: SendLimits = SendLimits {
+        messages: 1000,
+        bytes: 1024 * 1024,
+    };
+
+    #[test]
+    fn under_load_the_sender_writes_what_makes_a_good_write_and_the_driver_the_rest() {
+        let (mut pipes, key) = loaded(WIDE);
+        for _ in 0..HEAP / 1024 - 1 {
+            assert!(push(&mut pipes, key, 1024));
+            assert!(pipes.begin_direct(key).is_none(), "too little to write");
+        }
+        assert_eq!(pipes.pop_signal(), Some(key), "the driver is asked once");
+        assert!(pipes.pop_signal().is_none());
+        push(&mut pipes, key, 1024);
+        let heap = pipes.begin_direct(key).expect("64 KiB");
+        assert_eq!(heap.bytes(), HEAP);
+        push(&mut pipes, key, HEAP);
+        assert!(pipes.begin_direct(key).is_none(), "one write at a time");
+        assert!(pipes.begin(key).is_none(), "the driver waits as well");
+        assert!(!finish(&mut pipes, key, heap), "it was not full");
+        let rest = pipes.begin(key).expect("what came meanwhile");
+        finish(&mut pipes, key, rest);
+        assert!(pipes.is_flushed(key));
+    }
+
+    #[test]
+    fn a_sender_that_fills_the_queue_writes_it_and_finds_room_again() {
+        let (mut pipes, key) = loaded(SendLimits { messages: 3, ..WIDE });
+        assert!(push(&mut pipes, key, 1) && push(&mut pipes, key, 1));
+        assert!(pipes.begin_direct(key).is_none());
+        assert!(!push(&mut pipes, key, 1), "full");
+        let full = pipes.begin_direct(key).expect("a full queue");
+        assert!(!pipes.has_room(key), "what is being written still counts");
+        assert!(finish(&mut pipes, key, full), "there is room again");
+        assert!(pipes.has_room(key));
+    }
+
+    #[test]
+    fn what_a_write_leaves_behind_goes_first_and_through_the_driver() {
+        let (mut pipes, key) = loaded(WIDE);
+        push(&mut pipes, key, HEAP);
+        let mut heap = pipes.begin_direct(key).expect("64 KiB");
+        heap.advance(100);
+        assert!(!pipes.end(key, heap));
+        push(&mut pipes, key, HEAP);
+        assert!(pipes.begin_direct(key).is_none(), "it must not overtake");
+        let first = pipes.begin(key).expect("the unfinished one");
+        assert_eq!((first.messages(), first.bytes()), (1, HEAP));
+        finish(&mut pipes, key, first);
+        assert!(!pipes.is_flushed(key));
     }
 }

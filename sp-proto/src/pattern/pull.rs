@@ -21,12 +21,14 @@ impl Pull {
 
     /// The next message.
     pub(crate) fn recv(&mut self, pipes: &mut Pipes) -> Option<Message> {
-        self.queue.pop(pipes)
+        self.queue.pop(pipes).map(Message::from)
     }
 }
 
 impl Pattern for Pull {
-    const PROTOCOL: Protocol = Protocol::Pull;
+    fn protocol(&self) -> Protocol {
+        Protocol::Pull
+    }
 
     fn attach(&mut self, _: &mut Pipes, key: Key, _: Instant) -> Result<(), Refusal> {
         self.queue.attach(key);
@@ -54,6 +56,10 @@ impl Pattern for Pull {
     }
 
     fn can_send(&self) -> bool {
+        false
+    }
+
+    fn has_ready(&self) -> bool {
         false
     }
 }

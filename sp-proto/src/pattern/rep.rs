@@ -1,4 +1,4 @@
-//! Rep: answers requests, each on the pipe that it came from.
+//! Rep and respondent: answer requests and surveys, each on the pipe that it came from.
 //!
 //! Requesters that give up waiting ask again, for weeks if they must, whether or not anybody receives here.
 //! So pipes are always read, and of each pipe only the newest requests are kept that nobody has received yet.
@@ -10,9 +10,11 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// The state of a rep socket.
+/// The state of a rep or respondent socket.
 #[derive(Debug)]
 pub(crate) struct Rep {
+    protocol: Protocol,
+    ttl: u8,
     /// How many unreceived requests are kept per pipe.
     backlog: usize,
     /// By pipe slot.
@@ -50,8 +52,11 @@ pub(crate) enum Unsent {
 }
 
 impl Rep {
-    pub(crate) fn new(backlog: usize) -> Self {
+    /// `protocol` is rep or respondent: they differ in what they announce only.
+    pub(crate) fn new(protocol: Protocol, backlog: usize, ttl: u8) -> Self {
         Self {
+            protocol,
+            ttl,
             backlog: backlog.max(1),
             lanes: Vec::new(),
             ring: VecDeque::new(),
@@ -84,7 +89,9 @@ impl Rep {
 }
 
 impl Pattern for Rep {
-    const PROTOCOL: Protocol = Protocol::Rep;
+    fn protocol(&self) -> Protocol {
+        self.protocol
+    }
 
     fn attach(&mut self, _: &mut Pipes, key: Key, _: Instant) -> Result<(), Refusal> {
         if self.lanes.len() <= key.slot {
@@ -101,21 +108,27 @@ impl Pattern for Rep {
         }
     }
 
-    fn handle_frames(&mut self, _: &mut Pipes, key: Key, frames: &mut Vec<Bytes>) -> Result<(), Violation> {
+    fn handle_frames(
+        &mut self,
+        pipes: &mut Pipes,
+        key: Key,
+        frames: &mut Vec<Bytes>,
+    ) -> Result<(), Violation> {
         let Some(lane) = self.lanes.get_mut(key.slot) else {
             return Ok(());
         };
         let was_empty = lane.is_empty();
         let mut result = Ok(());
         for mut body in frames.drain(..) {
-            match Backtrace::split_off(&mut body) {
+            match Backtrace::split_off(&mut body, self.ttl) {
                 Ok(backtrace) => {
                     if lane.len() == self.backlog {
                         lane.pop_front();
+                        pipes.drops.superseded += 1;
                     }
                     lane.push_back(Pending { backtrace, body });
                 }
-                Err(BacktraceError::TooManyHops) => {}
+                Err(BacktraceError::TooManyHops) => pipes.drops.too_many_hops += 1,
                 Err(error) => {
                     result = Err(error.into());
                     break;
@@ -140,6 +153,10 @@ impl Pattern for Rep {
     }
 
     fn can_send(&self) -> bool {
+        false
+    }
+
+    fn has_ready(&self) -> bool {
         false
     }
 }

@@ -8,16 +8,12 @@
 //! ```
 //! An outstanding request is sent again when its pipe goes away and when `resend_time` has passed.
 
-use crate::pattern::{Key, Pattern, Pipes, Refusal, Violation};
+use crate::pattern::{ContextId, Key, Pattern, Pipes, Refusal, Violation};
 use crate::wire::FINAL;
 use crate::{Message, Protocol};
 use bytes::{Buf, Bytes};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
-
-/// One conversation of a req socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct ContextId(u64);
 
 /// The state of a req socket.
 #[derive(Debug)]
@@ -206,7 +202,9 @@ impl Req {
 }
 
 impl Pattern for Req {
-    const PROTOCOL: Protocol = Protocol::Req;
+    fn protocol(&self) -> Protocol {
+        Protocol::Req
+    }
 
     fn attach(&mut self, pipes: &mut Pipes, key: Key, now: Instant) -> Result<(), Refusal> {
         self.turns.push_back(key);
@@ -233,11 +231,12 @@ impl Pattern for Req {
         self.send_again(pipes, now);
     }
 
-    fn handle_frames(&mut self, _: &mut Pipes, _: Key, frames: &mut Vec<Bytes>) -> Result<(), Violation> {
+    fn handle_frames(&mut self, pipes: &mut Pipes, _: Key, frames: &mut Vec<Bytes>) -> Result<(), Violation> {
         for mut body in frames.drain(..) {
             // Not ours, too late or malformed: dropped. Only a request is worth closing a pipe for.
-            let Ok(id) = body.try_get_u32() else { continue };
-            let Some(context) = self.waiting.remove(&id) else {
+            let waiting = body.try_get_u32().ok().and_then(|id| self.waiting.remove(&id));
+            let Some(context) = waiting else {
+                pipes.drops.unexpected += 1;
                 continue;
             };
             if let Some(state) = self.contexts.get_mut(&context) {
@@ -266,6 +265,10 @@ impl Pattern for Req {
 
     fn can_send(&self) -> bool {
         !self.turns.is_empty()
+    }
+
+    fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
     }
 
     fn pop_ready(&mut self) -> Option<ContextId> {

@@ -1,81 +1,42 @@
 //! A simulated world: the ends of a conversation without sockets, tasks or time, and what the patterns must
 //! do in it.
 
+use super::end::{End, RECV, SEND};
 use super::*;
-use crate::wire::{Decoder, FINAL, Framing};
-use crate::{Message, PipeId};
-use std::io::IoSlice;
+use crate::Message;
+use crate::wire::{DEFAULT_TTL, FINAL};
 use std::time::Duration;
 
-const SEND: SendLimits = SendLimits {
-    messages: 4,
-    bytes: 1 << 20,
-};
-const RECV: RecvLimits = RecvLimits {
-    messages: 8,
-    bytes: 1 << 20,
-};
+mod bus;
+mod pair1;
+mod pubsub;
+mod raw;
+mod stats;
+mod survey;
+
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One socket without its engine.
-struct End<P> {
-    pattern: P,
-    pipes: Pipes,
-    now: Instant,
+/// A connection between two ends.
+#[derive(Clone, Copy)]
+struct Wire {
+    left: Key,
+    right: Key,
 }
 
-impl<P: Pattern> End<P> {
-    fn new(pattern: P) -> Self {
-        Self {
-            pattern,
-            pipes: Pipes::new(SEND),
-            now: Instant::now(),
-        }
+fn connect(left: &mut End<impl Pattern>, right: &mut End<impl Pattern>) -> Wire {
+    assert_eq!(left.pattern.protocol().peer(), right.pattern.protocol());
+    Wire {
+        left: left.join().unwrap(),
+        right: right.join().unwrap(),
     }
+}
 
-    fn join(&mut self) -> Result<Key, Refusal> {
-        let key = self.pipes.insert(PipeId::next(), Framing::Tcp);
-        self.pattern
-            .attach(&mut self.pipes, key, self.now)
-            .inspect_err(|_| {
-                self.pipes.remove(key);
-            })?;
-        Ok(key)
-    }
-
-    fn leave(&mut self, key: Key) {
-        assert!(self.pipes.remove(key));
-        self.pattern.detach(&mut self.pipes, key, self.now);
-    }
-
-    /// Everything that is queued on this pipe, as the frames that the peer would decode.
-    fn flush(&mut self, key: Key) -> Vec<Bytes> {
-        let (mut decoder, mut frames) = (Decoder::new(Framing::Tcp, 0), Vec::new());
-        while let Some(mut batch) = self.pipes.begin(key) {
-            while !batch.is_empty() {
-                let mut slices = [IoSlice::new(&[]); 8];
-                let used = batch.io_slices(&mut slices);
-                let bytes = slices[..used]
-                    .iter()
-                    .flat_map(|slice| slice.to_vec())
-                    .collect::<Vec<_>>();
-                decoder.decode(&bytes, &mut frames).unwrap();
-                batch.advance(bytes.len());
-            }
-            if self.pipes.end(key, batch) {
-                self.pattern.handle_room(&mut self.pipes, key, self.now);
-            }
-        }
-        frames
-    }
-
-    fn handle(&mut self, key: Key, mut frames: Vec<Bytes>) -> Result<(), Violation> {
-        self.pattern.handle_frames(&mut self.pipes, key, &mut frames)
-    }
-
-    fn signalled(&mut self) -> Vec<Key> {
-        std::iter::from_fn(|| self.pipes.pop_signal()).collect()
-    }
+/// Moves what is queued at `from` to `to`, and says how many messages that were.
+fn carry(from: (&mut End<impl Pattern>, Key), to: (&mut End<impl Pattern>, Key)) -> usize {
+    let frames = from.0.flush(from.1);
+    let count = frames.len();
+    to.0.handle(to.1, frames).unwrap();
+    count
 }
 
 fn numbered(numbers: std::ops::Range<u8>) -> Vec<Bytes> {
@@ -248,7 +209,7 @@ mod pair {
 
     #[test]
     fn has_one_peer_at_a_time() {
-        let mut end = End::new(Pair::new(RECV));
+        let mut end = End::new(Pair::new(Version::V0, RECV));
         let first = end.join().unwrap();
         assert_eq!(end.join(), Err(Refusal::SecondPeer));
         assert!(end.pattern.send(&mut end.pipes, "x".into()).is_ok());
@@ -266,7 +227,7 @@ mod pair {
 
     #[test]
     fn a_full_peer_takes_nothing_until_it_is_flushed() {
-        let mut end = End::new(Pair::new(RECV));
+        let mut end = End::new(Pair::new(Version::V0, RECV));
         let peer = end.join().unwrap();
         for _ in 0..SEND.messages {
             assert!(end.pattern.send(&mut end.pipes, "x".into()).is_ok());
@@ -286,7 +247,7 @@ mod rep {
 
     #[test]
     fn a_month_of_keep_alives_leaves_the_newest_only() {
-        let mut end = End::new(Rep::new(1));
+        let mut end = End::new(Rep::new(Protocol::Rep, 1, DEFAULT_TTL));
         let (a, b) = (end.join().unwrap(), end.join().unwrap());
         // One every five seconds for a month is half a million.
         for id in 0..600_000 {
@@ -306,7 +267,7 @@ mod rep {
 
     #[test]
     fn a_larger_backlog_keeps_the_newest_of_them() {
-        let mut end = End::new(Rep::new(3));
+        let mut end = End::new(Rep::new(Protocol::Rep, 3, DEFAULT_TTL));
         let a = end.join().unwrap();
         end.handle(
             a,
@@ -323,7 +284,7 @@ mod rep {
 
     #[test]
     fn a_reply_carries_its_backtrace_home() {
-        let mut end = End::new(Rep::new(1));
+        let mut end = End::new(Rep::new(Protocol::Rep, 1, DEFAULT_TTL));
         let a = end.join().unwrap();
         let asked = [&7_u32.to_be_bytes()[..], &request(1, b"?")].concat();
         end.handle(a, vec![asked.into()]).unwrap();
@@ -337,7 +298,7 @@ mod rep {
 
     #[test]
     fn a_reply_to_a_pipe_that_is_gone_comes_back() {
-        let mut end = End::new(Rep::new(1));
+        let mut end = End::new(Rep::new(Protocol::Rep, 1, DEFAULT_TTL));
         let a = end.join().unwrap();
         end.handle(a, vec![request(1, b"?")]).unwrap();
         let (origin, _) = recv(&mut end).unwrap();
@@ -353,9 +314,9 @@ mod rep {
 
     #[test]
     fn a_malformed_request_ends_its_pipe_and_a_deep_one_does_not() {
-        let mut end = End::new(Rep::new(9));
+        let mut end = End::new(Rep::new(Protocol::Rep, 9, DEFAULT_TTL));
         let a = end.join().unwrap();
-        let deep = [[0; 4 * crate::wire::MAX_HOPS].as_slice(), &request(1, b"")].concat();
+        let deep = [[0; 4 * DEFAULT_TTL as usize].as_slice(), &request(1, b"")].concat();
         assert_eq!(end.handle(a, vec![deep.into(), request(2, b"good")]), Ok(()));
         let result = end.handle(a, vec![request(3, b"good"), Bytes::from_static(b"abc")]);
         assert_eq!(result, Err(Violation::Backtrace(BacktraceError::Unterminated)));
@@ -368,7 +329,7 @@ mod rep {
 
     #[test]
     fn a_requester_that_reads_no_replies_is_held_back() {
-        let mut end = End::new(Rep::new(1));
+        let mut end = End::new(Rep::new(Protocol::Rep, 1, DEFAULT_TTL));
         let a = end.join().unwrap();
         let ask = |end: &mut End<Rep>, id| {
             end.handle(a, vec![request(id, b"?")]).unwrap();

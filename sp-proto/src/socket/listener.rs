@@ -50,7 +50,7 @@ impl Listener {
         accepted: &[Protocol],
         options: ListenerOptions,
     ) -> Result<Self, ListenError> {
-        let (listener, address, file) = bind(address).await?;
+        let (listener, address, file) = bind(address, &options.transport()).await?;
         let events = Arc::new(Publisher::new());
         let (sender, receiver) = mpsc::channel(options.backlog.max(1));
         let acceptor = Acceptor::new(

@@ -1,35 +1,45 @@
 //! The public handles and their options. Knows what people ask for; the engine does it.
 
+mod bus;
+mod device;
 mod listener;
 mod options;
 mod pair;
+mod pair1;
+mod publish;
 mod pull;
 mod push;
+mod raw;
 mod rep;
 mod req;
+mod respondent;
+mod sub;
+mod surveyor;
 
+pub use bus::Bus;
+pub use device::{DeviceError, device};
 pub use listener::{Connection, Listener};
 pub use options::SocketOptions;
 pub use pair::Pair;
+pub use pair1::Pair1;
+pub use publish::Pub;
 pub use pull::Pull;
 pub use push::Push;
+pub use raw::{Raw, RawSendError};
 pub use rep::{Rep, Request};
 pub use req::{Req, ReqContext};
+pub use respondent::Respondent;
+pub use sub::{Sub, SubContext};
+pub use surveyor::{SurveyContext, Surveyor};
 
-/// What every socket type has: construction, endpoints, pipes, events, closing.
+/// What every socket type has whose protocol is known: construction, and what all have.
 macro_rules! socket {
     ($name:ident, $new:expr) => {
+        $crate::socket::endpoints!($name);
+
         impl Default for $name {
             fn default() -> Self {
                 Self::new()
-            }
-        }
-
-        impl std::fmt::Debug for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.debug_struct(stringify!($name))
-                    .field("pipes", &self.pipes())
-                    .finish_non_exhaustive()
             }
         }
 
@@ -47,9 +57,25 @@ macro_rules! socket {
                     owner: std::sync::Arc::new(owner),
                 }
             }
+        }
+    };
+}
+use socket;
 
-            /// Listens on `address`: `ipc:///path`, `tcp://host:port` or `inproc://name`. Bound before it
-            /// returns: a peer that dials afterwards is connected.
+/// What all socket types have: endpoints, pipes, events, statistics, closing.
+macro_rules! endpoints {
+    ($name:ident) => {
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($name))
+                    .field("pipes", &self.pipes())
+                    .finish_non_exhaustive()
+            }
+        }
+
+        impl $name {
+            /// Listens on `address`, an [`Address`]($crate::Address) as text. Bound before it returns: a peer
+            /// that dials afterwards is connected.
             ///
             /// # Errors
             /// The address makes no sense, is in use, or the system refuses.
@@ -60,8 +86,8 @@ macro_rules! socket {
                 self.owner.listen(address).await
             }
 
-            /// Dials `address` and waits for the first connection; once it is made the socket reconnects for
-            /// ever.
+            /// Dials `address` and waits for the first connection; once it is made the socket reconnects, for
+            /// ever unless [`reconnect_attempts`]($crate::SocketOptions::reconnect_attempts) says otherwise.
             ///
             /// # Errors
             /// The first connection failed, and nothing is left behind.
@@ -118,6 +144,11 @@ macro_rules! socket {
                 self.owner.core.pipes()
             }
 
+            /// What has gone through this socket so far, and what it has dropped.
+            pub fn stats(&self) -> $crate::Stats {
+                self.owner.core.stats()
+            }
+
             /// What happens to this socket from now on.
             pub fn events(&self) -> $crate::Events {
                 self.owner.core.events.subscribe()
@@ -135,7 +166,7 @@ macro_rules! socket {
         }
     };
 }
-use socket;
+use endpoints;
 
 /// The message queue limits, as the patterns want them.
 fn recv_limits(options: &SocketOptions) -> crate::pattern::RecvLimits {

@@ -1,10 +1,15 @@
 //! The options of sockets.
 
+use crate::transport::Settings;
+#[cfg(feature = "tls")]
+use crate::transport::TlsOptions;
+use crate::{Overflow, wire};
 use std::time::Duration;
 
 const MIB: usize = 1024 * 1024;
 
-/// Settings of a socket, fixed when it is made.
+/// Settings of a socket, fixed when it is made. End a literal with `..Default::default()`: cargo features add
+/// fields.
 ///
 /// ```
 /// let options = sp_proto::SocketOptions { recv_max_size: 64 * 1024, ..Default::default() };
@@ -12,13 +17,20 @@ const MIB: usize = 1024 * 1024;
 /// ```
 #[derive(Clone, Debug)]
 pub struct SocketOptions {
-    /// Messages queued per pipe for sending before `send` waits. Default 128, at least 1.
+    /// Messages queued per pipe for sending before `send` waits; or, for pub, bus, surveyor and raw replies,
+    /// before that peer misses messages. Default 512, at least 1.
     pub send_queue: usize,
     /// The same in bytes; a message that begins below it is taken, whatever its length. Default 1 MiB, at
     /// least 1.
     pub send_queue_bytes: usize,
-    /// Pair and pull only: messages of one pipe queued for `recv` before the pipe is no longer read; one read
-    /// of at most 64 KiB or one longer message may go beyond. Default 1024, at least 1.
+    /// Messages queued for `recv`. Default 1024, at least 1.
+    ///
+    /// - Pair, pull, bus and raw: of one pipe, before the pipe is no longer read; one read of at most 64 KiB
+    ///   or one longer message may go beyond.
+    /// - Sub: of one context; what is beyond is dropped, see `sub_overflow`.
+    /// - Surveyor: of one context; responses beyond are dropped.
+    ///
+    /// Rep and respondent have `rep_backlog` instead.
     pub recv_queue: usize,
     /// The same in bytes. Default 4 MiB, at least 1.
     pub recv_queue_bytes: usize,
@@ -36,21 +48,45 @@ pub struct SocketOptions {
     pub reconnect_min: Duration,
     /// The longest delay between two attempts of a dialer. Default 5 s.
     pub reconnect_max: Duration,
+    /// How many attempts in a row may fail before a dialer gives up; `None` = it never does. A connection
+    /// that is made starts the count over. Default `None`.
+    pub reconnect_attempts: Option<u32>,
     /// How long `close` goes on writing what was queued. Default 1 s.
     pub linger: Duration,
     /// Req only: resend after this long without a reply; `None` = never. The time is looked at while the
     /// reply is waited for. Default 60 s.
     pub resend_time: Option<Duration>,
-    /// Rep only: how many requests of one pipe are kept until they are received; more push the oldest out.
-    /// Raise it for requesters that have several requests in flight on one connection. Default 1: the newest.
-    /// At least 1.
+    /// Rep and respondent: how many requests of one pipe are kept until they are received; more push the
+    /// oldest out. Raise it for requesters that have several requests in flight on one connection. Default 1:
+    /// the newest. At least 1.
     pub rep_backlog: usize,
+    /// Surveyor only: how long a survey takes responses. Default 1 s.
+    pub survey_time: Duration,
+    /// Sub only: which message a full queue drops. Default: the oldest.
+    pub sub_overflow: Overflow,
+    /// Pair1, rep, respondent and raw: through how many sockets a message may have come; one with more is
+    /// dropped. 1–255 (0 counts as 1). Default 8. The sender's own socket counts: 1 allows no device in
+    /// between. nng knows at most 15.
+    pub ttl: u8,
+    /// Certificates, for `tls+tcp://` and `wss://`. Default none.
+    #[cfg(feature = "tls")]
+    pub tls: TlsOptions,
+}
+
+impl SocketOptions {
+    /// What the transports are to know of these.
+    pub(crate) fn transport(&self) -> Settings {
+        Settings {
+            #[cfg(feature = "tls")]
+            tls: self.tls.clone(),
+        }
+    }
 }
 
 impl Default for SocketOptions {
     fn default() -> Self {
         Self {
-            send_queue: 128,
+            send_queue: 512,
             send_queue_bytes: MIB,
             recv_queue: 1024,
             recv_queue_bytes: 4 * MIB,
@@ -60,9 +96,15 @@ impl Default for SocketOptions {
             handshake_timeout: Duration::from_secs(5),
             reconnect_min: Duration::from_millis(100),
             reconnect_max: Duration::from_secs(5),
+            reconnect_attempts: None,
             linger: Duration::from_secs(1),
             resend_time: Some(Duration::from_secs(60)),
             rep_backlog: 1,
+            survey_time: Duration::from_secs(1),
+            sub_overflow: Overflow::DropOldest,
+            ttl: wire::DEFAULT_TTL,
+            #[cfg(feature = "tls")]
+            tls: TlsOptions::default(),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The pair socket.
 
 use crate::engine::{Attempt, Owner, Sends, State};
-use crate::pattern;
+use crate::pattern::{self, Version};
 use crate::{Message, RecvError, SendError};
 use std::sync::Arc;
 
 /// Talks to one peer at a time, in both directions (pair version 0). A second peer is refused while the first
-/// lives. A cloneable handle; the socket closes when the last one is dropped.
+/// lives. [`Pair1`](crate::Pair1) is version 1; the two do not talk to each other. A cloneable handle; the
+/// socket closes when the last one is dropped.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,9 +26,12 @@ pub struct Pair {
     owner: Arc<Owner<pattern::Pair>>,
 }
 
-super::socket!(Pair, |options| pattern::Pair::new(super::recv_limits(options)));
+super::socket!(Pair, |options| pattern::Pair::new(
+    Version::V0,
+    super::recv_limits(options)
+));
 
-struct ToPeer;
+pub(super) struct ToPeer;
 
 impl Sends<pattern::Pair> for ToPeer {
     fn attempt(&mut self, state: &mut State<pattern::Pair>, message: Message) -> Attempt {
@@ -44,8 +48,11 @@ impl Pair {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the message was not sent.
-    pub async fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
-        self.owner.core.send(ToPeer, message.into()).await
+    pub fn send<M: Into<Message>>(
+        &self,
+        message: M,
+    ) -> impl Future<Output = Result<(), SendError>> + Send + use<'_, M> {
+        self.owner.core.send(ToPeer, message.into())
     }
 
     /// Queues the message for the peer if there is one that has room now.
@@ -63,11 +70,8 @@ impl Pair {
     ///
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, no message was taken.
-    pub async fn recv(&self) -> Result<Message, RecvError> {
-        self.owner
-            .core
-            .recv(|state| state.pattern.recv(&mut state.pipes))
-            .await
+    pub fn recv(&self) -> impl Future<Output = Result<Message, RecvError>> + Send + '_ {
+        self.owner.core.recv(|state| state.pattern.recv(&mut state.pipes))
     }
 
     /// The next message if one is there now.

@@ -24,11 +24,8 @@ impl Pull {
     ///
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, no message was taken.
-    pub async fn recv(&self) -> Result<Message, RecvError> {
-        self.owner
-            .core
-            .recv(|state| state.pattern.recv(&mut state.pipes))
-            .await
+    pub fn recv(&self) -> impl Future<Output = Result<Message, RecvError>> + Send + '_ {
+        self.owner.core.recv(|state| state.pattern.recv(&mut state.pipes))
     }
 
     /// The next message if one is there now.

@@ -5,8 +5,9 @@ use crate::pattern;
 use crate::{Message, SendError};
 use std::sync::Arc;
 
-/// Deals messages out to its peers, round-robin over those that can take one. A cloneable handle; the socket
-/// closes when the last one is dropped.
+/// Deals messages out to its peers, round-robin over those that can take one; with more than 31 peers a flood
+/// goes out in short runs, each peer's as long as the others'. A cloneable handle; the socket closes when the
+/// last one is dropped.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -42,8 +43,11 @@ impl Push {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the message was not sent.
-    pub async fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
-        self.owner.core.send(Turn, message.into()).await
+    pub fn send<M: Into<Message>>(
+        &self,
+        message: M,
+    ) -> impl Future<Output = Result<(), SendError>> + Send + use<'_, M> {
+        self.owner.core.send(Turn, message.into())
     }
 
     /// Queues the message on a pipe if one has room now.

@@ -2,15 +2,21 @@
 
 use crate::engine::{Attempt, Core, Owner, Sends, State, Waiters};
 use crate::pattern::{self, Origin, Unsent};
-use crate::{Message, PipeId, RecvError, SendError, SendErrorKind};
+use crate::{Message, PipeId, Protocol, RecvError, SendError, SendErrorKind};
 use std::fmt;
 use std::sync::Arc;
 
 /// Answers requests. A cloneable handle; the socket closes when the last one is dropped.
 ///
+/// There are no contexts as in nng and mangos: each [`Request`] is one. It knows where its reply goes, so any
+/// number of tasks may receive from clones of one handle and answer side by side.
+///
 /// Pipes are read all the time, whether or not anybody receives; of each pipe only the newest request that
-/// nobody has received yet is kept (see [`rep_backlog`](crate::SocketOptions::rep_backlog)). Requests that
-/// were received may be answered in any order, each once.
+/// nobody has received yet is kept (see [`rep_backlog`](crate::SocketOptions::rep_backlog)), where nng and
+/// mangos stop reading a connection whose requests nobody takes. A connection that brings a malformed request
+/// is closed, as by them; one whose request has come through too many devices
+/// ([`ttl`](crate::SocketOptions::ttl)) is not. Requests that were received may be answered in any order,
+/// each once.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -35,7 +41,9 @@ pub struct Rep {
 }
 
 super::socket!(Rep, |options: &crate::SocketOptions| pattern::Rep::new(
-    options.rep_backlog
+    Protocol::Rep,
+    options.rep_backlog,
+    options.ttl
 ));
 
 impl Rep {
@@ -47,13 +55,7 @@ impl Rep {
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, no request was taken.
     pub async fn recv(&self) -> Result<Request, RecvError> {
-        let core = &self.owner.core;
-        let (origin, body) = core.recv(|state| state.pattern.recv()).await?;
-        Ok(Request {
-            core: Arc::clone(core),
-            origin,
-            body,
-        })
+        Request::recv(&self.owner).await
     }
 
     /// The next request if one is there now.
@@ -61,18 +63,12 @@ impl Rep {
     /// # Errors
     /// The socket was closed.
     pub fn try_recv(&self) -> Result<Option<Request>, RecvError> {
-        let core = &self.owner.core;
-        let taken = core.try_recv(|state| state.pattern.recv())?;
-        Ok(taken.map(|(origin, body)| Request {
-            core: Arc::clone(core),
-            origin,
-            body,
-        }))
+        Request::try_recv(&self.owner)
     }
 }
 
-/// One request, which knows where its reply goes. Dropped, it is never answered. It does not keep its socket
-/// open.
+/// One request or survey, which knows where its reply goes. Dropped, it is never answered. It does not keep
+/// its socket open.
 pub struct Request {
     core: Arc<Core<pattern::Rep>>,
     origin: Origin,
@@ -95,7 +91,7 @@ impl Sends<pattern::Rep> for Back {
 
     fn attempt(&mut self, state: &mut State<pattern::Rep>, message: Message) -> Attempt {
         match state.pattern.reply(&mut state.pipes, &self.0, message) {
-            Ok(key) => Attempt::Sent(key),
+            Ok(key) => Attempt::Sent(Some(key)),
             Err(Unsent::Full(message)) => Attempt::Full(message),
             Err(Unsent::Gone(message)) => Attempt::Failed(SendErrorKind::PeerGone, message),
         }
@@ -107,6 +103,24 @@ impl Sends<pattern::Rep> for Back {
 }
 
 impl Request {
+    pub(super) async fn recv(owner: &Owner<pattern::Rep>) -> Result<Self, RecvError> {
+        let (origin, body) = owner.core.recv(|state| state.pattern.recv()).await?;
+        Ok(Self {
+            core: Arc::clone(&owner.core),
+            origin,
+            body,
+        })
+    }
+
+    pub(super) fn try_recv(owner: &Owner<pattern::Rep>) -> Result<Option<Self>, RecvError> {
+        let taken = owner.core.try_recv(|state| state.pattern.recv())?;
+        Ok(taken.map(|(origin, body)| Self {
+            core: Arc::clone(&owner.core),
+            origin,
+            body,
+        }))
+    }
+
     /// The payload.
     pub fn body(&self) -> &Message {
         &self.body
@@ -117,8 +131,8 @@ impl Request {
         self.origin.key.id
     }
 
-    /// The id that the requester gave it, of 31 bits. A request that comes again, because its reply was late, has the same
-    /// one; so on one pipe a repetition can be told from a new request.
+    /// The id that the requester gave it, of 31 bits. A request that comes again, because its reply was late,
+    /// has the same one; so on one pipe a repetition can be told from a new request.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {

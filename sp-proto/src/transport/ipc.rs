@@ -1,7 +1,9 @@
-//! Unix domain sockets, and the files that name them.
+//! Unix domain sockets, the files that name them, and the names without files.
 
+use crate::transport::{Address, Credentials};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -29,9 +31,78 @@ impl Drop for SocketFile {
     }
 }
 
+/// The address that a socket is bound to, if it is bound to any.
+pub(super) fn address(bound: &SocketAddr) -> Option<Address> {
+    #[cfg(target_os = "linux")]
+    if let Some(name) = std::os::linux::net::SocketAddrExt::as_abstract_name(bound) {
+        return Some(Address::Abstract(name.to_owned()));
+    }
+    bound.as_pathname().map(|path| Address::Ipc(path.to_owned()))
+}
+
+pub(super) fn credentials(stream: &UnixStream) -> Option<Credentials> {
+    let peer = stream.peer_cred().ok()?;
+    let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
+    Some(Credentials {
+        pid,
+        uid: peer.uid(),
+        gid: peer.gid(),
+    })
+}
+
 pub(crate) async fn connect(path: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(path).await
 }
+
+/// Sockets with a name in a name space of their own, which only Linux has.
+#[cfg(target_os = "linux")]
+mod names {
+    use super::{UnixListener, UnixStream, io};
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener as StdListener};
+    use std::path::PathBuf;
+
+    pub(in crate::transport) async fn connect_abstract(name: &[u8]) -> io::Result<UnixStream> {
+        // A path that begins with a zero byte is how tokio writes such a name.
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(&[&[0], name].concat()));
+        UnixStream::connect(path).await
+    }
+
+    /// Listens on `name`, or on one that the system chooses when it is empty, and says on which.
+    pub(in crate::transport) fn bind_abstract(name: &[u8]) -> io::Result<(UnixListener, Vec<u8>)> {
+        let address = if name.is_empty() {
+            // Binding to the address without any path is what makes Linux choose.
+            SocketAddr::from_pathname("")?
+        } else {
+            SocketAddr::from_abstract_name(name)?
+        };
+        let listener = StdListener::bind_addr(&address)?;
+        listener.set_nonblocking(true)?;
+        let bound = listener.local_addr()?;
+        let name = bound.as_abstract_name().unwrap_or(name).to_owned();
+        Ok((UnixListener::from_std(listener)?, name))
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod names {
+    use super::{UnixListener, UnixStream, io};
+
+    fn unsupported() -> io::Error {
+        io::Error::new(io::ErrorKind::Unsupported, "only Linux has abstract socket names")
+    }
+
+    pub(in crate::transport) async fn connect_abstract(_: &[u8]) -> io::Result<UnixStream> {
+        Err(unsupported())
+    }
+
+    pub(in crate::transport) fn bind_abstract(_: &[u8]) -> io::Result<(UnixListener, Vec<u8>)> {
+        Err(unsupported())
+    }
+}
+
+pub(super) use names::{bind_abstract, connect_abstract};
 
 /// Listens on `path`. A socket file that nobody listens on any more is replaced; a live one is "address in
 /// use".

@@ -1,15 +1,34 @@
 //! The transports: addresses, streams and listeners. Knows no pattern; the engine drives it.
+//!
+//! A connection is first an [`Opening`]: TLS and websockets have handshakes of their own, which the engine
+//! drives within the same time limit as the greeting. What they give is a [`Link`].
 
 mod address;
 mod inproc;
+#[cfg(feature = "ipc")]
 mod ipc;
+#[cfg(feature = "ipc")]
+mod ipc_stream;
 mod link;
 mod listener;
+mod opening;
+#[cfg(feature = "tcp")]
+mod tcp;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "ws")]
+mod websocket;
 
-pub use address::{Address, AddressError, TcpTarget};
+pub use address::{Address, AddressError, TcpTarget, WsTarget};
+#[cfg(feature = "ipc")]
 pub(crate) use ipc::SocketFile;
 pub(crate) use link::{Link, Reader, Writer};
 pub(crate) use listener::Listener;
+pub(crate) use opening::{OpenError, Opening};
+#[cfg(feature = "tls")]
+pub use tls::{ClientAuth, TlsAuthorities, TlsError, TlsIdentity, TlsOptions};
+#[cfg(feature = "ws")]
+pub(crate) use websocket::ReadEnd;
 
 use std::io;
 
@@ -24,16 +43,57 @@ pub struct Credentials {
     pub gid: u32,
 }
 
+/// What listeners own when there are no socket files.
+#[cfg(not(feature = "ipc"))]
+#[derive(Debug)]
+pub(crate) enum SocketFile {}
+
+/// What the transports must be told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    #[cfg(feature = "tls")]
+    pub(crate) tls: TlsOptions,
+}
+
 /// Connects to `address`. Dropping the future leaves nothing behind.
-pub(crate) async fn connect(address: &Address) -> io::Result<Link> {
+pub(crate) async fn connect(address: &Address, settings: &Settings) -> io::Result<Opening> {
+    #[cfg(not(feature = "tls"))]
+    let _ = settings;
     match address {
-        Address::Ipc(path) => ipc::connect(path).await.map(Link::from),
-        Address::Tcp(TcpTarget { host, port }) => {
-            let host = host.as_deref().unwrap_or("localhost");
-            let stream = tokio::net::TcpStream::connect((host, *port)).await?;
-            stream.set_nodelay(true)?;
-            Ok(stream.into())
+        Address::Inproc(name) => inproc::connect(name).await.map(Opening::new),
+        #[cfg(feature = "ipc")]
+        Address::Ipc(path) => ipc::connect(path).await.map(Opening::new),
+        #[cfg(feature = "ipc")]
+        Address::Abstract(name) => ipc::connect_abstract(name).await.map(Opening::new),
+        #[cfg(feature = "tcp")]
+        Address::Tcp(target) => tcp::connect(target).await.map(Opening::new),
+        #[cfg(feature = "tls")]
+        Address::TlsTcp(target) => {
+            let side = tls::Side::dialer(&settings.tls, target)?;
+            let stream = tcp::connect(target).await?;
+            Ok(Opening::new(stream).with_tls(side))
         }
-        Address::Inproc(name) => inproc::connect(name).await.map(Link::from),
+        #[cfg(feature = "ws")]
+        Address::Ws(target) => {
+            let stream = tcp::connect(&target.server).await?;
+            Ok(Opening::new(stream).with_websocket(websocket::Side::dialer(target)))
+        }
+        #[cfg(all(feature = "ws", feature = "tls"))]
+        Address::Wss(target) => {
+            let side = tls::Side::dialer(&settings.tls, &target.server)?;
+            let stream = tcp::connect(&target.server).await?;
+            let opening = Opening::new(stream).with_tls(side);
+            Ok(opening.with_websocket(websocket::Side::dialer(target)))
+        }
+        #[allow(unreachable_patterns, reason = "with every feature there is none")]
+        other => Err(not_built(other)),
     }
+}
+
+/// Addresses are checked when they are parsed, so nobody meets this.
+fn not_built(address: &Address) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!("{address} needs a transport that this build lacks"),
+    )
 }

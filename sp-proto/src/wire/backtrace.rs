@@ -2,8 +2,13 @@
 
 use bytes::{Buf, Bytes};
 
-/// The most words that a backtrace may have, the request id included: the TTL that nng and mangos use.
-pub const MAX_HOPS: usize = 8;
+/// The most words that a backtrace may have by default, the request id included: the TTL that nng and mangos
+/// use.
+pub const DEFAULT_TTL: u8 = 8;
+
+/// Backtraces up to this many words are kept in place; longer ones are shared with the message that brought
+/// them.
+const INLINE: usize = 8;
 
 /// The bit that marks the last word of a backtrace.
 pub const FINAL: u32 = 0x8000_0000;
@@ -12,9 +17,12 @@ const WORD: usize = size_of::<u32>();
 
 /// The words in front of a request, kept as they came, to be put in front of its reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backtrace {
-    bytes: [u8; MAX_HOPS * WORD],
-    len: u8,
+pub struct Backtrace(Words);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Words {
+    Inline { bytes: [u8; INLINE * WORD], len: u8 },
+    Shared(Bytes),
 }
 
 /// Why a request has no usable backtrace.
@@ -24,31 +32,28 @@ pub enum BacktraceError {
     /// The message ends before a word with the top bit set: its sender is broken.
     #[error("malformed backtrace: the message ends without a request id")]
     Unterminated,
-    /// More than [`MAX_HOPS`] words: the message went in circles; its sender is not to blame.
-    #[error("the backtrace has more than {MAX_HOPS} hops")]
+    /// More words than the TTL allows: the message went in circles; its sender is not to blame.
+    #[error("the backtrace has too many hops")]
     TooManyHops,
 }
 
 impl Backtrace {
-    /// Takes the backtrace off the front of `message`; what remains is the payload.
+    /// Takes the backtrace off the front of `message`; what remains is the payload. `ttl` is the most words
+    /// that it may have, the request id included; 0 counts as 1.
     ///
     /// # Errors
     /// The stack is not terminated, or too deep. `message` is then of no use.
-    pub fn split_off(message: &mut Bytes) -> Result<Self, BacktraceError> {
-        let mut len = 0;
-        for word in message.chunks(WORD).take(MAX_HOPS) {
+    pub fn split_off(message: &mut Bytes, ttl: u8) -> Result<Self, BacktraceError> {
+        let ttl = usize::from(ttl.max(1));
+        let mut words = 0;
+        for word in message.chunks(WORD).take(ttl) {
             let word: [u8; WORD] = word.try_into().map_err(|_| BacktraceError::Unterminated)?;
-            len += WORD;
+            words += 1;
             if u32::from_be_bytes(word) & FINAL != 0 {
-                let mut bytes = [0; MAX_HOPS * WORD];
-                message.copy_to_slice(bytes.get_mut(..len).unwrap_or_default());
-                return Ok(Self {
-                    bytes,
-                    len: len as u8,
-                });
+                return Ok(Self(Words::take(message, words * WORD)));
             }
         }
-        Err(if len == MAX_HOPS * WORD {
+        Err(if words == ttl {
             BacktraceError::TooManyHops
         } else {
             BacktraceError::Unterminated
@@ -63,7 +68,26 @@ impl Backtrace {
 
     /// The words as they go over the wire.
     pub fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+        match &self.0 {
+            Words::Inline { bytes, len } => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Words::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl Words {
+    fn take(message: &mut Bytes, len: usize) -> Self {
+        let mut bytes = [0; INLINE * WORD];
+        match bytes.get_mut(..len) {
+            Some(room) => {
+                message.copy_to_slice(room);
+                Self::Inline {
+                    bytes,
+                    len: len as u8,
+                }
+            }
+            None => Self::Shared(message.split_to(len)),
+        }
     }
 }
 
@@ -74,7 +98,7 @@ mod tests {
 
     fn split(bytes: &[u8]) -> Result<(Backtrace, Bytes), BacktraceError> {
         let mut message = Bytes::copy_from_slice(bytes);
-        Backtrace::split_off(&mut message).map(|backtrace| (backtrace, message))
+        Backtrace::split_off(&mut message, DEFAULT_TTL).map(|backtrace| (backtrace, message))
     }
 
     #[test]
@@ -93,6 +117,20 @@ mod tests {
         };
         assert_eq!(split(&stack(8)).unwrap().0.as_bytes(), stack(8));
         assert_eq!(split(&stack(9)), Err(BacktraceError::TooManyHops));
+        for (words, ttl) in [(1, 0), (1, 1), (9, 9), (200, 255), (255, 255)] {
+            let mut message = Bytes::from([stack(words), b"x".to_vec()].concat());
+            let backtrace = Backtrace::split_off(&mut message, ttl).unwrap();
+            assert_eq!(
+                (backtrace.as_bytes(), &message[..]),
+                (&stack(words)[..], &b"x"[..])
+            );
+            assert_eq!(backtrace.id(), 0);
+        }
+        let mut message = Bytes::from(stack(2));
+        assert_eq!(
+            Backtrace::split_off(&mut message, 1),
+            Err(BacktraceError::TooManyHops)
+        );
     }
 
     #[test]
@@ -118,7 +156,7 @@ mod tests {
 
         #[test]
         fn every_legal_stack_comes_back(
-            words in proptest::collection::vec(0..FINAL, 0..MAX_HOPS),
+            words in proptest::collection::vec(0..FINAL, 0..usize::from(DEFAULT_TTL)),
             id: u32,
             body: Vec<u8>,
         ) {

@@ -1,12 +1,13 @@
 //! The decoder: bytes as they come in → frames.
 
+use crate::wire::Spares;
 use bytes::buf::Limit;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 
 /// Payloads up to this many bytes share allocations when many arrive in one read.
 const SMALL: usize = 2 * 1024;
 
-/// The size of such a shared allocation: what a single kept message can pin at most.
+/// The longest such shared allocation, headers included: what a single kept message can pin at most.
 const SHARED: usize = 4 * 1024;
 
 /// What a peer's word alone can make us allocate, in bytes; beyond it the buffer grows as bytes arrive.
@@ -35,6 +36,27 @@ impl Framing {
             Self::Ipc => 1 + LENGTH,
             Self::Inproc => 0,
         }
+    }
+
+    /// The length of the header and the payload of the frame at the front of `input`, if it is whole, valid and
+    /// has at most `limit` bytes.
+    #[inline]
+    fn split_frame(self, input: &[u8], limit: usize) -> Option<(usize, &[u8])> {
+        let (header, length, rest) = match self {
+            Self::Tcp => {
+                let (length, rest) = input.split_first_chunk()?;
+                (LENGTH, length, rest)
+            }
+            Self::Ipc => {
+                let (kind, rest) = input.split_first()?;
+                let (length, rest) = rest.split_first_chunk().filter(|_| *kind == Self::IPC_MESSAGE)?;
+                (1 + LENGTH, length, rest)
+            }
+            Self::Inproc => return None,
+        };
+        let length = usize::try_from(u64::from_be_bytes(*length)).ok()?;
+        let payload = rest.get(..length).filter(|_| length <= limit)?;
+        Some((header, payload))
     }
 }
 
@@ -67,6 +89,7 @@ pub struct Decoder {
     framing: Framing,
     limit: usize,
     state: State,
+    spares: Spares,
 }
 
 #[derive(Debug)]
@@ -89,7 +112,13 @@ impl Decoder {
             framing,
             limit: if limit == 0 { usize::MAX } else { limit },
             state: EMPTY,
+            spares: Spares::default(),
         }
+    }
+
+    /// Exchanges the spares into which large payloads are received, so that many decoders can share them.
+    pub fn swap_spares(&mut self, spares: &mut Spares) {
+        std::mem::swap(&mut self.spares, spares);
     }
 
     /// Takes `input`, the next bytes of the stream, and adds the frames that are now complete to `frames`.
@@ -97,7 +126,6 @@ impl Decoder {
     /// # Errors
     /// The peer broke the framing or announced a frame beyond the limit. Frames before that are in `frames`.
     pub fn decode(&mut self, mut input: &[u8], frames: &mut Vec<Bytes>) -> Result<(), FrameError> {
-        let mut shared = BytesMut::new();
         while !input.is_empty() {
             if let State::Body { body, length } = &mut self.state {
                 let missing = *length - body.len();
@@ -108,20 +136,56 @@ impl Decoder {
                 self.finish(frames);
                 continue;
             }
+            if self.take_run(&mut input, frames) {
+                continue;
+            }
             let Some(length) = self.take_length(&mut input)? else {
                 break;
             };
             let Some((payload, rest)) = input.split_at_checked(length) else {
-                let mut body = Vec::new();
+                let mut body = self.spares.take(length).unwrap_or_default();
                 reserve(&mut body, length, input.len());
                 body.extend_from_slice(input);
                 self.state = State::Body { body, length };
                 break;
             };
-            frames.push(copy(payload, &mut shared, input.len()));
+            frames.push(Bytes::copy_from_slice(payload));
             input = rest;
         }
         Ok(())
+    }
+
+    /// Takes a run of small frames off `input`, copied at once into one allocation that they share. So a flood
+    /// costs few allocations, and yet a message that is kept for long never pins more than [`SHARED`] bytes.
+    /// Says whether there was one; a single frame is none.
+    fn take_run(&self, input: &mut &[u8], frames: &mut Vec<Bytes>) -> bool {
+        if !self.is_between_frames() {
+            return false;
+        }
+        let limit = self.limit.min(SMALL);
+        let (mut run, mut end) = (0, 0);
+        let mut rest = *input;
+        while let Some((header, payload)) = self.framing.split_frame(rest, limit)
+            && end + header + payload.len() <= SHARED
+        {
+            run += 1;
+            end += header + payload.len();
+            rest = input.get(end..).unwrap_or_default();
+        }
+        if run < 2 {
+            return false;
+        }
+        let (shared, rest) = input.split_at_checked(end).unwrap_or((*input, &[]));
+        let shared = Bytes::copy_from_slice(shared);
+        let mut at = 0;
+        frames.extend((0..run).map_while(|_| {
+            let (header, payload) = self.framing.split_frame(shared.get(at..)?, limit)?;
+            let from = at + header;
+            at = from + payload.len();
+            Some(shared.slice(from..at))
+        }));
+        *input = rest;
+        true
     }
 
     /// How many bytes of the payload that is being received are missing; 0 between payloads.
@@ -150,7 +214,9 @@ impl Decoder {
         if let State::Body { body, length } = &mut self.state
             && body.len() == *length
         {
-            frames.push(std::mem::take(body).into());
+            let body = Bytes::from(std::mem::take(body));
+            self.spares.keep(&body);
+            frames.push(body);
             self.state = EMPTY;
         }
     }
@@ -194,20 +260,6 @@ impl Decoder {
             }),
         }
     }
-}
-
-/// A payload of its own. Small ones share an allocation when `remaining` bytes of input promise more of them,
-/// so that a flood costs few allocations and yet a message that is kept for long never pins more than
-/// [`SHARED`] bytes.
-fn copy(payload: &[u8], shared: &mut BytesMut, remaining: usize) -> Bytes {
-    if payload.len() > SMALL {
-        return Bytes::copy_from_slice(payload);
-    }
-    if shared.capacity() < payload.len() {
-        *shared = BytesMut::with_capacity(remaining.min(SHARED));
-    }
-    shared.extend_from_slice(payload);
-    shared.split().freeze()
 }
 
 /// Makes room for `more` bytes of a payload of `length` bytes: at once up to [`EAGER`] bytes, beyond that in

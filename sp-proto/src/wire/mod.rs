@@ -8,8 +8,12 @@ mod backtrace;
 mod batch;
 mod frame;
 mod greeting;
+mod spares;
+#[cfg(feature = "ws")]
+pub mod websocket;
 
-pub use backtrace::{Backtrace, BacktraceError, FINAL, MAX_HOPS};
+pub use backtrace::{Backtrace, BacktraceError, DEFAULT_TTL, FINAL};
 pub use batch::Batch;
 pub use frame::{Decoder, FrameError, Framing};
 pub use greeting::{GREETING_LEN, GreetingError, decode_greeting, encode_greeting};
+pub use spares::Spares;

@@ -1,12 +1,13 @@
-//! The command-line programs of nng and nanomsg. They send one fixed text, over and over when asked, and print
-//! what they receive, one quoted line per message.
+//! The command-line programs of nng and nanomsg. They send one fixed text, over and over when asked, and
+//! print what they receive, one quoted line per message.
 
 use std::path::PathBuf;
 
-use sp_proto::{Message, Pair, Pull, Push, Rep, Req};
+use sp_proto::{Bus, Message, Pair, Pair1, Pub, Pull, Push, Rep, Req, Respondent, Sub, Surveyor};
 use tokio::process::Command;
 
-use crate::meeting::{KINDS, Kind, Listener, Peer, Transport, WAYS, meet};
+use crate::meeting::{Duplex, KINDS, Kind, Listener, Peer, Transport, WAYS, meet, meet_connected};
+use crate::scripted::patient;
 
 /// How many messages go each way.
 const MESSAGES: usize = 20;
@@ -40,6 +41,14 @@ impl Cat {
         })
     }
 
+    /// nngcat has no bus, and nanomsg no pair of version 1.
+    fn speaks(&self, kind: Kind) -> bool {
+        match self.spelling {
+            Spelling::Nng => kind != Kind::Bus,
+            Spelling::Nanomsg => kind != Kind::Pair1,
+        }
+    }
+
     /// The options to send again and again without a pause that matters.
     fn repeat(&self) -> &'static [&'static str] {
         match self.spelling {
@@ -58,6 +67,12 @@ impl Peer for Cat {
             (Kind::Pull, _) => "--pull",
             (Kind::Req, _) => "--req",
             (Kind::Rep, _) => "--rep",
+            (Kind::Pair1, _) => "--pair1",
+            (Kind::Pub, _) => "--pub",
+            (Kind::Sub, _) => "--sub",
+            (Kind::Surveyor, _) => "--surveyor",
+            (Kind::Respondent, _) => "--respondent",
+            (Kind::Bus, _) => "--bus",
         };
         let endpoint = match (listen, self.spelling) {
             (true, Spelling::Nng) => "--listen",
@@ -68,7 +83,7 @@ impl Peer for Cat {
         let mut command = Command::new(&self.program);
         command.args([name, endpoint, address]);
         // What only sends knows no format.
-        if kind != Kind::Push {
+        if !matches!(kind, Kind::Push | Kind::Pub) {
             command.arg("--quoted");
         }
         command
@@ -89,43 +104,39 @@ async fn nanocat_in_every_pattern_direction_and_transport() {
 
 async fn every_way(cat: &Cat) {
     for way in WAYS {
-        for kind in KINDS {
+        for kind in KINDS.into_iter().filter(|kind| cat.speaks(*kind)) {
             // Captured, and shown when the case fails.
             println!("their {kind:?}, {way:?}");
             match kind {
-                Kind::Pair => they_pair(cat, way).await,
+                Kind::Pair => they_pair(cat, way, kind, Pair::new(), &[]).await,
+                Kind::Pair1 => they_pair(cat, way, kind, Pair1::new(), &[]).await,
+                // It does not wait for a neighbour when it sends.
+                Kind::Bus => they_pair(cat, way, kind, Bus::new(), cat.repeat()).await,
                 Kind::Push => they_push(cat, way).await,
                 Kind::Pull => they_pull(cat, way).await,
                 Kind::Req => they_request(cat, way).await,
                 Kind::Rep => they_reply(cat, way).await,
+                Kind::Pub => they_publish(cat, way).await,
+                Kind::Sub => they_subscribe(cat, way).await,
+                Kind::Surveyor => they_survey(cat, way).await,
+                Kind::Respondent => they_respond(cat, way).await,
             }
         }
     }
 }
 
-async fn they_pair(cat: &Cat, way: (Listener, Transport)) {
-    let pair = Pair::new();
-    let mut foreign = meet(&pair, way, cat, Kind::Pair, &["--data", "ping"]).await;
-    let ping = foreign
-        .process
-        .during("their message", pair.recv())
-        .await
-        .expect("a message");
+async fn they_pair(cat: &Cat, way: (Listener, Transport), kind: Kind, ours: impl Duplex, repeat: &[&str]) {
+    let options = [&["--data", "ping"], repeat].concat();
+    let mut foreign = meet(&ours, way, cat, kind, &options).await;
+    let ping = foreign.process.during("their message", ours.take()).await;
     assert_eq!(text(&ping), "ping");
     for number in 0..MESSAGES {
+        let pong = format!("pong {number}");
         foreign
             .process
-            .during("room for a message", pair.send(format!("pong {number}")))
-            .await
-            .expect("sent");
-    }
-    for number in 0..MESSAGES {
-        foreign
-            .process
-            .line(&format!("pong {number}"), |line| {
-                next_is(line, &format!("pong {number}"))
-            })
+            .during("room for a message", ours.give(pong.clone().into()))
             .await;
+        foreign.process.line(&pong, |line| next_is(line, &pong)).await;
     }
 }
 
@@ -175,7 +186,8 @@ async fn they_pull(cat: &Cat, way: (Listener, Transport)) {
 async fn they_request(cat: &Cat, way: (Listener, Transport)) {
     let rep = Rep::new();
     let (repeat, count) = match cat.spelling {
-        // With an interval of 0 it fails after the first answer, and there is nothing between that and a second.
+        // With an interval of 0 it fails after the first answer, and there is nothing between that and a
+        // second.
         Spelling::Nng => (&[][..], 1),
         Spelling::Nanomsg => (cat.repeat(), MESSAGES),
     };
@@ -215,6 +227,63 @@ async fn they_reply(cat: &Cat, way: (Listener, Transport)) {
             .await
             .expect("an answer");
         assert_eq!(text(&answer), "answer");
+        foreign
+            .process
+            .line(&question, |line| next_is(line, &question))
+            .await;
+    }
+}
+
+async fn they_publish(cat: &Cat, way: (Listener, Transport)) {
+    let sub = Sub::new();
+    sub.subscribe("ne");
+    let mut other = sub.context();
+    other.subscribe("old");
+    let options = [&["--data", "news"], cat.repeat()].concat();
+    let mut foreign = meet(&sub, way, cat, Kind::Pub, &options).await;
+    for _ in 0..MESSAGES {
+        let message = foreign.process.during("their message", sub.recv()).await;
+        assert_eq!(text(&message.expect("a message")), "news");
+    }
+    assert_eq!(other.try_recv(), Ok(None));
+}
+
+async fn they_subscribe(cat: &Cat, way: (Listener, Transport)) {
+    let publisher = Pub::new();
+    let options = ["--subscribe", "wanted"];
+    let mut foreign = meet_connected(&publisher, way, cat, Kind::Sub, &options).await;
+    for number in 0..MESSAGES {
+        let wanted = format!("wanted {number}");
+        publisher.send("unwanted").await.expect("an open socket");
+        publisher.send(wanted.clone()).await.expect("an open socket");
+        foreign.process.line(&wanted, |line| next_is(line, &wanted)).await;
+    }
+}
+
+async fn they_survey(cat: &Cat, way: (Listener, Transport)) {
+    let respondent = Respondent::new();
+    // A survey is lost when nobody is connected yet, so they repeat it.
+    let options = ["--data", "question", "--interval", "1"];
+    let mut foreign = meet(&respondent, way, cat, Kind::Surveyor, &options).await;
+    let survey = foreign.process.during("their survey", respondent.recv()).await;
+    let survey = survey.expect("a survey");
+    assert_eq!(text(survey.body()), "question");
+    survey.reply("answer").await.expect("a surveyor that waits");
+    foreign
+        .process
+        .line("our answer", |line| next_is(line, "answer"))
+        .await;
+}
+
+async fn they_respond(cat: &Cat, way: (Listener, Transport)) {
+    let surveyor = Surveyor::with_options(patient());
+    let options = ["--data", "answer"];
+    let mut foreign = meet_connected(&surveyor, way, cat, Kind::Respondent, &options).await;
+    for number in 0..MESSAGES {
+        let question = format!("question {number}");
+        let mut survey = surveyor.survey(question.clone()).await.expect("an open socket");
+        let answer = foreign.process.during("their answer", survey.recv()).await;
+        assert_eq!(text(&answer.expect("an answer")), "answer");
         foreign
             .process
             .line(&question, |line| next_is(line, &question))

@@ -1,8 +1,13 @@
-//! Real foreign peers, in both directions: nng (`nngcat`), nanomsg (`nanocat`) and pynng, over ipc and tcp, in
-//! all five patterns. A peer that this machine lacks is a skip by name.
+//! Real foreign peers, in both directions: nng (`nngcat`), nanomsg (`nanocat`), pynng and mangos, over ipc
+//! and tcp, in every pattern that they know. A peer that this machine lacks is a skip by name.
 
 mod cats;
 mod keep_alive;
+mod mangos;
 mod meeting;
 mod python;
 mod reconnect;
+mod scripted;
+#[cfg(feature = "tls")]
+#[path = "../support/tls.rs"]
+mod tls;

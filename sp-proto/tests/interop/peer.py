@@ -1,7 +1,10 @@
 """One pynng socket that does what its standard input says, and answers each command with one line.
 
-    peer.py <pair|push|pull|req|rep> <listen|dial> <address> [<option>=<milliseconds> ...]
+    peer.py <kind> <listen|dial> <address> [<option>=<milliseconds> ...]
 
+connected         waits for a connection                    -> connected
+subscribe <topic> sub only                                  -> subscribed
+survey-time <ms>  surveyor only                             -> set
 send <text>       sends it                                  -> sent
 recv              receives                                  -> got <text>
 recv <ms>         the same, waiting this long at most       -> got <text>  |  timed out
@@ -11,11 +14,25 @@ send-numbers <n>  sends the texts "0" to "n-1"              -> sent
 recv-numbers <n>  receives them, in order                   -> same  |  different: <what>
 """
 
+import os
 import sys
+import time
 
 import pynng
 
-KINDS = {"pair": pynng.Pair0, "push": pynng.Push0, "pull": pynng.Pull0, "req": pynng.Req0, "rep": pynng.Rep0}
+KINDS = {
+    "pair": pynng.Pair0,
+    "push": pynng.Push0,
+    "pull": pynng.Pull0,
+    "req": pynng.Req0,
+    "rep": pynng.Rep0,
+    "pair1": pynng.Pair1,
+    "pub": pynng.Pub0,
+    "sub": pynng.Sub0,
+    "surveyor": pynng.Surveyor0,
+    "respondent": pynng.Respondent0,
+    "bus": pynng.Bus0,
+}
 
 
 def block(size):
@@ -37,6 +54,17 @@ def numbers(socket, count):
 
 
 def obey(socket, command, argument):
+    if command == "connected":
+        # It has no way to wait for that.
+        while not socket.pipes:
+            time.sleep(0.005)
+        return "connected"
+    if command == "subscribe":
+        socket.subscribe(argument.encode())
+        return "subscribed"
+    if command == "survey-time":
+        socket.survey_time = int(argument)
+        return "set"
     if command == "send":
         socket.send(argument.encode())
         return "sent"
@@ -57,11 +85,28 @@ def obey(socket, command, argument):
     raise ValueError(command)
 
 
+def secured(way):
+    """TLS with the certificates in the folder that the environment names, if it does."""
+    folder = os.environ.get("SP_TLS")
+    if folder is None:
+        return None
+    if way == "listen":
+        return pynng.TLSConfig(pynng.TLSConfig.MODE_SERVER, cert_key_file=f"{folder}/both.pem")
+    return pynng.TLSConfig(
+        pynng.TLSConfig.MODE_CLIENT,
+        server_name="localhost",
+        ca_files=[f"{folder}/authority.pem"],
+        auth_mode=pynng.TLSConfig.AUTH_MODE_REQUIRED,
+    )
+
+
 def main():
     kind, way, address, *options = sys.argv[1:]
     options = {name: int(value) for name, value in (option.split("=") for option in options)}
     # No limit on what it receives, as the SDKs do.
     with KINDS[kind](recv_max_size=0, **options) as socket:
+        if config := secured(way):
+            socket.tls_config = config
         if way == "listen":
             socket.listen(address)
         else:

@@ -21,12 +21,9 @@ async fn a_dialer_finds_nanocat_again_after_its_death() {
 
 /// A killed listener leaves its socket file behind, which the next one takes over.
 async fn a_dialer_finds_its_peer_again(cat: &Cat) {
-    for address in [Transport::Ipc, Transport::Tcp] {
+    for transport in [Transport::Ipc, Transport::Tcp] {
         let folder = tempfile::tempdir().unwrap();
-        let address = match address {
-            Transport::Ipc => ipc(folder.path()),
-            Transport::Tcp => format!("tcp://127.0.0.1:{}", testkit::free_port()),
-        };
+        let address = transport.address(folder.path(), Listener::Theirs);
         let push = Push::new();
         let mut events = push.events();
         push.dial_in_background(&address).unwrap();

@@ -1,7 +1,10 @@
 //! What the tests of this crate share: addresses that nobody else uses, and the bound on every wait.
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
-use sp_proto::{Event, Events};
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
+
+use sp_proto::{Event, Events, SocketOptions};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -10,33 +13,76 @@ use tempfile::TempDir;
 pub(crate) struct Transport {
     pub(crate) address: String,
     _folder: Option<TempDir>,
+    #[cfg(feature = "tls")]
+    tls: Option<sp_proto::TlsOptions>,
 }
 
 impl Transport {
+    fn at(address: String) -> Self {
+        Self {
+            address,
+            _folder: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+
     pub(crate) fn ipc() -> Self {
         let folder = tempfile::Builder::new().prefix("sp").tempdir().unwrap();
         let address = format!("ipc://{}", folder.path().join("s.ipc").display());
         Self {
-            address,
             _folder: Some(folder),
+            ..Self::at(address)
         }
+    }
+
+    pub(crate) fn abstract_name() -> Self {
+        Self::at(format!("abstract://sp-test-{}-{}", std::process::id(), number()))
     }
 
     pub(crate) fn tcp() -> Self {
-        Self {
-            address: "tcp://127.0.0.1:0".to_owned(),
-            _folder: None,
-        }
+        Self::at("tcp://127.0.0.1:0".to_owned())
     }
 
     pub(crate) fn inproc() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let address = format!("inproc://test-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        Self::at(format!("inproc://test-{}", number()))
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls() -> Self {
         Self {
-            address,
-            _folder: None,
+            tls: Some(tls::Certificates::new().options()),
+            ..Self::at("tls+tcp://localhost:0".to_owned())
         }
     }
+
+    #[cfg(feature = "ws")]
+    pub(crate) fn ws() -> Self {
+        Self::at("ws://127.0.0.1:0/a/path".to_owned())
+    }
+
+    #[cfg(all(feature = "ws", feature = "tls"))]
+    pub(crate) fn wss() -> Self {
+        Self {
+            tls: Some(tls::Certificates::new().options()),
+            ..Self::at("wss://localhost:0".to_owned())
+        }
+    }
+
+    /// What a socket at either end needs to know.
+    pub(crate) fn options(&self) -> SocketOptions {
+        SocketOptions {
+            #[cfg(feature = "tls")]
+            tls: self.tls.clone().unwrap_or_default(),
+            ..Default::default()
+        }
+    }
+}
+
+/// A new one with each call.
+fn number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Turns a hang into a failure.

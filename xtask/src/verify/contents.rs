@@ -31,6 +31,9 @@ const CARGO_SOURCE: &str = concat!(
     ".io-index\""
 );
 
+/// What the names of Go's own modules begin with.
+const GO_MODULES: &str = concat!("golang", ".org/x/");
+
 /// Variables that hold the address of a package mirror, as the tools name them.
 const MIRROR_VARIABLES: &[&str] = &["INDEX", "REGISTRY", "REGISTRIES", "GOPROXY"];
 
@@ -70,6 +73,7 @@ pub(super) fn check(checkout: &Checkout) -> Result<Outcome> {
 
 fn problems(name: &str, text: &str, forbidden: &BTreeSet<String>) -> Vec<String> {
     let lock = name.ends_with("Cargo.lock");
+    let modules = name.ends_with("go.mod") || name.ends_with("go.sum");
     let mut found = Vec::new();
     for (number, line) in text.lines().enumerate() {
         if lock && line == CARGO_SOURCE {
@@ -78,7 +82,11 @@ fn problems(name: &str, text: &str, forbidden: &BTreeSet<String>) -> Vec<String>
         if lock && line.starts_with("source = ") {
             found.push(format!("{name}:{}: an unusual source: {line}", number + 1));
         }
-        let hits = forbidden.iter().filter(|text| line.contains(text.as_str()));
+        // Go's own modules are named after its host, without being fetched from there.
+        let named = modules && line.trim_start().starts_with(GO_MODULES);
+        let hits = forbidden
+            .iter()
+            .filter(|text| line.contains(text.as_str()) && !(named && GO_MODULES.starts_with(text.as_str())));
         found.extend(hits.map(|hit| format!("{name}:{}: contains {hit:?}", number + 1)));
     }
     found
@@ -122,6 +130,18 @@ mod tests {
         assert_eq!(problems("fuzz/Cargo.lock", CARGO_SOURCE, &forbidden), [""; 0]);
         let other = "source = \"sparse+https://mirror.example/index/\"";
         assert_eq!(problems("Cargo.lock", other, &forbidden).len(), 1);
+    }
+
+    #[test]
+    fn go_modules_may_have_their_names() {
+        let forbidden = REGISTRIES.iter().map(ToString::to_string).collect();
+        let line = format!("\t{GO_MODULES}sys v0.0.1 // indirect");
+        assert_eq!(problems("peer/go.mod", &line, &forbidden), [""; 0]);
+        assert_eq!(problems("peer/main.go", &line, &forbidden).len(), 1);
+        assert_eq!(
+            problems("peer/go.sum", &format!("proxy.{GO_MODULES}"), &forbidden).len(),
+            1
+        );
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub(crate) struct Arguments {
     only: Option<String>,
 }
 
+/// `sp-proto` is meant to be used with the features that its user picks, so it is checked with all.
+const SP_PROTO_WHOLE: &[&str] = &["--package", "sp-proto", "--all-features"];
+
 /// What the steps share.
 pub(crate) struct Checkout {
     /// The folder of the checkout.
@@ -48,6 +51,7 @@ const STEPS: &[Step] = &[
     ("set-up: python with ekuiper 1.4.0", |checkout| {
         setup::python(checkout, "1.4.0")
     }),
+    ("set-up: the mangos peer", setup::mangos),
     ("committed content", contents::check),
     ("layering", layering::check),
     ("lock files", lock_files),
@@ -55,7 +59,7 @@ const STEPS: &[Step] = &[
     ("formatting", formatting),
     ("clippy", clippy),
     ("documentation", documentation),
-    ("sp-proto's pure core without tokio", pure_core),
+    ("sp-proto with its features one by one", features),
     ("fuzz targets", fuzz_targets),
     ("tests", tests),
     ("cargo demo", demo),
@@ -160,22 +164,55 @@ fn clippy(checkout: &Checkout) -> Result<Outcome> {
     if output(&mut checkout.cargo(["clippy", "--version"])).is_err() {
         return Ok(Outcome::Skipped("clippy is not installed".to_owned()));
     }
-    let mut command = checkout.cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
-    checkout.tool("clippy", &mut command)
+    let lint = |what: &[&str]| {
+        let mut command = checkout.cargo(["clippy"]);
+        command.args(what).args(["--all-targets", "--", "-D", "warnings"]);
+        command
+    };
+    checkout.tools("clippy", [lint(&["--workspace"]), lint(SP_PROTO_WHOLE)])
 }
 
 fn documentation(checkout: &Checkout) -> Result<Outcome> {
-    let mut command = checkout.cargo(["doc", "--workspace", "--no-deps"]);
-    checkout.tool("documentation", command.env("RUSTDOCFLAGS", "-D warnings"))
+    let document = |what: &[&str]| {
+        let mut command = checkout.cargo(["doc", "--no-deps"]);
+        command.args(what).env("RUSTDOCFLAGS", "-D warnings");
+        command
+    };
+    checkout.tools(
+        "documentation",
+        [document(&["--workspace"]), document(SP_PROTO_WHOLE)],
+    )
 }
 
-fn pure_core(checkout: &Checkout) -> Result<Outcome> {
-    let mut command = checkout.cargo(["check", "--package", "sp-proto", "--no-default-features"]);
-    checkout.tool("pure-core", &mut command)
+/// The combinations of `sp-proto`'s features that mean something; the first is the pure core without tokio.
+const FEATURES: &[&str] = &[
+    "",
+    "tokio",
+    "ipc",
+    "tcp",
+    "tls",
+    "ws",
+    "ipc,ws",
+    "ipc,tls,ws",
+    "cli",
+];
+
+fn features(checkout: &Checkout) -> Result<Outcome> {
+    let check = |features: &&str| {
+        let mut command = checkout.cargo(["check", "--package", "sp-proto", "--no-default-features"]);
+        command
+            .args(["--features", features])
+            .env("RUSTFLAGS", "-D warnings");
+        command
+            .arg("--target-dir")
+            .arg(testkit::target_folder().join("features"));
+        command
+    };
+    checkout.tools("features", FEATURES.iter().map(check))
 }
 
-/// They compile with the stable compiler, without the fuzzer itself (which is C++). Their corpora are replayed
-/// among the tests.
+/// They compile with the stable compiler, without the fuzzer itself (which is C++). Their corpora are
+/// replayed among the tests.
 fn fuzz_targets(checkout: &Checkout) -> Result<Outcome> {
     let mut command = checkout.cargo([
         "check",
@@ -188,12 +225,16 @@ fn fuzz_targets(checkout: &Checkout) -> Result<Outcome> {
 }
 
 fn tests(checkout: &Checkout) -> Result<Outcome> {
-    let mut command = checkout.cargo(["test", "--workspace", "--no-fail-fast"]);
-    command.env(SKIPS_FILE, &checkout.skips);
-    if checkout.prepared {
-        command.env(PREPARED, "1");
-    }
-    checkout.tool("tests", &mut command)
+    let test = |what: &[&str]| {
+        let mut command = checkout.cargo(["test", "--no-fail-fast"]);
+        command.args(what).env(SKIPS_FILE, &checkout.skips);
+        if checkout.prepared {
+            command.env(PREPARED, "1");
+        }
+        command
+    };
+    let others = ["--workspace", "--exclude", "sp-proto"];
+    checkout.tools("tests", [test(&others), test(SP_PROTO_WHOLE)])
 }
 
 /// The demo as a newcomer meets it, ended after a few results.

@@ -1,12 +1,12 @@
-//! Prepares what the tests need beyond Rust: packages of the distribution, when we may install them, and
-//! Python environments. What doesn't work out is a skip, here and in each test that needs it.
+//! Prepares what the tests need beyond Rust: packages of the distribution, when we may install them, Go
+//! programs and Python environments. What doesn't work out is a skip, here and in each test that needs it.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
-use testkit::foreign::{find_program, prepare_python};
+use testkit::foreign::{find_program, prepare_go, prepare_python};
 
 use super::report::Outcome;
 use super::{Checkout, output, run_logged};
@@ -17,6 +17,9 @@ struct Need {
     packages: &'static [&'static str],
     check: &'static [&'static str],
 }
+
+/// The Go module of the peer that speaks with mangos.
+const MANGOS: &str = "sp-proto/tests/interop/mangos";
 
 const NEEDS: &[Need] = &[
     Need {
@@ -66,6 +69,14 @@ pub(super) fn programs(checkout: &Checkout) -> Result<Outcome> {
 /// Makes the Python environment that has this release of the published SDK.
 pub(super) fn python(_: &Checkout, ekuiper: &str) -> Result<Outcome> {
     Ok(match prepare_python(ekuiper, true) {
+        Ok(_) => Outcome::Passed,
+        Err(reason) => Outcome::Skipped(reason),
+    })
+}
+
+/// Builds the peer that speaks with mangos.
+pub(super) fn mangos(checkout: &Checkout) -> Result<Outcome> {
+    Ok(match prepare_go(&checkout.root.join(MANGOS), true) {
         Ok(_) => Outcome::Passed,
         Err(reason) => Outcome::Skipped(reason),
     })

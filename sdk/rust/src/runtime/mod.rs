@@ -92,7 +92,7 @@ enum Refusal {
         kind: SymbolKind,
         symbol: SymbolName,
         #[source]
-        source: StartError,
+        source: Box<StartError>,
     },
 }
 
@@ -188,7 +188,7 @@ impl Runtime {
         let started = started.map_err(|source| Refusal::Start {
             kind: key.kind,
             symbol: name,
-            source,
+            source: Box::new(source),
         })?;
         self.uses.insert(key, started);
         Ok(())

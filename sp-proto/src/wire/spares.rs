@@ -1,0 +1,93 @@
+//! Large payloads that were handed out, to be received into again once their receivers have dropped them.
+//!
+//! A fresh megabyte costs more than receiving it: the system hands out zeroed pages one fault at a time.
+
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// Payloads shorter than this, in bytes, are not kept: a new one costs next to nothing.
+const SHORTEST: usize = 32 * 1024;
+
+/// How much is kept at most, in bytes.
+const CAPACITY: usize = 8 * 1024 * 1024;
+
+/// The payloads that one thread received last, for all of its connections: at most 8 MiB, which stay allocated
+/// after their receivers are done with them.
+#[derive(Debug, Default)]
+pub struct Spares {
+    /// The oldest first.
+    bodies: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl Spares {
+    /// Notes a payload that is about to be handed out.
+    pub(super) fn keep(&mut self, body: &Bytes) {
+        if !(SHORTEST..=CAPACITY).contains(&body.len()) {
+            return;
+        }
+        self.bytes += body.len();
+        self.bodies.push_back(body.clone());
+        while self.bytes > CAPACITY
+            && let Some(oldest) = self.bodies.pop_front()
+        {
+            self.bytes -= oldest.len();
+        }
+    }
+
+    /// The room of a payload of just this length that nobody has any more.
+    pub(super) fn take(&mut self, length: usize) -> Option<Vec<u8>> {
+        if length < SHORTEST {
+            return None;
+        }
+        let fits = |body: &Bytes| body.len() == length && body.is_unique();
+        let place = self.bodies.iter().position(fits)?;
+        let body = self.bodies.remove(place)?;
+        self.bytes -= body.len();
+        let mut room = Vec::from(body);
+        room.clear();
+        Some(room)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(length: usize) -> Bytes {
+        vec![7; length].into()
+    }
+
+    #[test]
+    fn a_payload_is_used_again_when_nobody_has_it_any_more() {
+        let mut spares = Spares::default();
+        let given = body(SHORTEST);
+        let at = given.as_ptr();
+        spares.keep(&given);
+        assert_eq!(spares.take(SHORTEST), None, "its receiver still has it");
+        let part = given.slice(1..2);
+        drop(given);
+        assert_eq!(spares.take(SHORTEST), None, "somebody has a part of it");
+        drop(part);
+        assert_eq!(spares.take(SHORTEST + 1), None, "too short");
+        let again = spares.take(SHORTEST).unwrap();
+        assert_eq!((again.as_ptr(), again.len(), again.capacity()), (at, 0, SHORTEST));
+        assert_eq!(spares.take(SHORTEST), None, "given once");
+        assert_eq!(spares.bytes, 0);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut spares = Spares::default();
+        spares.keep(&body(SHORTEST - 1));
+        spares.keep(&body(CAPACITY + 1));
+        assert!(spares.bodies.is_empty());
+        for _ in 0..1000 {
+            spares.keep(&body(SHORTEST));
+            assert!(spares.bytes <= CAPACITY);
+        }
+        assert_eq!(spares.bytes, spares.bodies.len() * SHORTEST);
+        spares.keep(&body(CAPACITY));
+        assert_eq!((spares.bytes, spares.bodies.len()), (CAPACITY, 1));
+    }
+}
