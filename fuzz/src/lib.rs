@@ -239,7 +239,7 @@ struct Demo(CreateStream);
 impl Default for Demo {
     fn default() -> Self {
         match sql::parse(r#"CREATE STREAM demo () WITH (DATASOURCE="demo", FORMAT="JSON")"#) {
-            Ok(Statement::CreateStream(stream)) => Self(stream),
+            Ok(Statement::CreateStream(stream)) => Self(*stream),
             other => panic!("{other:?}"),
         }
     }

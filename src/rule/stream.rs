@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use mangrove_protocol::Object;
-
 use crate::sql::{self, CreateStream, SqlError, Statement};
 
 /// A stream as it was created.
@@ -12,8 +10,6 @@ pub(crate) struct Stream {
     /// The statement, for the store and for showing it again.
     pub sql: String,
     pub definition: Arc<CreateStream>,
-    /// `EXTRA`: properties that win over those of the conf key.
-    pub extra: Object,
 }
 
 /// Why a text is no stream.
@@ -25,8 +21,6 @@ pub(crate) enum StreamError {
     NotAStream,
     #[error("FORMAT {0:?} is not supported; expected json")]
     Format(String),
-    #[error("EXTRA is not the text of a JSON object: {0}")]
-    Extra(#[source] serde_json::Error),
 }
 
 impl Stream {
@@ -42,14 +36,9 @@ impl Stream {
         {
             return Err(StreamError::Format(format.clone()));
         }
-        let extra = match &options.extra {
-            Some(text) => serde_json::from_str(text).map_err(StreamError::Extra)?,
-            None => Object::new(),
-        };
         Ok(Self {
             sql: sql.to_owned(),
-            definition: Arc::new(definition),
-            extra,
+            definition: Arc::from(definition),
         })
     }
 }
@@ -81,6 +70,6 @@ mod tests {
     #[test]
     fn extra_holds_properties() {
         let stream = parse(", EXTRA='{\"interval\": 5}'").unwrap();
-        assert_eq!(stream.extra["interval"], 5);
+        assert_eq!(stream.definition.options.extra.clone().unwrap()["interval"], 5);
     }
 }

@@ -1,5 +1,6 @@
 //! Owns the shape of statements. It knows neither the text they came from nor the streams they name.
 
+use mangrove_protocol::Object;
 use serde_json::Value;
 
 use super::error::Position;
@@ -9,7 +10,7 @@ use super::error::Position;
 #[non_exhaustive]
 pub enum Statement {
     /// `CREATE STREAM …`
-    CreateStream(CreateStream),
+    CreateStream(Box<CreateStream>),
     /// `SELECT …`
     Select(Select),
     /// `SHOW STREAMS`
@@ -94,8 +95,8 @@ pub struct StreamOptions {
     pub kind: Option<String>,
     /// `VERSION` of the definition, compared as text.
     pub version: Option<String>,
-    /// `EXTRA`: properties that win over those of the conf key, a JSON text.
-    pub extra: Option<String>,
+    /// `EXTRA`: properties that win over those of the conf key.
+    pub extra: Option<Object>,
     /// `TEMP`: not stored.
     pub temporary: bool,
 }

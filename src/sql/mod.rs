@@ -28,7 +28,7 @@
 //!
 //! let Statement::CreateStream(demo) = parse(r#"CREATE STREAM demo () WITH (DATASOURCE = "demo")"#)? else { panic!() };
 //! let Statement::Select(select) = parse("SELECT temperature * 2 AS double FROM demo WHERE temperature > 20")? else { panic!() };
-//! let plan = plan(&select, &Streams(demo))?;
+//! let plan = plan(&select, &Streams(*demo))?;
 //!
 //! let row = Row { message: serde_json::from_str(r#"{"temperature": 21}"#)?, ..Row::default() };
 //! let step = plan.evaluate(&row, &CallResults::default())?;

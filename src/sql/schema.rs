@@ -120,7 +120,13 @@ fn describe_options(options: &StreamOptions) -> Value {
         ("shared", flag(options.shared)),
         ("schemaid", text(&options.schema_id)),
         ("version", text(&options.version)),
-        ("extra", text(&options.extra)),
+        (
+            "extra",
+            options
+                .extra
+                .as_ref()
+                .map(|extra| json!(json!(extra).to_string())),
+        ),
         ("temp", flag(options.temporary)),
         ("retainSize", options.retain_size.map(Value::from)),
         ("kind", text(&options.kind)),
@@ -264,7 +270,7 @@ mod tests {
 
     fn stream(fields: &str, options: &str) -> CreateStream {
         match parse(&format!("CREATE STREAM s ({fields}) WITH ({options})")).unwrap() {
-            Statement::CreateStream(stream) => stream,
+            Statement::CreateStream(stream) => *stream,
             other => panic!("{other:?}"),
         }
     }

@@ -225,7 +225,7 @@ fn source_config(home: &Path, spec: &SourceUse) -> Result<Object, String> {
     let key = spec.stream.definition.options.conf_key.as_deref();
     let config = conf_key(home, SymbolKind::Source, &spec.source_type, key);
     let mut config = config.map_err(|error| error.to_string())?;
-    config.extend(spec.stream.extra.clone());
+    config.extend(spec.stream.definition.options.extra.clone().unwrap_or_default());
     Ok(config)
 }
 

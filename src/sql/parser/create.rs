@@ -193,9 +193,10 @@ fn set_option(options: &mut StreamOptions, name: &str, value: String, at: Positi
         "KIND" => options.kind = Some(value.to_lowercase()),
         "VERSION" => options.version = Some(value.to_lowercase()),
         "EXTRA" => {
-            let object = serde_json::from_str::<mangrove_protocol::Object>(&value);
-            object.map_err(|error| at.error(format_args!("expected a JSON object as text: {error}")))?;
-            options.extra = Some(value);
+            let object = serde_json::from_str(&value);
+            let object =
+                object.map_err(|error| at.error(format_args!("expected a JSON object as text: {error}")))?;
+            options.extra = Some(object);
         }
         "TEMP" => options.temporary = boolean(&value, at)?,
         _ => return Err(at.error(format_args!("the option {name} cannot be set"))),

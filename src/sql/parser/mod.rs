@@ -62,7 +62,7 @@ impl<'a> Parser<'a> {
         }
         if self.eat_word("CREATE")? {
             self.stream_or_table("STREAM")?;
-            return Ok(Statement::CreateStream(self.create_stream()?));
+            return Ok(Statement::CreateStream(Box::new(self.create_stream()?)));
         }
         if self.eat_word("SHOW")? {
             self.stream_or_table("STREAMS")?;

@@ -47,7 +47,7 @@ fn the_examples_give_what_they_say() {
     for (language, content) in blocks() {
         match (language, statement.take()) {
             ("sql", None) if content.starts_with("CREATE") => match parse(content) {
-                Ok(Statement::CreateStream(stream)) => streams.0.push(stream),
+                Ok(Statement::CreateStream(stream)) => streams.0.push(*stream),
                 other => panic!("{content}: {other:?}"),
             },
             ("sql", None) => statement = Some(content),

@@ -37,7 +37,7 @@ impl Catalog for World {
 
 fn stream(text: &str) -> CreateStream {
     match parse(text) {
-        Ok(Statement::CreateStream(stream)) => stream,
+        Ok(Statement::CreateStream(stream)) => *stream,
         other => panic!("{text}: {other:?}"),
     }
 }

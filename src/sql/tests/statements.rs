@@ -72,7 +72,7 @@ fn a_stream_with_everything() {
             delimiter: text(","),
             kind: text("scan"),
             version: text("v1"),
-            extra: text("{\"a\":1}"),
+            extra: json!({"a": 1}).as_object().cloned(),
             temporary: false,
         }
     );
