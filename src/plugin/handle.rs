@@ -6,9 +6,11 @@ use mangrove_protocol::Object;
 use mangrove_protocol::control::Meta;
 use mangrove_protocol::manifest::{Manifest, SymbolKind};
 use mangrove_protocol::name::{PluginName, SymbolName};
+use tokio::sync::{broadcast, watch};
 
-use super::catalog::Entry;
-use super::error::{InstallError, OpenError, RemoveError};
+use super::catalog::{Entry, Missing};
+use super::error::{ControlError, InstallError, OpenError, RemoveError};
+use super::events::Event;
 use super::function::Function;
 use super::install::InstallRequest;
 use super::manager::Shared;
@@ -17,6 +19,13 @@ use super::sink::Sink;
 use super::source::Source;
 use super::status::{Plugin, State, Status};
 use super::worker::Remote;
+
+/// A plugin was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// The rules that used it, by name.
+    pub rules: Vec<String>,
+}
 
 /// The way to all plugins. Cheap to clone.
 #[derive(Clone)]
@@ -45,7 +54,7 @@ impl Handle {
         let catalog = self.shared.catalog();
         let unreadable = catalog.entries().filter_map(|(name, entry)| match entry {
             Entry::Unreadable(reason) => Some((name.to_owned(), reason.clone())),
-            Entry::Accepted(_) | Entry::Refused(..) => None,
+            Entry::Accepted(_) | Entry::Held(..) | Entry::Refused(..) => None,
         });
         unreadable.collect()
     }
@@ -90,15 +99,15 @@ impl Handle {
         task.await.unwrap_or(Err(InstallError::Interrupted(name)))
     }
 
-    /// Stops a plugin's process and deletes its folder. Rules that use it keep their channels, which go on
-    /// when a plugin of this name is installed again.
+    /// Withholds a plugin's symbols, waits up to 5 s until the rules that use them have let go, stops its
+    /// process and deletes its folder.
     ///
     /// # Errors
     /// There is no such plugin, or its folder cannot be deleted.
     ///
     /// # Cancel safety
     /// The removal goes on when the future is dropped.
-    pub async fn remove(&self, name: &str) -> Result<(), RemoveError> {
+    pub async fn remove(&self, name: &str) -> Result<Removed, RemoveError> {
         let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
         let removed = name.clone();
         let task = self
@@ -108,14 +117,87 @@ impl Handle {
         task.await.unwrap_or(Err(RemoveError::Interrupted(name)))
     }
 
-    /// The plugin that defines the symbol, with its version.
+    /// Starts a plugin that was stopped, has failed, or whose folder was refused, from what lies in its folder
+    /// now. Returns when it runs.
+    ///
+    /// # Errors
+    /// There is no such plugin, its folder is refused, or it does not start.
+    ///
+    /// # Cancel safety
+    /// The start goes on when the future is dropped.
+    pub async fn start(&self, name: &str) -> Result<(), ControlError> {
+        self.control(
+            name,
+            |shared, name| async move { shared.start_by_hand(name).await },
+        )
+        .await
+    }
+
+    /// Stops a plugin until it is started, its files change, or the host starts again. Its symbols are withheld
+    /// first, and the rules that use them have up to 5 s to let go. Returns when no process is left.
+    ///
+    /// # Errors
+    /// There is no such plugin, or it is refused.
+    ///
+    /// # Cancel safety
+    /// The stop goes on when the future is dropped.
+    pub async fn stop(&self, name: &str) -> Result<(), ControlError> {
+        self.control(name, |shared, name| async move { shared.stop(name).await })
+            .await
+    }
+
+    /// Stops a plugin's process and starts another one; its rules wait for it. Returns when it runs.
+    ///
+    /// # Errors
+    /// As [`Handle::start`].
+    ///
+    /// # Cancel safety
+    /// The restart goes on when the future is dropped.
+    pub async fn restart(&self, name: &str) -> Result<(), ControlError> {
+        self.control(name, |shared, name| async move { shared.restart(name).await })
+            .await
+    }
+
+    /// In a task of its own, so that a caller who goes away leaves nothing half done.
+    async fn control<F>(
+        &self,
+        name: &str,
+        command: impl FnOnce(Arc<Shared>, String) -> F,
+    ) -> Result<(), ControlError>
+    where
+        F: Future<Output = Result<(), ControlError>> + Send + 'static,
+    {
+        let command = command(Arc::clone(&self.shared), name.to_owned());
+        let task = self.shared.tasks.spawn(command);
+        task.await
+            .unwrap_or_else(|_| Err(ControlError::Interrupted(name.to_owned())))
+    }
+
+    /// Counts up whenever the set of usable symbols may have changed: look with [`Handle::missing`].
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.usable.subscribe()
+    }
+
+    /// Why nobody can use the symbol now; `None` when some plugin defines it that is neither refused nor
+    /// stopped nor being removed. It may still be starting or have failed: who opens it is told.
+    pub fn missing(&self, kind: SymbolKind, name: &str) -> Option<Missing> {
+        self.shared.catalog().missing(kind, name)
+    }
+
+    /// Every state change of every plugin from now on. Up to 256 wait for a slow listener, who is then told how
+    /// many it has lost.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.shared.events.subscribe()
+    }
+
+    /// The plugin that defines the symbol, with its version. It may be stopped: see [`Handle::missing`].
     pub fn symbol(&self, kind: SymbolKind, name: &str) -> Option<(PluginName, String)> {
         let catalog = self.shared.catalog();
         let owner = catalog.owner(kind, name)?;
         Some((owner.name.clone(), owner.version.clone()))
     }
 
-    /// Every symbol of a kind that may be used, with its plugin and the plugin's version.
+    /// Every symbol of a kind that is not refused, with its plugin and the plugin's version.
     pub fn symbols(&self, kind: SymbolKind) -> Vec<(SymbolName, PluginName, String)> {
         let catalog = self.shared.catalog();
         let symbols = catalog.symbols(kind);
@@ -197,7 +279,7 @@ impl Handle {
 
     fn plugin(&self, entry: &Entry) -> Option<Plugin> {
         let status = match entry {
-            Entry::Accepted(manifest) => self.status(manifest),
+            Entry::Accepted(manifest) | Entry::Held(manifest, _) => self.status(manifest),
             Entry::Refused(_, reason) => Status::without_worker(State::Refused, reason),
             Entry::Unreadable(_) => return None,
         };

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use mangrove_protocol::manifest::Manifest;
 use mangrove_protocol::name::PluginName;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::catalog::{Catalog, Entry};
-use super::error::{InstallError, RemoveError};
-use super::handle::Handle;
+use super::catalog::{Catalog, Entry, Hold};
+use super::error::{ControlError, InstallError, RemoveError};
+use super::events::Events;
+use super::handle::{Handle, Removed};
 use super::install::{self, InstallRequest, Staged};
 use super::launch::Launch;
 use super::package;
@@ -26,6 +28,9 @@ use crate::config::{Config, Portable};
 
 /// What ending a process may take beyond its grace, until the host no longer waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a plugin that is stopped or removed waits for its rules to let go of it.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// The owner of all plugins: scans, starts, supervises.
 pub struct Manager {
@@ -54,6 +59,8 @@ impl Manager {
             catalog: RwLock::default(),
             workers: Mutex::default(),
             changes: tokio::sync::Mutex::default(),
+            usable: watch::Sender::new(0),
+            events: Events::default(),
             tasks: TaskTracker::new(),
             shutdown,
             spawner: Mutex::new(Some(spawner)),
@@ -131,6 +138,9 @@ pub(super) struct Shared {
     workers: Mutex<BTreeMap<PluginName, Remote>>,
     /// Held while the folder or the catalog is being changed.
     changes: tokio::sync::Mutex<()>,
+    /// Counts up when the set of usable symbols may have changed.
+    pub(super) usable: watch::Sender<u64>,
+    pub(super) events: Events,
     pub(super) tasks: TaskTracker,
     shutdown: CancellationToken,
     spawner: Mutex<Option<Spawner>>,
@@ -145,8 +155,11 @@ impl Shared {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn catalog_mut(&self) -> std::sync::RwLockWriteGuard<'_, Catalog> {
-        self.catalog.write().unwrap_or_else(PoisonError::into_inner)
+    /// Changes the catalog, and says so.
+    fn change<T>(&self, change: impl FnOnce(&mut Catalog) -> T) -> T {
+        let outcome = change(&mut self.catalog.write().unwrap_or_else(PoisonError::into_inner));
+        self.usable.send_modify(|count| *count += 1);
+        outcome
     }
 
     /// The way to the plugin's worker, if there is one.
@@ -159,7 +172,10 @@ impl Shared {
     async fn scan(&self) -> io::Result<()> {
         let portable = self.portable.clone();
         for name in blocking(move || list_folders(&portable)).await? {
-            if !matches!(self.catalog().entry(&name), Some(Entry::Accepted(_))) {
+            if !matches!(
+                self.catalog().entry(&name),
+                Some(Entry::Accepted(_) | Entry::Held(..))
+            ) {
                 self.enter(name).await;
             }
         }
@@ -171,20 +187,30 @@ impl Shared {
         let assignment = match self.read(&name).await {
             Ok(assignment) => assignment,
             Err((manifest, reason)) => {
-                tracing::warn!(plugin = name, "refused: {reason}");
-                self.catalog_mut().refuse(name, manifest, reason);
+                self.refuse(name, manifest, reason);
                 return;
             }
         };
-        let verdict = self.catalog_mut().accept(Arc::clone(&assignment.manifest));
-        match verdict {
+        let manifest = Arc::clone(&assignment.manifest);
+        match self.change(|catalog| catalog.accept(manifest)) {
             Ok(()) => {
                 self.copy_settings(&assignment.manifest, self.portable.join(&name))
                     .await;
                 self.start_worker(assignment).await;
             }
-            Err(conflict) => tracing::warn!(plugin = name, "refused: {conflict}"),
+            Err(conflict) => {
+                let manifest = Arc::clone(&assignment.manifest);
+                self.refuse(name, Some(manifest), conflict.to_string());
+            }
         }
+    }
+
+    fn refuse(&self, name: String, manifest: Option<Arc<Manifest>>, reason: String) {
+        tracing::warn!(plugin = name, "refused: {reason}");
+        let version = manifest.as_ref().map(|manifest| manifest.version.clone());
+        self.change(|catalog| catalog.refuse(name.clone(), manifest, reason.clone()));
+        self.events
+            .say(&name, version.as_deref(), State::Refused, &reason);
     }
 
     /// Reads and checks one folder.
@@ -234,7 +260,12 @@ impl Shared {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()?;
-        let (worker, remote) = Worker::new(plugin.clone(), Arc::clone(&self.settings), spawner);
+        let (worker, remote) = Worker::new(
+            plugin.clone(),
+            Arc::clone(&self.settings),
+            spawner,
+            self.events.clone(),
+        );
         self.tasks.spawn(worker.run(self.shutdown.child_token()));
         self.workers().insert(plugin, remote.clone());
         remote
@@ -254,6 +285,84 @@ impl Shared {
                     reply,
                 })
                 .await;
+        }
+    }
+
+    /// Takes the plugin's symbols away and gives the rules that use them time to let go. Returns their names.
+    async fn withhold(&self, name: &str, hold: Hold) -> Vec<String> {
+        if !self.change(|catalog| catalog.hold(name, hold)) {
+            return Vec::new();
+        }
+        let Some(remote) = self.remote(name) else {
+            return Vec::new();
+        };
+        let rules: Vec<String> = remote.users.rules().into_keys().collect();
+        if tokio::time::timeout(DRAIN, remote.users.idle()).await.is_err() {
+            let late: Vec<String> = remote.users.rules().into_keys().collect();
+            let late = late.join(", ");
+            tracing::warn!(
+                plugin = name,
+                "these rules have not let go within {DRAIN:?}: {late}"
+            );
+        }
+        rules
+    }
+
+    /// Stops a plugin until somebody starts it or its files change.
+    pub(super) async fn stop(&self, name: String) -> Result<(), ControlError> {
+        let _changes = self.changes.lock().await;
+        self.accepted(&name)?;
+        self.withhold(&name, Hold::Stopped).await;
+        self.stop_worker(&name, "stopped by hand").await;
+        Ok(())
+    }
+
+    /// Starts a plugin that does not run, from what lies in its folder now.
+    pub(super) async fn start_by_hand(&self, name: String) -> Result<(), ControlError> {
+        let _changes = self.changes.lock().await;
+        self.begin(name).await
+    }
+
+    /// Stops a plugin and starts it again; its rules wait meanwhile.
+    pub(super) async fn restart(&self, name: String) -> Result<(), ControlError> {
+        let _changes = self.changes.lock().await;
+        self.accepted(&name)?;
+        self.stop_worker(&name, "being restarted").await;
+        self.begin(name).await
+    }
+
+    async fn begin(&self, name: String) -> Result<(), ControlError> {
+        if self.catalog().entry(&name).is_none() {
+            return Err(ControlError::NotFound(name));
+        }
+        let assignment = match self.read(&name).await {
+            Ok(assignment) => assignment,
+            Err((_, reason)) => return Err(ControlError::Refused { name, reason }),
+        };
+        let manifest = Arc::clone(&assignment.manifest);
+        // Asked first, so that an accepted plugin is not refused for what its folder became.
+        let verdict = self.catalog().check(&manifest);
+        if let Err(conflict) = verdict {
+            let reason = conflict.to_string();
+            return Err(ControlError::Refused { name, reason });
+        }
+        if self.change(|catalog| catalog.accept(manifest)).is_err() || self.shutdown.is_cancelled() {
+            return Err(ControlError::Interrupted(name));
+        }
+        match self.run(assignment).await {
+            Ok(()) => Ok(()),
+            Err(reason) => Err(ControlError::Failed { name, reason }),
+        }
+    }
+
+    fn accepted(&self, name: &str) -> Result<(), ControlError> {
+        match self.catalog().entry(name) {
+            None => Err(ControlError::NotFound(name.to_owned())),
+            Some(Entry::Accepted(_) | Entry::Held(..)) => Ok(()),
+            Some(Entry::Refused(_, reason) | Entry::Unreadable(reason)) => Err(ControlError::Refused {
+                name: name.to_owned(),
+                reason: reason.clone(),
+            }),
         }
     }
 
@@ -294,7 +403,7 @@ impl Shared {
         let attic = staged.attic();
         let outcome = match rename("move away", folder, &attic).await {
             Ok(()) => {
-                self.catalog_mut().remove(name);
+                self.change(|catalog| catalog.remove(name));
                 let outcome = self.put_in_place(staged, folder).await;
                 if outcome.is_err() {
                     rename("move back from", &attic, folder).await?;
@@ -326,7 +435,7 @@ impl Shared {
         if let Err(reason) = started {
             self.stop_worker(name.as_str(), "its installation is being undone")
                 .await;
-            self.catalog_mut().remove(name.as_str());
+            self.change(|catalog| catalog.remove(name.as_str()));
             for path in settings {
                 if let Err(error) = tokio::fs::remove_file(&path).await {
                     tracing::warn!("cannot remove {}: {error}", path.display());
@@ -346,9 +455,13 @@ impl Shared {
     async fn start(&self, name: &PluginName) -> Result<(), String> {
         let assignment = self.read(name.as_str()).await.map_err(|(_, reason)| reason)?;
         let manifest = Arc::clone(&assignment.manifest);
-        self.catalog_mut()
-            .accept(manifest)
+        self.change(|catalog| catalog.accept(manifest))
             .map_err(|conflict| conflict.to_string())?;
+        self.run(assignment).await
+    }
+
+    /// Has the plugin's worker run this, and waits for its first handshake, or its first failure.
+    async fn run(&self, assignment: Assignment) -> Result<(), String> {
         let stopping = || "the host is stopping".to_owned();
         let mut remote = self.start_worker(assignment).await.ok_or_else(stopping)?;
         let settled = remote
@@ -362,22 +475,25 @@ impl Shared {
         }
     }
 
-    /// Stops a plugin and deletes its folder.
-    pub(super) async fn remove(&self, name: String) -> Result<(), RemoveError> {
+    /// Stops a plugin and deletes its folder. Its rules are given time to let go of it.
+    pub(super) async fn remove(&self, name: String) -> Result<Removed, RemoveError> {
         let _changes = self.changes.lock().await;
         // Only a name that the catalog knows becomes part of a path.
-        if self.catalog().entry(&name).is_none() {
+        let Some(entry) = self.catalog().entry(&name).cloned() else {
             return Err(RemoveError::NotFound(name));
-        }
+        };
+        let rules = self.withhold(&name, Hold::Leaving).await;
         self.stop_worker(&name, "removed").await;
-        self.catalog_mut().remove(&name);
+        self.change(|catalog| catalog.remove(&name));
         let folder = self.portable.join(&name);
         let removed = self.remove_folder(&folder).await;
         removed.map_err(|source| RemoveError::Io { path: folder, source })?;
         tracing::info!(plugin = name, "removed");
+        let version = entry.manifest().map(|manifest| manifest.version.as_str());
+        self.events.say(&name, version, State::Removed, "");
         // Its symbols are free now: who was refused for their sake is not any more.
         self.rescan().await;
-        Ok(())
+        Ok(Removed { rules })
     }
 
     /// First moved out of sight in one step, so that half a plugin is never found in its place.

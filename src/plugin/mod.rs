@@ -15,6 +15,7 @@
 //! | I/O | `process`, `output` | processes and what they say |
 //! | I/O | `worker` | one plugin at run time: the task around its `lifecycle` |
 //! | I/O | `source`, `sink`, `function` | the data channels |
+//! | I/O | `events` | what happened to them, for whoever listens |
 //! | I/O | `manager`, `handle` | all of it together, and the edge |
 //!
 //! Whatever a plugin does, no part of the host waits for it without a limit, and nothing that it sends is
@@ -25,6 +26,7 @@ mod backoff;
 mod catalog;
 mod channel;
 mod error;
+mod events;
 mod function;
 mod gate;
 mod handle;
@@ -43,10 +45,11 @@ mod users;
 mod worker;
 
 pub use archive::{ArchiveError, EntryError};
-pub use catalog::Conflict;
-pub use error::{CallError, ChannelError, InstallError, OpenError, RemoveError};
+pub use catalog::{Conflict, Missing};
+pub use error::{CallError, ChannelError, ControlError, InstallError, OpenError, RemoveError};
+pub use events::Event;
 pub use function::Function;
-pub use handle::Handle;
+pub use handle::{Handle, Removed};
 pub use install::InstallRequest;
 pub use manager::Manager;
 pub use output::{Line, Stream};

@@ -27,6 +27,8 @@ pub enum State {
     Stopped,
     /// It is not allowed to run.
     Refused,
+    /// It is gone. Only ever seen in an [`Event`](super::Event).
+    Removed,
 }
 
 impl std::fmt::Display for State {
@@ -41,6 +43,7 @@ impl std::fmt::Display for State {
             Self::Failed => "failed",
             Self::Stopped => "stopped",
             Self::Refused => "refused",
+            Self::Removed => "removed",
         })
     }
 }

@@ -3,6 +3,7 @@
 //! | module | what plays the plugin |
 //! |---|---|
 //! | `control`, `channels` | a process that only sleeps, with a scripted peer in the test on its sockets |
+//! | `operate` | the same, stopped and started by hand |
 //! | `folder` | the same, in folders and zips that are good, broken or hostile |
 //! | `sdk` | an unmodified plugin on published releases of the `ekuiper` package |
 
@@ -10,5 +11,6 @@ mod channels;
 mod control;
 mod folder;
 mod home;
+mod operate;
 mod peer;
 mod sdk;
