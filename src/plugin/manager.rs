@@ -265,7 +265,7 @@ impl Shared {
         if self.catalog().entry(name.as_str()).is_some() || folder.symlink_metadata().is_ok() {
             return Err(InstallError::AlreadyExists(name.clone()));
         }
-        let staged = install::stage(&request, &self.plugins).await?;
+        let staged = install::stage(&request, &self.plugins, &self.settings).await?;
         let outcome = self.put_in_place(&staged, &folder).await;
         staged.clean().await;
         outcome
@@ -280,7 +280,7 @@ impl Shared {
             return Err(InstallError::NotFound(name.clone()));
         }
         let folder = self.portable.join(name.as_str());
-        let staged = install::stage(&request, &self.plugins).await?;
+        let staged = install::stage(&request, &self.plugins, &self.settings).await?;
         let outcome = self.replace(&staged, &folder).await;
         staged.clean().await;
         outcome

@@ -11,7 +11,8 @@
 //! | pure | `turn` | whose turn it is on a turned-around channel |
 //! | pure | `backoff` | how long to wait before the next process |
 //! | pure | `launch` | how a process is called |
-//! | I/O | `package`, `archive`, `install` | folders, zips, and how one becomes the other |
+//! | I/O | `package`, `archive`, `download`, `install` | folders, zips, and how one becomes the other |
+//! | I/O | `checksum` | SHA-256 sums of files |
 //! | I/O | `process`, `output` | processes and what they say |
 //! | I/O | `worker` | one plugin at run time: the task around its `lifecycle` |
 //! | I/O | `source`, `sink`, `function` | the data channels |
@@ -24,6 +25,8 @@ mod archive;
 mod backoff;
 mod catalog;
 mod channel;
+mod checksum;
+mod download;
 mod error;
 mod function;
 mod gate;
@@ -44,6 +47,8 @@ mod worker;
 
 pub use archive::{ArchiveError, EntryError};
 pub use catalog::Conflict;
+pub use checksum::{Checksum, ChecksumError};
+pub use download::DownloadError;
 pub use error::{CallError, ChannelError, InstallError, OpenError, RemoveError};
 pub use function::Function;
 pub use handle::Handle;
@@ -72,6 +77,8 @@ fn test_settings() -> Portable {
     Portable {
         python_bin: "python3".to_owned(),
         conda_bin: "conda".to_owned(),
+        ca_file: None,
+        install_timeout: Duration::from_secs(50),
         send_timeout: Duration::from_secs(10),
         start_timeout: Duration::from_secs(10),
         command_timeout: Duration::from_secs(10),
