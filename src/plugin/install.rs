@@ -3,6 +3,7 @@
 //! nothing; the manager drives it.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,9 +111,9 @@ pub(super) async fn hidden_folder(plugins: &Path) -> Result<TempDir, InstallErro
 
 /// Removes a hidden folder; what cannot be removed is logged, and tried again when the host starts.
 pub(super) async fn remove(hidden: TempDir) {
-    let path = hidden.path().to_owned();
-    let removed = tokio::task::spawn_blocking(move || hidden.close()).await;
-    if let Ok(Err(error)) = removed {
+    let path = hidden.keep();
+    let removed = tokio::task::spawn_blocking(move || remove_all(&path).map_err(|error| (path, error)));
+    if let Ok(Err((path, error))) = removed.await {
         tracing::warn!("cannot remove {}: {error}", path.display());
     }
 }
@@ -122,14 +123,37 @@ pub(super) fn clean(plugins: &Path) -> io::Result<()> {
     for entry in plugins.read_dir()? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(STAGING) {
-            tracing::info!(
-                "removing {}, left by an installation that was cut short",
-                entry.path().display()
-            );
-            std::fs::remove_dir_all(entry.path())?;
+            let path = entry.path();
+            let path = path.display();
+            tracing::info!("removing {path}, left by an installation that was cut short");
+            if let Err(error) = remove_all(&entry.path()) {
+                tracing::warn!("cannot remove {path}: {error}");
+            }
         }
     }
     Ok(())
+}
+
+/// Also what forbids itself to be removed: plugins keep caches that nobody may write.
+fn remove_all(folder: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            open_folders(folder);
+            std::fs::remove_dir_all(folder)
+        }
+        removed => removed,
+    }
+}
+
+/// Lets the owner into every folder, and follows no link. What fails is reported by who removes.
+fn open_folders(folder: &Path) {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let _ = std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o700));
+        let entries = folder.read_dir().into_iter().flatten().flatten();
+        let inside = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.extend(inside.map(|entry| entry.path()));
+    }
 }
 
 /// Fetches, unpacks and checks the package of `request` below `plugins`. Nothing is left behind on an error.
@@ -314,5 +338,24 @@ mod tests {
         clean(plugins.path()).unwrap();
         assert!(!plugins.path().join(".staging-x").exists());
         assert!(plugins.path().join("portable/car").exists() && plugins.path().join(".hidden").exists());
+    }
+
+    #[test]
+    fn folders_that_shut_themselves_are_opened_and_links_are_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let (folder, outside) = (home.path().join("folder"), home.path().join("outside"));
+        std::fs::create_dir_all(folder.join("cache/deep")).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        std::os::unix::fs::symlink(&outside, folder.join("link")).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        for path in [&folder.join("cache/deep"), &folder.join("cache"), &outside] {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o500)).unwrap();
+        }
+        open_folders(&folder);
+        assert_eq!(mode(&folder.join("cache")), 0o700);
+        assert_eq!(mode(&folder.join("cache/deep")), 0o700);
+        assert_eq!(mode(&outside), 0o500);
+        remove_all(&folder).unwrap();
+        assert!(!folder.exists() && outside.exists());
     }
 }
