@@ -12,7 +12,7 @@
 //! | pure | `backoff` | how long to wait before the next process |
 //! | pure | `launch` | how a process is called |
 //! | I/O | `package`, `archive`, `download`, `install` | folders, zips, and how one becomes the other |
-//! | I/O | `checksum` | SHA-256 sums of files |
+//! | I/O | `settings`, `checksum` | `etc` files of symbols, told apart from the user's by their sums |
 //! | I/O | `process`, `output` | processes and what they say |
 //! | I/O | `worker` | one plugin at run time: the task around its `lifecycle` |
 //! | I/O | `source`, `sink`, `function` | the data channels |
@@ -38,6 +38,7 @@ mod manager;
 mod output;
 mod package;
 mod process;
+mod settings;
 mod sink;
 mod source;
 mod status;
