@@ -36,14 +36,24 @@ fn one() -> MethodRouter<Host> {
 struct Descriptor {
     name: Option<String>,
     file: String,
+    /// What the zip's SHA-256 sum has to be, in hexadecimal digits.
+    sha256: Option<String>,
+    /// The arguments of its `install.sh`.
+    #[serde(default, rename = "shellParas")]
+    shell_paras: Option<Vec<String>>,
 }
 
 impl Descriptor {
     fn request(self, name: &str) -> Result<InstallRequest, ApiError> {
         let name: PluginName = name.parse().map_err(ApiError::invalid)?;
+        let sha256 = self.sha256.filter(|text| !text.is_empty());
         Ok(InstallRequest {
-            name,
-            file: self.file,
+            sha256: sha256
+                .map(|text| text.parse())
+                .transpose()
+                .map_err(ApiError::invalid)?,
+            shell_paras: self.shell_paras.unwrap_or_default(),
+            ..InstallRequest::new(name, self.file)
         })
     }
 }

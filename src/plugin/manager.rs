@@ -22,6 +22,7 @@ use super::install::{self, InstallRequest, Staged};
 use super::launch::Launch;
 use super::package;
 use super::process::Spawner;
+use super::settings::Settings;
 use super::status::State;
 use super::worker::{Assignment, Remote, Request, Worker};
 use crate::config::{Config, Portable};
@@ -52,7 +53,7 @@ impl Manager {
         let portable = tokio::fs::canonicalize(&portable).await?;
         let (spawner, spawner_thread) = Spawner::start()?;
         let shared = Arc::new(Shared {
-            etc: config.home.join("etc"),
+            etc: Settings::new(&config.home),
             plugins: portable.parent().unwrap_or(&plugins).to_owned(),
             portable,
             settings: Arc::new(config.portable.clone()),
@@ -69,6 +70,9 @@ impl Manager {
         if let Err(error) = blocking(move || install::clean(&plugins)).await {
             tracing::warn!("cannot remove what an installation has left: {error}");
         }
+        let (etc, portable) = (shared.etc.clone(), shared.portable.clone());
+        let is_there = move |name: &str| portable.join(name).symlink_metadata().is_ok();
+        shared.with_settings(move || etc.remove_departed(is_there)).await;
         shared.scan().await?;
         Ok(Self {
             shared,
@@ -130,7 +134,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 
 /// What the manager and its handles share.
 pub(super) struct Shared {
-    etc: PathBuf,
+    etc: Settings,
     plugins: PathBuf,
     portable: PathBuf,
     pub(super) settings: Arc<Portable>,
@@ -194,7 +198,7 @@ impl Shared {
         let manifest = Arc::clone(&assignment.manifest);
         match self.change(|catalog| catalog.accept(manifest)) {
             Ok(()) => {
-                self.copy_settings(&assignment.manifest, self.portable.join(&name))
+                self.install_settings(&assignment.manifest, self.portable.join(&name))
                     .await;
                 self.start_worker(assignment).await;
             }
@@ -237,11 +241,22 @@ impl Shared {
         }
     }
 
-    async fn copy_settings(&self, manifest: &Arc<Manifest>, folder: PathBuf) -> Vec<PathBuf> {
+    async fn install_settings(&self, manifest: &Arc<Manifest>, folder: PathBuf) {
         let (manifest, etc) = (Arc::clone(manifest), self.etc.clone());
-        blocking(move || Ok(package::copy_settings(&manifest, &folder, &etc)))
-            .await
-            .unwrap_or_default()
+        self.with_settings(move || etc.install(&manifest, &folder)).await;
+    }
+
+    async fn remove_settings(&self, name: &str) {
+        if let Ok(name) = name.parse() {
+            let etc = self.etc.clone();
+            self.with_settings(move || etc.remove(&name)).await;
+        }
+    }
+
+    async fn with_settings(&self, work: impl FnOnce() + Send + 'static) {
+        if let Err(error) = tokio::task::spawn_blocking(work).await {
+            tracing::error!("the etc files of a plugin: {error}");
+        }
     }
 
     /// Tells the plugin's worker what to run; makes one when there is none. `None` when the host is stopping.
@@ -374,7 +389,7 @@ impl Shared {
         if self.catalog().entry(name.as_str()).is_some() || folder.symlink_metadata().is_ok() {
             return Err(InstallError::AlreadyExists(name.clone()));
         }
-        let staged = install::stage(&request, &self.plugins).await?;
+        let staged = install::stage(&request, &self.plugins, &self.settings).await?;
         let outcome = self.put_in_place(&staged, &folder).await;
         staged.clean().await;
         outcome
@@ -389,7 +404,7 @@ impl Shared {
             return Err(InstallError::NotFound(name.clone()));
         }
         let folder = self.portable.join(name.as_str());
-        let staged = install::stage(&request, &self.plugins).await?;
+        let staged = install::stage(&request, &self.plugins, &self.settings).await?;
         let outcome = self.replace(&staged, &folder).await;
         staged.clean().await;
         outcome
@@ -430,17 +445,13 @@ impl Shared {
         let name = &staged.manifest.name;
         self.catalog().check(&staged.manifest)?;
         rename("move into place", &staged.folder, folder).await?;
-        let settings = self.copy_settings(&staged.manifest, folder.to_owned()).await;
+        self.install_settings(&staged.manifest, folder.to_owned()).await;
         let started = self.start(name).await;
         if let Err(reason) = started {
             self.stop_worker(name.as_str(), "its installation is being undone")
                 .await;
             self.change(|catalog| catalog.remove(name.as_str()));
-            for path in settings {
-                if let Err(error) = tokio::fs::remove_file(&path).await {
-                    tracing::warn!("cannot remove {}: {error}", path.display());
-                }
-            }
+            self.remove_settings(name.as_str()).await;
             rename("move away", folder, &staged.folder).await?;
             return Err(InstallError::Start {
                 name: name.clone(),
@@ -485,6 +496,7 @@ impl Shared {
         let rules = self.withhold(&name, Hold::Leaving).await;
         self.stop_worker(&name, "removed").await;
         self.change(|catalog| catalog.remove(&name));
+        self.remove_settings(&name).await;
         let folder = self.portable.join(&name);
         let removed = self.remove_folder(&folder).await;
         removed.map_err(|source| RemoveError::Io { path: folder, source })?;

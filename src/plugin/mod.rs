@@ -11,7 +11,8 @@
 //! | pure | `turn` | whose turn it is on a turned-around channel |
 //! | pure | `backoff` | how long to wait before the next process |
 //! | pure | `launch` | how a process is called |
-//! | I/O | `package`, `archive`, `install` | folders, zips, and how one becomes the other |
+//! | I/O | `package`, `archive`, `download`, `install` | folders, zips, and how one becomes the other |
+//! | I/O | `settings`, `checksum` | `etc` files of symbols, told apart from the user's by their sums |
 //! | I/O | `process`, `output` | processes and what they say |
 //! | I/O | `worker` | one plugin at run time: the task around its `lifecycle` |
 //! | I/O | `source`, `sink`, `function` | the data channels |
@@ -25,6 +26,8 @@ mod archive;
 mod backoff;
 mod catalog;
 mod channel;
+mod checksum;
+mod download;
 mod error;
 mod events;
 mod function;
@@ -37,6 +40,7 @@ mod manager;
 mod output;
 mod package;
 mod process;
+mod settings;
 mod sink;
 mod source;
 mod status;
@@ -46,6 +50,8 @@ mod worker;
 
 pub use archive::{ArchiveError, EntryError};
 pub use catalog::{Conflict, Missing};
+pub use checksum::{Checksum, ChecksumError};
+pub use download::DownloadError;
 pub use error::{CallError, ChannelError, ControlError, InstallError, OpenError, RemoveError};
 pub use events::Event;
 pub use function::Function;
@@ -75,6 +81,8 @@ fn test_settings() -> Portable {
     Portable {
         python_bin: "python3".to_owned(),
         conda_bin: "conda".to_owned(),
+        ca_file: None,
+        install_timeout: Duration::from_secs(50),
         send_timeout: Duration::from_secs(10),
         start_timeout: Duration::from_secs(10),
         command_timeout: Duration::from_secs(10),

@@ -28,10 +28,7 @@ async fn package(home: &Home, name: &str, files: &[(&str, &str)]) -> InstallRequ
 fn write_package(home: &Home, name: &str, bytes: &[u8]) -> InstallRequest {
     let path = home.path().join(format!("{}.zip", unique("pkg")));
     std::fs::File::create(&path).unwrap().write_all(bytes).unwrap();
-    InstallRequest {
-        name: name.parse().unwrap(),
-        file: format!("file://{}", path.display()),
-    }
+    InstallRequest::new(name.parse().unwrap(), format!("file://{}", path.display()))
 }
 
 /// Everything below the plugins' folder and `etc`, sorted.
@@ -253,20 +250,14 @@ async fn whatever_is_wrong_with_a_package_nothing_is_left_behind() {
         assert!(matches!(error, InstallError::Archive(_)), "{error}");
     }
     for (file, expected) in [
-        (
-            "http://example.org/x.zip",
-            "expected file:///an/absolute/path.zip",
-        ),
+        ("ftp://example.org/x.zip", "expected file:///an/absolute/path.zip"),
         (
             "file:///no/such/file.zip",
             "cannot open the package /no/such/file.zip",
         ),
         ("file:///dev/null", "it is not a file"),
     ] {
-        let request = InstallRequest {
-            name: name.parse().unwrap(),
-            file: file.to_owned(),
-        };
+        let request = InstallRequest::new(name.parse().unwrap(), file);
         let error = host.plugins.install(request).await.unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     }
