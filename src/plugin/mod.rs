@@ -7,16 +7,19 @@
 //! | | module | what it owns |
 //! |---|---|---|
 //! | pure | `catalog` | which plugins and symbols there are, and who comes first |
+//! | pure | `diff` | what has to be done so that what runs is what lies in the folder |
 //! | pure | `lifecycle` | the states of one plugin, and which command comes next |
 //! | pure | `turn` | whose turn it is on a turned-around channel |
 //! | pure | `backoff` | how long to wait before the next process |
 //! | pure | `launch` | how a process is called |
 //! | I/O | `package`, `archive`, `download`, `install` | folders, zips, and how one becomes the other |
 //! | I/O | `settings`, `checksum` | `etc` files of symbols, told apart from the user's by their sums |
+//! | I/O | `watch`, `scan`, `fingerprint`, `inspect` | what lies in the folder, and when it changes |
 //! | I/O | `process`, `output` | processes and what they say |
 //! | I/O | `worker` | one plugin at run time: the task around its `lifecycle` |
 //! | I/O | `source`, `sink`, `function` | the data channels |
 //! | I/O | `events` | what happened to them, for whoever listens |
+//! | I/O | `reconcile`, `operate` | what is done because the folder changed, and what by hand |
 //! | I/O | `manager`, `handle` | all of it together, and the edge |
 //!
 //! Whatever a plugin does, no part of the host waits for it without a limit, and nothing that it sends is
@@ -27,25 +30,33 @@ mod backoff;
 mod catalog;
 mod channel;
 mod checksum;
+mod diff;
 mod download;
 mod error;
 mod events;
+mod fingerprint;
 mod function;
 mod gate;
 mod handle;
+mod inspect;
 mod install;
 mod launch;
 mod lifecycle;
+mod locks;
 mod manager;
+mod operate;
 mod output;
 mod package;
 mod process;
+mod reconcile;
+mod scan;
 mod settings;
 mod sink;
 mod source;
 mod status;
 mod turn;
 mod users;
+mod watch;
 mod worker;
 
 pub use archive::{ArchiveError, EntryError};
@@ -93,6 +104,9 @@ fn test_settings() -> Portable {
         restart_delay_max: Duration::from_millis(100),
         restart_limit: 5,
         log_lines: 100,
+        settle: Duration::from_millis(50),
+        rescan: Duration::from_secs(30),
+        parallel_starts: 4,
         max_message: 1 << 20,
     }
 }

@@ -17,12 +17,17 @@ use crate::peer::Peer;
 
 /// Writes a zip with these files and asks for its installation as `name`.
 async fn package(home: &Home, name: &str, files: &[(&str, &str)]) -> InstallRequest {
+    write_package(home, name, &zip(files).await)
+}
+
+/// A zip with these files.
+pub(crate) async fn zip(files: &[(&str, &str)]) -> Vec<u8> {
     let mut writer = ZipFileWriter::new(Vec::new());
     for (path, text) in files {
         let entry = ZipEntryBuilder::new((*path).into(), Compression::Deflate);
         writer.write_entry_whole(entry, text.as_bytes()).await.unwrap();
     }
-    write_package(home, name, &writer.close().await.unwrap())
+    writer.close().await.unwrap()
 }
 
 fn write_package(home: &Home, name: &str, bytes: &[u8]) -> InstallRequest {
@@ -101,7 +106,10 @@ async fn broken_folders_are_refused_and_stop_nobody() {
         assert_eq!(status.status, State::Refused);
         status.err_msg
     };
-    assert!(reason("hnoexec").contains("cannot be found"));
+    let incomplete = host.status("hnoexec");
+    assert_eq!(incomplete.status, State::Incomplete);
+    assert!(incomplete.err_msg.contains("cannot be found"));
+    assert_eq!(host.plugins.status("hempty").unwrap().status, State::Incomplete);
     assert!(reason("hvenv").contains("venv/bin/python"));
     assert!(reason(&twin).contains(&format!(r#"already defined by the plugin "{good}""#)));
     let error = host
