@@ -19,6 +19,7 @@ use super::checksum::{Checksum, Hasher};
 use super::download::{self, DownloadError};
 use super::error::InstallError;
 use super::package;
+use super::script;
 use crate::config::Portable;
 
 /// How the hidden folders' names begin.
@@ -212,7 +213,11 @@ async fn bring(
         return Err(InstallError::Checksum { expected, found });
     }
     let opened = open(&copy).await;
-    opened.map_err(|source| InstallError::Open { path: copy, source })
+    opened.map_err(|source| InstallError::Io {
+        what: "open",
+        path: copy,
+        source,
+    })
 }
 
 async fn create(path: &Path) -> Result<tokio::fs::File, InstallError> {
@@ -272,10 +277,9 @@ async fn fill(
         path: folder.clone(),
         source,
     })?;
-    package::find_program(&manifest, &folder)?;
-    if folder.join("install.sh").exists() {
-        let plugin = &request.name;
-        tracing::warn!(%plugin, "its package has an install.sh, which this version does not run yet");
+    if script::install(&folder, &[]).is_none() {
+        // Otherwise the script may bring it.
+        package::find_program(&manifest, &folder)?;
     }
     Ok((manifest, folder))
 }

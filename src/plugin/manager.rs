@@ -20,6 +20,7 @@ use super::install::{self, InstallRequest, Staged};
 use super::launch::Launch;
 use super::package;
 use super::process::Spawner;
+use super::script;
 use super::settings::Settings;
 use super::status::State;
 use super::worker::{Assignment, Remote, Request, Worker};
@@ -215,6 +216,12 @@ impl Shared {
         }
     }
 
+    async fn read_manifest(&self, name: &PluginName, folder: &Path) -> Result<Manifest, InstallError> {
+        let (plugin, at) = (name.clone(), folder.to_owned());
+        let read = tokio::task::spawn_blocking(move || package::read_manifest(&plugin, &at)).await;
+        Ok(read.map_err(|_| InstallError::Interrupted(name.clone()))??)
+    }
+
     async fn install_settings(&self, manifest: &Arc<Manifest>, folder: PathBuf) {
         let (manifest, etc) = (Arc::clone(manifest), self.etc.clone());
         self.with_settings(move || etc.install(&manifest, &folder)).await;
@@ -233,29 +240,38 @@ impl Shared {
         }
     }
 
-    /// Tells the plugin's worker what to run; makes one when there is none. `None` when the host is stopping.
+    fn spawner(&self) -> Option<Spawner> {
+        let spawner = self.spawner.lock().unwrap_or_else(PoisonError::into_inner);
+        spawner.clone()
+    }
+
+    /// The way to the plugin's worker, which is made when there is none. `None` when the host is stopping.
+    fn worker(&self, plugin: &PluginName) -> Option<Remote> {
+        if let Some(remote) = self.remote(plugin.as_str())
+            && !remote.requests.is_closed()
+        {
+            return Some(remote);
+        }
+        let (worker, remote) = Worker::new(plugin.clone(), Arc::clone(&self.settings), self.spawner()?);
+        self.tasks.spawn(worker.run(self.shutdown.child_token()));
+        self.workers().insert(plugin.clone(), remote.clone());
+        Some(remote)
+    }
+
+    /// Tells the plugin's worker what to run. `None` when the host is stopping.
     async fn start_worker(&self, assignment: Assignment) -> Option<Remote> {
         let plugin = assignment.manifest.name.clone();
         let assignment = Box::new(assignment);
-        if let Some(remote) = self.remote(plugin.as_str()) {
-            let again = assignment.clone();
+        loop {
+            let (remote, again) = (self.worker(&plugin)?, assignment.clone());
             // It may be ending just now, because nobody used it any more.
             if remote.ask(|reply| Request::Start(again, reply)).await.is_some() {
                 return Some(remote);
             }
+            if self.shutdown.is_cancelled() {
+                return None;
+            }
         }
-        let spawner = self
-            .spawner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()?;
-        let (worker, remote) = Worker::new(plugin.clone(), Arc::clone(&self.settings), spawner);
-        self.tasks.spawn(worker.run(self.shutdown.child_token()));
-        self.workers().insert(plugin, remote.clone());
-        remote
-            .ask(|reply| Request::Start(assignment, reply))
-            .await
-            .map(|()| remote)
     }
 
     /// Stops the plugin's process and waits for its end. Uses stay, and wait for its return.
@@ -280,8 +296,8 @@ impl Shared {
         if self.catalog().entry(name.as_str()).is_some() || folder.symlink_metadata().is_ok() {
             return Err(InstallError::AlreadyExists(name.clone()));
         }
-        let staged = install::stage(&request, &self.plugins, &self.settings).await?;
-        let outcome = self.put_in_place(&staged, &folder).await;
+        let staged = self.stage(&request).await?;
+        let outcome = self.put_in_place(&staged, &folder, &request.shell_paras).await;
         staged.clean().await;
         outcome
     }
@@ -295,13 +311,13 @@ impl Shared {
             return Err(InstallError::NotFound(name.clone()));
         }
         let folder = self.portable.join(name.as_str());
-        let staged = install::stage(&request, &self.plugins, &self.settings).await?;
-        let outcome = self.replace(&staged, &folder).await;
+        let staged = self.stage(&request).await?;
+        let outcome = self.replace(&staged, &folder, &request.shell_paras).await;
         staged.clean().await;
         outcome
     }
 
-    async fn replace(&self, staged: &Staged, folder: &Path) -> Result<(), InstallError> {
+    async fn replace(&self, staged: &Staged, folder: &Path, paras: &[String]) -> Result<(), InstallError> {
         let name = staged.manifest.name.as_str();
         // Asked before anything is stopped.
         self.catalog().check(&staged.manifest)?;
@@ -310,7 +326,7 @@ impl Shared {
         let outcome = match rename("move away", folder, &attic).await {
             Ok(()) => {
                 self.catalog_mut().remove(name);
-                let outcome = self.put_in_place(staged, folder).await;
+                let outcome = self.put_in_place(staged, folder, paras).await;
                 if outcome.is_err() {
                     rename("move back from", &attic, folder).await?;
                 }
@@ -332,25 +348,64 @@ impl Shared {
 
     /// Moves a staged plugin to its free place, starts it and waits until it runs. Undoes all of it on an
     /// error.
-    async fn put_in_place(&self, staged: &Staged, folder: &Path) -> Result<(), InstallError> {
+    async fn put_in_place(
+        &self,
+        staged: &Staged,
+        folder: &Path,
+        paras: &[String],
+    ) -> Result<(), InstallError> {
         let name = &staged.manifest.name;
         self.catalog().check(&staged.manifest)?;
         rename("move into place", &staged.folder, folder).await?;
-        self.install_settings(&staged.manifest, folder.to_owned()).await;
-        let started = self.start(name).await;
-        if let Err(reason) = started {
+        let outcome = self.bring_up(name, folder, paras).await;
+        if outcome.is_err() {
             self.stop_worker(name.as_str(), "its installation is being undone")
                 .await;
             self.catalog_mut().remove(name.as_str());
             self.remove_settings(name.as_str()).await;
-            rename("move away", folder, &staged.folder).await?;
-            return Err(InstallError::Start {
-                name: name.clone(),
-                reason,
-            });
+            // Its script may have removed it.
+            if folder.symlink_metadata().is_ok() {
+                rename("move away", folder, &staged.folder).await?;
+            }
+            return outcome;
         }
         tracing::info!(plugin = %name, version = staged.manifest.version, "installed");
         Ok(())
+    }
+
+    /// Runs the script of a plugin that was just put in its place, and starts it.
+    async fn bring_up(&self, name: &PluginName, folder: &Path, paras: &[String]) -> Result<(), InstallError> {
+        let interrupted = || InstallError::Interrupted(name.clone());
+        if let Some(script) = script::install(folder, paras) {
+            let remote = self.worker(name).ok_or_else(interrupted)?;
+            let spawner = self.spawner().ok_or_else(interrupted)?;
+            let limit = self.settings.install_timeout;
+            let run = script::run(&spawner, &script, &remote.output, limit);
+            let ran = self.unless_stopping(run).await.ok_or_else(interrupted)?;
+            ran.map_err(|source| InstallError::Script {
+                name: name.clone(),
+                source,
+            })?;
+        }
+        // The script may have changed anything.
+        let manifest = self.read_manifest(name, folder).await?;
+        self.install_settings(&Arc::new(manifest), folder.to_owned())
+            .await;
+        self.start(name).await.map_err(|reason| InstallError::Start {
+            name: name.clone(),
+            reason,
+        })
+    }
+
+    async fn stage(&self, request: &InstallRequest) -> Result<Staged, InstallError> {
+        let staging = install::stage(request, &self.plugins, &self.settings);
+        let staged = self.unless_stopping(staging).await;
+        staged.unwrap_or_else(|| Err(InstallError::Interrupted(request.name.clone())))
+    }
+
+    /// `None`, and `work` given up, when the host is stopping.
+    async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.shutdown.run_until_cancelled(work).await
     }
 
     /// Starts the plugin in its folder and waits for its first handshake, or its first failure.

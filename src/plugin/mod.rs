@@ -13,6 +13,7 @@
 //! | pure | `launch` | how a process is called |
 //! | I/O | `package`, `archive`, `download`, `install` | folders, zips, and how one becomes the other |
 //! | I/O | `settings`, `checksum` | `etc` files of symbols, told apart from the user's by their sums |
+//! | I/O | `script` | programs that run while a plugin is installed |
 //! | I/O | `process`, `output` | processes and what they say |
 //! | I/O | `worker` | one plugin at run time: the task around its `lifecycle` |
 //! | I/O | `source`, `sink`, `function` | the data channels |
@@ -38,6 +39,7 @@ mod manager;
 mod output;
 mod package;
 mod process;
+mod script;
 mod settings;
 mod sink;
 mod source;
@@ -57,6 +59,7 @@ pub use install::InstallRequest;
 pub use manager::Manager;
 pub use output::{Line, Stream};
 pub use package::PackageError;
+pub use script::{Said, ScriptError};
 pub use sink::Sink;
 pub use source::{Source, Tuple};
 pub use status::{Plugin, State, Status};

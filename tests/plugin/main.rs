@@ -3,12 +3,13 @@
 //! | module | what plays the plugin |
 //! |---|---|
 //! | `control`, `channels` | a process that only sleeps, with a scripted peer in the test on its sockets |
-//! | `folder` | the same, in folders and zips that are good, broken or hostile |
+//! | `folder`, `install` | the same, in folders and zips that are good, broken or hostile, from near and far |
 //! | `sdk` | an unmodified plugin on published releases of the `ekuiper` package |
 
 mod channels;
 mod control;
 mod folder;
 mod home;
+mod install;
 mod peer;
 mod sdk;
