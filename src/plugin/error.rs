@@ -13,6 +13,7 @@ use super::archive::ArchiveError;
 use super::catalog::Conflict;
 use super::checksum::Checksum;
 use super::download::DownloadError;
+use super::environment::EnvironmentError;
 use super::lifecycle::Refusal;
 use super::package::PackageError;
 use super::script::ScriptError;
@@ -71,6 +72,14 @@ pub enum InstallError {
         name: PluginName,
         /// How, with the last that it said.
         source: ScriptError,
+    },
+    /// A Python plugin without its environment.
+    #[error("the plugin \"{name}\" cannot be installed: {source}")]
+    Environment {
+        /// The plugin.
+        name: PluginName,
+        /// Why.
+        source: EnvironmentError,
     },
     /// It was whole, but it does not run.
     #[error("the plugin \"{name}\" does not start: {reason}")]

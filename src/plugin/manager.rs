@@ -2,10 +2,10 @@
 //! Changes are made one after the other, each in a task of its own, so a caller that goes away leaves nothing
 //! half done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use mangrove_protocol::manifest::Manifest;
@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::catalog::{Catalog, Entry};
+use super::environment;
 use super::error::{InstallError, RemoveError};
 use super::handle::Handle;
 use super::install::{self, InstallRequest, Staged};
 use super::launch::Launch;
 use super::package;
 use super::process::Spawner;
-use super::script;
+use super::script::{self, ScriptError};
 use super::settings::Settings;
 use super::status::State;
 use super::worker::{Assignment, Remote, Request, Worker};
@@ -48,13 +49,15 @@ impl Manager {
         // Made absolute, because it becomes part of command lines with another working directory.
         let portable = tokio::fs::canonicalize(&portable).await?;
         let (spawner, spawner_thread) = Spawner::start()?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new_cyclic(|me| Shared {
+            me: Weak::clone(me),
             etc: Settings::new(&config.home),
             plugins: portable.parent().unwrap_or(&plugins).to_owned(),
             portable,
             settings: Arc::new(config.portable.clone()),
             catalog: RwLock::default(),
             workers: Mutex::default(),
+            preparing: Mutex::default(),
             changes: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             shutdown,
@@ -128,12 +131,16 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 
 /// What the manager and its handles share.
 pub(super) struct Shared {
+    /// For tasks.
+    me: Weak<Self>,
     etc: Settings,
     plugins: PathBuf,
     portable: PathBuf,
     pub(super) settings: Arc<Portable>,
     pub(super) catalog: RwLock<Catalog>,
     workers: Mutex<BTreeMap<PluginName, Remote>>,
+    /// Whose environment is being built.
+    preparing: Mutex<BTreeSet<String>>,
     /// Held while the folder or the catalog is being changed.
     changes: tokio::sync::Mutex<()>,
     pub(super) tasks: TaskTracker,
@@ -173,6 +180,22 @@ impl Shared {
 
     /// Enters the folder `name`, and starts its plugin if that is acceptable.
     async fn enter(&self, name: String) {
+        if let Some(manifest) = self.lacks_environment(&name).await {
+            let reason = "its Python environment is being built";
+            self.catalog_mut()
+                .refuse(name.clone(), Some(Arc::clone(&manifest)), reason.to_owned());
+            let mut preparing = self.preparing.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(shared) = self.me.upgrade().filter(|_| preparing.insert(name.clone())) {
+                self.tasks
+                    .spawn(async move { shared.prepare_and_enter(name, manifest).await });
+            }
+            return;
+        }
+        self.admit(name).await;
+    }
+
+    /// Enters the folder `name`, which has all that it needs.
+    async fn admit(&self, name: String) {
         let assignment = match self.read(&name).await {
             Ok(assignment) => assignment,
             Err((manifest, reason)) => {
@@ -192,6 +215,40 @@ impl Shared {
         }
     }
 
+    /// The plugin's manifest, if its environment has to be built before it can start.
+    async fn lacks_environment(&self, name: &str) -> Option<Arc<Manifest>> {
+        let folder = self.portable.join(name);
+        let manifest = Arc::new(self.read_manifest(&name.parse().ok()?, &folder).await.ok()?);
+        let needed = environment::needed(&manifest, &folder, &self.settings).await;
+        // A list that cannot be read is reported by the attempt to build.
+        (!matches!(needed, Ok(None))).then_some(manifest)
+    }
+
+    async fn prepare_and_enter(&self, name: String, manifest: Arc<Manifest>) {
+        let folder = self.portable.join(&name);
+        let run = |launch| self.run_to_end(&manifest.name, launch);
+        let prepared = environment::prepare(&manifest, &folder, &self.settings, run);
+        let prepared = self.unless_stopping(prepared).await;
+        self.preparing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&name);
+        let Some(prepared) = prepared else { return };
+        let _changes = self.changes.lock().await;
+        // Meanwhile it may have been removed, or replaced.
+        let is_there = folder.symlink_metadata().is_ok();
+        if !is_there || matches!(self.catalog().entry(&name), None | Some(Entry::Accepted(_))) {
+            return;
+        }
+        match prepared {
+            Ok(()) => self.admit(name).await,
+            Err(error) => {
+                tracing::warn!(plugin = name, "refused: {error}");
+                self.catalog_mut().refuse(name, Some(manifest), error.to_string());
+            }
+        }
+    }
+
     /// Reads and checks one folder.
     async fn read(&self, name: &str) -> Result<Assignment, (Option<Arc<Manifest>>, String)> {
         let plugin: PluginName = name.parse().map_err(|error| (None, format!("{error}")))?;
@@ -203,7 +260,7 @@ impl Shared {
                 Err(error) => return Ok(Err((None, error.to_string()))),
             };
             let program = package::find_program(&manifest, &at);
-            let interpreter = package::find_interpreter(&at);
+            let interpreter = environment::interpreter(&at);
             Ok(match program {
                 Ok(program) => Ok((manifest, program, interpreter)),
                 Err(error) => Err((Some(manifest), error.to_string())),
@@ -326,8 +383,10 @@ impl Shared {
         let outcome = match rename("move away", folder, &attic).await {
             Ok(()) => {
                 self.catalog_mut().remove(name);
+                carry(&attic, &staged.folder).await;
                 let outcome = self.put_in_place(staged, folder, paras).await;
                 if outcome.is_err() {
+                    carry(&staged.folder, &attic).await;
                     rename("move back from", &attic, folder).await?;
                 }
                 outcome
@@ -376,25 +435,35 @@ impl Shared {
     /// Runs the script of a plugin that was just put in its place, and starts it.
     async fn bring_up(&self, name: &PluginName, folder: &Path, paras: &[String]) -> Result<(), InstallError> {
         let interrupted = || InstallError::Interrupted(name.clone());
+        let run = |launch| self.run_to_end(name, launch);
         if let Some(script) = script::install(folder, paras) {
-            let remote = self.worker(name).ok_or_else(interrupted)?;
-            let spawner = self.spawner().ok_or_else(interrupted)?;
-            let limit = self.settings.install_timeout;
-            let run = script::run(&spawner, &script, &remote.output, limit);
-            let ran = self.unless_stopping(run).await.ok_or_else(interrupted)?;
+            let ran = self.unless_stopping(run(script)).await.ok_or_else(interrupted)?;
             ran.map_err(|source| InstallError::Script {
                 name: name.clone(),
                 source,
             })?;
         }
         // The script may have changed anything.
-        let manifest = self.read_manifest(name, folder).await?;
-        self.install_settings(&Arc::new(manifest), folder.to_owned())
-            .await;
+        let manifest = Arc::new(self.read_manifest(name, folder).await?);
+        let prepared = environment::prepare(&manifest, folder, &self.settings, run);
+        let prepared = self.unless_stopping(prepared).await.ok_or_else(interrupted)?;
+        prepared.map_err(|source| InstallError::Environment {
+            name: name.clone(),
+            source,
+        })?;
+        self.install_settings(&manifest, folder.to_owned()).await;
         self.start(name).await.map_err(|reason| InstallError::Start {
             name: name.clone(),
             reason,
         })
+    }
+
+    /// Runs a program for a plugin, whose output it becomes.
+    async fn run_to_end(&self, name: &PluginName, launch: Launch) -> Result<(), ScriptError> {
+        let (Some(remote), Some(spawner)) = (self.worker(name), self.spawner()) else {
+            return Err(ScriptError::Stopping);
+        };
+        script::run(&spawner, &launch, &remote.output, self.settings.install_timeout).await
     }
 
     async fn stage(&self, request: &InstallRequest) -> Result<Staged, InstallError> {
@@ -468,6 +537,17 @@ impl Shared {
         if let Err(error) = self.scan().await {
             tracing::error!("cannot read {}: {error}", self.portable.display());
         }
+    }
+}
+
+/// A failure costs a build, nothing more.
+async fn carry(from: &Path, to: &Path) {
+    let (old, new) = (from.to_owned(), to.to_owned());
+    if let Err(error) = blocking(move || environment::carry(&old, &new)).await {
+        tracing::warn!(
+            "cannot keep the Python environment of {}: {error}",
+            from.display()
+        );
     }
 }
 

@@ -13,7 +13,7 @@
 //! | pure | `launch` | how a process is called |
 //! | I/O | `package`, `archive`, `download`, `install` | folders, zips, and how one becomes the other |
 //! | I/O | `settings`, `checksum` | `etc` files of symbols, told apart from the user's by their sums |
-//! | I/O | `script` | programs that run while a plugin is installed |
+//! | I/O | `script`, `environment` | programs that run while a plugin is installed, and the Python environments that some build |
 //! | I/O | `process`, `output` | processes and what they say |
 //! | I/O | `worker` | one plugin at run time: the task around its `lifecycle` |
 //! | I/O | `source`, `sink`, `function` | the data channels |
@@ -28,6 +28,7 @@ mod catalog;
 mod channel;
 mod checksum;
 mod download;
+mod environment;
 mod error;
 mod function;
 mod gate;
@@ -52,6 +53,7 @@ pub use archive::{ArchiveError, EntryError};
 pub use catalog::Conflict;
 pub use checksum::{Checksum, ChecksumError};
 pub use download::DownloadError;
+pub use environment::EnvironmentError;
 pub use error::{CallError, ChannelError, InstallError, OpenError, RemoveError};
 pub use function::Function;
 pub use handle::Handle;
@@ -81,6 +83,7 @@ fn test_settings() -> Portable {
     Portable {
         python_bin: "python3".to_owned(),
         conda_bin: "conda".to_owned(),
+        uv_bin: "uv".to_owned(),
         ca_file: None,
         install_timeout: Duration::from_secs(50),
         send_timeout: Duration::from_secs(10),

@@ -134,14 +134,6 @@ pub(super) fn make_executable(manifest: &Manifest, folder: &Path) -> io::Result<
     }
 }
 
-/// The interpreter of a Python environment inside of the plugin's folder.
-pub(super) fn find_interpreter(folder: &Path) -> Option<PathBuf> {
-    ["venv", ".venv"]
-        .iter()
-        .map(|name| folder.join(name).join("bin/python"))
-        .find(|path| path.is_file())
-}
-
 /// Reads at most `limit` bytes of a file of the plugin. `Ok(None)` when there is nothing of this name.
 pub(super) fn read_inside(folder: &Path, file: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let file = match open_inside(folder, file) {

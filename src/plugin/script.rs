@@ -40,6 +40,9 @@ pub enum ScriptError {
         /// Its last lines.
         said: Said,
     },
+    /// The host is ending.
+    #[error("the host is stopping")]
+    Stopping,
     /// It did not end and was killed.
     #[error("it has not ended within {limit:?}{said}")]
     TimedOut {
@@ -55,16 +58,21 @@ pub enum ScriptError {
 pub struct Said(Vec<String>);
 
 impl Said {
-    fn since(output: &Output, since: SystemTime) -> Self {
-        let lines = output.lines();
-        let recent = lines.iter().rev().take_while(|line| line.at >= since);
-        let mut last: Vec<String> = recent
-            .filter(|line| !line.text.trim().is_empty())
+    /// Those of `lines`, which are in order.
+    pub(super) fn last<'a>(lines: impl DoubleEndedIterator<Item = &'a str>) -> Self {
+        let spoken = lines.rev().map(str::trim).filter(|line| !line.is_empty());
+        let mut last: Vec<String> = spoken
             .take(LAST_LINES)
-            .map(|line| line.text.trim().chars().take(LINE).collect())
+            .map(|line| line.chars().take(LINE).collect())
             .collect();
         last.reverse();
         Self(last)
+    }
+
+    fn since(output: &Output, since: SystemTime) -> Self {
+        let lines = output.lines();
+        let begin = lines.partition_point(|line| line.at < since);
+        Self::last(lines.iter().skip(begin).map(|line| line.text.as_str()))
     }
 }
 
@@ -137,94 +145,35 @@ pub(super) async fn run(
 mod tests {
     use super::*;
 
-    /// Runs a script in a folder of its own.
-    async fn run_script(text: &str, paras: &[&str], limit: Duration) -> (String, Vec<String>) {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join(INSTALL), text).unwrap();
-        let paras: Vec<String> = paras.iter().map(|para| (*para).to_owned()).collect();
-        let launch = install(folder.path(), &paras).unwrap();
-        let (spawner, _thread) = Spawner::start().unwrap();
-        let output = Arc::new(Output::new("car", 100));
-        let result = testkit::within("the script", run(&spawner, &launch, &output, limit)).await;
-        let lines = output.lines().into_iter().map(|line| line.text).collect();
-        (
-            result.map_or_else(|error| error.to_string(), |()| "ok".to_owned()),
-            lines,
-        )
-    }
-
-    const LONG: Duration = Duration::from_secs(50);
-
-    #[tokio::test]
-    async fn it_runs_in_the_folder_with_its_paras_and_without_input() {
-        let script = "cat; echo \"$#:$1:$2\"; test -f install.sh && echo here";
-        let (result, lines) = run_script(script, &["a b", "$(id)"], LONG).await;
-        assert_eq!(result, "ok");
-        assert_eq!(lines, ["2:a b:$(id)", "here"]);
-    }
-
-    #[tokio::test]
-    async fn a_failure_tells_what_it_said_last() {
-        let script = "for i in 1 2 3 4 5 6 7 8 9; do echo line $i; done; echo no licence >&2; exit 3";
-        let (result, _) = run_script(script, &[], LONG).await;
-        assert!(result.starts_with("exit code 3; it said last: line "), "{result}");
-        assert!(
-            result.contains("no licence") && !result.contains("line 1 "),
-            "{result}"
-        );
-        assert_eq!(
-            run_script("kill -9 $$", &[], LONG).await.0,
-            "killed by signal 9; it said nothing"
-        );
-        let (result, _) = run_script("exit", &["a\0b"], LONG).await;
-        assert!(result.starts_with("/bin/sh cannot be started: "), "{result}");
-    }
-
-    #[tokio::test]
-    async fn one_that_hangs_is_killed_with_what_it_started() {
-        let folder = tempfile::tempdir().unwrap();
-        let flag = folder.path().join("flag");
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &flag,
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
-            0,
-        )
-        .unwrap();
-        // Both hold the pipe open for reading: while one of them lives, it can be opened for writing.
-        let script = format!("exec 3<>{}; sleep 600 & sleep 600", flag.display());
-        let (result, _) = run_script(&script, &[], Duration::from_millis(50)).await;
-        assert_eq!(result, "it has not ended within 50ms; it said nothing");
-        let open = || {
-            let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
-            rustix::fs::open(&flag, flags, rustix::fs::Mode::empty()).map(drop)
-        };
-        testkit::within("the end of both", async {
-            // The one that was not waited for may take a moment to go.
-            while open() != Err(rustix::io::Errno::NXIO) {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn megabytes_of_output_are_read_and_not_kept() {
-        let script = "head -c 5000000 /dev/zero | tr '\\0' x; echo; exit 1";
-        let (result, lines) = run_script(script, &[], LONG).await;
-        assert!(
-            result.len() < 500 && result.starts_with("exit code 1; it said last: xxx"),
-            "{result}"
-        );
-        assert!(lines.iter().map(String::len).sum::<usize>() < 10_000);
+    #[test]
+    fn the_last_lines_are_few_and_short() {
+        let long = "x".repeat(10_000);
+        let lines: Vec<String> = (0..50).map(|number| format!(" line {number}\r")).collect();
+        let lines = lines.iter().map(String::as_str).chain(["", &long, " "]);
+        let said = Said::last(lines.collect::<Vec<_>>().into_iter()).to_string();
+        assert!(said.starts_with("; it said last: line 43 | line 44 | "), "{said}");
+        assert!(said.ends_with("x") && said.len() < 500, "{said}");
+        assert_eq!(Said::last([].into_iter()).to_string(), "; it said nothing");
     }
 
     #[test]
-    fn without_a_script_there_is_nothing_to_run() {
+    fn a_script_is_called_with_its_paras_as_they_are() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(install(folder.path(), &[]).is_none());
-        std::os::unix::fs::symlink("/bin/sh", folder.path().join(INSTALL)).unwrap();
+        let paras = ["a b".to_owned(), "$(id)".to_owned()];
+        assert!(install(folder.path(), &paras).is_none());
+        let script = folder.path().join(INSTALL);
+        std::fs::write(&script, "").unwrap();
+        let launch = install(folder.path(), &paras).unwrap();
+        assert_eq!(
+            (launch.program, launch.folder.as_path()),
+            ("/bin/sh".into(), folder.path())
+        );
+        assert_eq!(
+            launch.args,
+            [script.as_os_str(), "a b".as_ref(), "$(id)".as_ref()]
+        );
+        std::fs::remove_file(&script).unwrap();
+        std::os::unix::fs::symlink("/bin/sh", &script).unwrap();
         assert!(install(folder.path(), &[]).is_none());
     }
 }
