@@ -432,25 +432,13 @@ impl Shared {
         Ok(())
     }
 
-    /// Runs the script of a plugin that was just put in its place, and starts it.
+    /// Prepares a plugin that was just put in its place, and starts it.
     async fn bring_up(&self, name: &PluginName, folder: &Path, paras: &[String]) -> Result<(), InstallError> {
-        let interrupted = || InstallError::Interrupted(name.clone());
         let run = |launch| self.run_to_end(name, launch);
-        if let Some(script) = script::install(folder, paras) {
-            let ran = self.unless_stopping(run(script)).await.ok_or_else(interrupted)?;
-            ran.map_err(|source| InstallError::Script {
-                name: name.clone(),
-                source,
-            })?;
-        }
-        // The script may have changed anything.
-        let manifest = Arc::new(self.read_manifest(name, folder).await?);
-        let prepared = environment::prepare(&manifest, folder, &self.settings, run);
-        let prepared = self.unless_stopping(prepared).await.ok_or_else(interrupted)?;
-        prepared.map_err(|source| InstallError::Environment {
-            name: name.clone(),
-            source,
-        })?;
+        let prepared = install::prepare(name, folder, paras, &self.settings, run);
+        let interrupted = || Err(InstallError::Interrupted(name.clone()));
+        let prepared = self.unless_stopping(prepared).await;
+        let manifest = prepared.unwrap_or_else(interrupted)?;
         self.install_settings(&manifest, folder.to_owned()).await;
         self.start(name).await.map_err(|reason| InstallError::Start {
             name: name.clone(),
