@@ -39,11 +39,12 @@ impl fmt::Display for Order {
     }
 }
 
+/// A use and how far it is. Handed from one process's life to another's.
 #[derive(Clone, Debug)]
-struct Use {
-    symbol: Symbol,
+pub(super) struct Use {
+    pub(super) symbol: Symbol,
     /// It ran once, so it is started again in every new process.
-    opened: bool,
+    pub(super) opened: bool,
     /// The process runs it, or may run it.
     running: bool,
     /// Nobody wants it any more.
@@ -120,7 +121,7 @@ impl Uses {
     }
 
     /// The command `order` was answered, or never will be.
-    pub(super) fn settle(&mut self, order: &Order, verdict: Result<(), Refusal>) -> Option<Action> {
+    pub(super) fn settle<P>(&mut self, order: &Order, verdict: Result<(), Refusal>) -> Option<Action<P>> {
         let id = order.id;
         let found = self.uses.get_mut(&id)?;
         match (order.verb, verdict) {
@@ -130,9 +131,8 @@ impl Uses {
             }
             (Verb::Start, Ok(())) => {
                 found.running = true;
-                let first = !found.opened;
                 found.opened = true;
-                first.then_some(Action::Opened(id))
+                Some(Action::Started(id))
             }
             (Verb::Start, Err(refusal)) => {
                 let may_run = !matches!(refusal, Refusal::Plugin(_));
@@ -154,7 +154,7 @@ impl Uses {
     }
 
     /// Whether the command `order` was carried out will never be known.
-    pub(super) fn interrupt(&mut self, order: &Order) -> Option<Action> {
+    pub(super) fn interrupt<P>(&mut self, order: &Order) -> Option<Action<P>> {
         match order.verb {
             Verb::Stop => {
                 self.uses.remove(&order.id);
@@ -177,6 +177,26 @@ impl Uses {
         self.take(|found| found.closing)
     }
 
+    /// Nothing has to be sent.
+    pub(super) fn is_settled(&self) -> bool {
+        self.next_order().is_none()
+    }
+
+    /// All uses, in their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (UseId, &Use)> {
+        self.uses.iter().map(|(id, found)| (*id, found))
+    }
+
+    /// Takes over a use from another process's life, where it no longer runs. One that this process has
+    /// already stays as it is.
+    pub(super) fn adopt(&mut self, id: UseId, found: Use) {
+        let adopted = Use {
+            running: false,
+            ..found
+        };
+        self.uses.entry(id).or_insert(adopted);
+    }
+
     /// Takes out the uses that never ran.
     pub(super) fn take_unopened(&mut self) -> Vec<UseId> {
         self.take(|found| !found.opened)
@@ -184,8 +204,9 @@ impl Uses {
 
     /// Takes out the uses of symbols that `manifest` does not define.
     pub(super) fn retain_defined(&mut self, manifest: &Manifest) -> Vec<(UseId, SymbolName)> {
-        let defined = |symbol: &Symbol| manifest.symbols(kind(symbol)).contains(&symbol.name);
-        let gone = self.uses.extract_if(.., |_, found| !defined(&found.symbol));
+        let gone = self
+            .uses
+            .extract_if(.., |_, found| !is_defined(&found.symbol, manifest));
         gone.map(|(id, found)| (id, found.symbol.name)).collect()
     }
 
@@ -197,7 +218,13 @@ impl Uses {
     }
 }
 
-fn kind(symbol: &Symbol) -> SymbolKind {
+/// Whether a plugin with this manifest has the symbol.
+pub(super) fn is_defined(symbol: &Symbol, manifest: &Manifest) -> bool {
+    manifest.symbols(kind(symbol)).contains(&symbol.name)
+}
+
+/// What kind of symbol it is.
+pub(in crate::plugin) fn kind(symbol: &Symbol) -> SymbolKind {
     match symbol.use_as {
         UseAs::Source { .. } => SymbolKind::Source,
         UseAs::Sink => SymbolKind::Sink,
