@@ -305,11 +305,10 @@ impl Core {
 
     /// Whose pipe it is, is asked once.
     fn note_process(&mut self, socket: &Rep, pipe: PipeId) {
-        if !self.processes.contains_key(&pipe) {
+        self.processes.entry(pipe).or_insert_with(|| {
             let info = socket.pipes().into_iter().find(|info| info.id == pipe);
-            let process = info.and_then(|info| info.credentials?.pid);
-            self.processes.insert(pipe, process.unwrap_or(0));
-        }
+            info.and_then(|info| info.credentials?.pid).unwrap_or(0)
+        });
     }
 
     /// The process whose turn it is; 0 when nobody knows.

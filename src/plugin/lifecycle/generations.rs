@@ -423,6 +423,7 @@ impl<P: Copy + Ord> Generations<P> {
             self.abandon(&why, now, deeds);
             return true;
         }
+        let new_is_unresponsive = new.is_running() && new.is_unresponsive();
         match &mut next.stage {
             Stage::Starting if !next.line.life.is_running() => false,
             _ if old.is_ending() => false,
@@ -451,6 +452,14 @@ impl<P: Copy + Ord> Generations<P> {
                 } else {
                     self.take_over(now, deeds);
                 }
+                true
+            }
+            Stage::Moving { .. } if old.is_unresponsive() => {
+                self.condemn(Side::Old, now, deeds);
+                true
+            }
+            Stage::Moving { .. } if new_is_unresponsive => {
+                self.condemn(Side::New, now, deeds);
                 true
             }
             Stage::Moving { swap, until, .. } => {
@@ -674,10 +683,9 @@ impl<P: Copy + Ord> Generations<P> {
             return;
         };
         // Nobody knows what it did of what it was told, so it must not live on.
-        if self
-            .line_mut(id)
-            .is_some_and(|line| line.life.is_unresponsive() || !line.life.is_running())
-        {
+        let is_known =
+            |life: &Lifecycle<P>| life.is_running() && life.is_connected() && !life.is_unresponsive();
+        if !self.line_mut(id).is_some_and(|line| is_known(&line.life)) {
             self.condemn(side, now, deeds);
             return;
         }
@@ -730,3 +738,6 @@ impl<P: Copy + Ord> Generations<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

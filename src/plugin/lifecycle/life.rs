@@ -237,6 +237,11 @@ impl<P: Copy + Ord> Lifecycle<P> {
         self.outstanding.is_none() && self.uses.is_settled()
     }
 
+    /// Somebody is at the other end of its control channel.
+    pub(super) fn is_connected(&self) -> bool {
+        self.turn.current().is_some()
+    }
+
     /// A command was given up, and nothing was heard since.
     pub(super) fn is_unresponsive(&self) -> bool {
         self.health.unanswered().is_some()

@@ -589,6 +589,19 @@ fn a_command_that_stays_unanswered_costs_the_process_in_the_end() {
 }
 
 #[test]
+fn a_symbol_that_ran_before_and_is_not_answered_for_is_stopped_and_started_again() {
+    let mut world = World::with("src");
+    world.on(exited());
+    world.ticks();
+    assert_eq!(world.hears(2, Request::Handshake), [begin_on(2, "src")]);
+    assert_eq!(world.ticks(), [], "its user hears nothing of it");
+    // Late, but it answers: nobody knows to what.
+    assert_eq!(world.hears(2, Request::Done), [end_on(2, "src")]);
+    assert_eq!(world.hears(2, Request::Done), [begin_on(2, "src")]);
+    assert_eq!(world.hears(2, Request::Done), [Action::Started(A)]);
+}
+
+#[test]
 fn missed_keep_alives_are_told_and_forgiven() {
     let mut world = World::running();
     for _ in 0..2 {
@@ -633,11 +646,12 @@ fn an_attached_process_is_waited_for_and_never_ended() {
     assert_eq!(world.life.deadline(), None, "for as long as it takes");
     // It comes, hangs in a debugger, goes and comes again.
     assert_eq!(world.hears(2, Request::Handshake), [begin_on(2, "src")]);
-    assert_eq!(world.ticks(), [Action::Ended(A, Refusal::TimedOut(COMMAND))]);
+    assert_eq!(world.ticks(), []);
+    assert_eq!(world.state(), State::Unhealthy);
     assert_eq!(world.life.deadline(), None, "it is not ours to restart");
-    assert_eq!(world.on(Event::Gone(2)), [Action::Detach, Action::Closed(A)]);
+    assert_eq!(world.on(Event::Gone(2)), [Action::Detach]);
     assert_eq!(world.state(), State::Starting);
-    world.hears(3, Request::Handshake);
+    assert_eq!(world.hears(3, Request::Handshake), [begin_on(3, "src")]);
     assert_eq!(world.state(), State::Running);
     assert_eq!(world.on(start()), [Action::Detach, Action::Spawn]);
     assert!(!world.life.is_attached());

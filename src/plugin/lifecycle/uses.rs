@@ -47,6 +47,8 @@ pub(super) struct Use {
     pub(super) opened: bool,
     /// The process runs it, or may run it.
     running: bool,
+    /// Whether it runs is unknown: it is stopped and started again.
+    again: bool,
     /// Nobody wants it any more.
     closing: bool,
 }
@@ -69,6 +71,7 @@ impl Uses {
                 symbol,
                 opened: false,
                 running: false,
+                again: false,
                 closing: false,
             },
         );
@@ -101,7 +104,8 @@ impl Uses {
     /// The next difference between wanted and running. What is no longer wanted goes first: its address may
     /// be wanted again.
     pub(super) fn next_order(&self) -> Option<(Order, Symbol)> {
-        let stop = self.uses.iter().find(|(_, found)| found.closing && found.running);
+        let is_to_stop = |found: &Use| found.running && (found.closing || found.again);
+        let stop = self.uses.iter().find(|(_, found)| is_to_stop(found));
         let start = || {
             self.uses
                 .iter()
@@ -125,6 +129,17 @@ impl Uses {
         let id = order.id;
         let found = self.uses.get_mut(&id)?;
         match (order.verb, verdict) {
+            (Verb::Stop, _) if found.again && !found.closing => {
+                found.running = false;
+                found.again = false;
+                None
+            }
+            (Verb::Start, Err(Refusal::TimedOut(_))) if found.opened && !found.closing => {
+                // It is wanted all the same: by this process when it answers again, or by the next one.
+                found.again = !matches!(found.symbol.use_as, UseAs::Function);
+                found.running = found.again;
+                None
+            }
             (Verb::Stop, _) => {
                 self.uses.remove(&id);
                 Some(Action::Closed(id))
@@ -156,6 +171,14 @@ impl Uses {
     /// Whether the command `order` was carried out will never be known.
     pub(super) fn interrupt<P>(&mut self, order: &Order) -> Option<Action<P>> {
         match order.verb {
+            Verb::Stop
+                if self
+                    .uses
+                    .get(&order.id)
+                    .is_some_and(|found| found.again && !found.closing) =>
+            {
+                None
+            }
             Verb::Stop => {
                 self.uses.remove(&order.id);
                 Some(Action::Closed(order.id))
@@ -173,6 +196,7 @@ impl Uses {
     pub(super) fn handle_exited(&mut self) -> Vec<UseId> {
         for found in self.uses.values_mut() {
             found.running = false;
+            found.again = false;
         }
         self.take(|found| found.closing)
     }
@@ -192,6 +216,7 @@ impl Uses {
     pub(super) fn adopt(&mut self, id: UseId, found: Use) {
         let adopted = Use {
             running: false,
+            again: false,
             ..found
         };
         self.uses.entry(id).or_insert(adopted);
