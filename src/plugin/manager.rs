@@ -21,6 +21,7 @@ use super::install::{self, InstallRequest, Staged};
 use super::launch::Launch;
 use super::package;
 use super::process::Spawner;
+use super::status::State;
 use super::worker::{Assignment, Remote, Request, Worker};
 use crate::config::{Config, Portable};
 
@@ -271,6 +272,12 @@ impl Shared {
         }
     }
 
+    fn is_running(&self, name: &str) -> bool {
+        let remote = self.remote(name);
+        let state = remote.map(|remote| remote.status.borrow().state);
+        matches!(state, Some(State::Running | State::Unhealthy))
+    }
+
     /// Stops the plugin's process and waits for its end. Uses stay, and wait for its return.
     async fn stop_worker(&self, name: &str, reason: &str) {
         if let Some(remote) = self.remote(name) {
@@ -316,9 +323,8 @@ impl Shared {
 
     async fn replace(self: &Arc<Self>, staged: &Staged, folder: &Path) -> Result<(), InstallError> {
         let name = staged.manifest.name.as_str();
-        // Asked before anything is stopped.
+        // Asked before anything is moved.
         self.catalog().check(&staged.manifest)?;
-        self.stop_worker(name, "being replaced").await;
         let attic = staged.attic();
         let outcome = match rename("move away", folder, &attic).await {
             Ok(()) => {
@@ -336,7 +342,13 @@ impl Shared {
                 plugin = name,
                 "the new version was not taken: going back to the old one"
             );
-            self.enter(name.to_owned()).await;
+            if !self.is_running(name) {
+                self.enter(name.to_owned()).await;
+            } else if let Ok(old) = self.read(name).await
+                && let Err(conflict) = self.catalog_mut().accept(old.manifest)
+            {
+                tracing::warn!(plugin = name, "refused: {conflict}");
+            }
         }
         // Symbols may have become free for others.
         self.rescan().await;
@@ -352,8 +364,11 @@ impl Shared {
         let settings = self.copy_settings(&staged.manifest, folder.to_owned()).await;
         let started = self.start(name).await;
         if let Err(reason) = started {
-            self.stop_worker(name.as_str(), "its installation is being undone")
-                .await;
+            // When it was to replace another one, that one runs on.
+            if !self.is_running(name.as_str()) {
+                self.stop_worker(name.as_str(), "its installation is being undone")
+                    .await;
+            }
             self.catalog_mut().remove(name.as_str());
             for path in settings {
                 if let Err(error) = tokio::fs::remove_file(&path).await {

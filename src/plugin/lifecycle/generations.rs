@@ -504,7 +504,9 @@ impl<P: Copy + Ord> Generations<P> {
         let Some(mut next) = self.next.take() else { return };
         let manifest = next.line.life.manifest().cloned();
         if let Stage::Moving { swap, plan, .. } = next.stage {
-            deeds.extend(swap.held().map(Deed::Release));
+            // One that has to be started first is let go when it is connected.
+            let runs = |id: &UseId| next.line.life.uses().contains(*id);
+            deeds.extend(swap.held().filter(runs).map(Deed::Release));
             plan.into_iter()
                 .for_each(|(id, found)| next.line.life.adopt(id, found));
         }
@@ -545,7 +547,9 @@ impl<P: Copy + Ord> Generations<P> {
         self.note = format!("version {version} was not taken: {why}");
         let had_symbols = life.uses().len() > 0;
         if let Stage::Moving { swap, plan, .. } = next.stage {
-            deeds.extend(swap.held().map(Deed::Release));
+            // As in `take_over`.
+            let runs = |id: &UseId| self.current.life.uses().contains(*id);
+            deeds.extend(swap.held().filter(runs).map(Deed::Release));
             plan.into_iter()
                 .for_each(|(id, found)| self.current.life.adopt(id, found));
         }

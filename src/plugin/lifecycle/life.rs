@@ -262,9 +262,15 @@ impl<P: Copy + Ord> Lifecycle<P> {
         self.limits.command
     }
 
-    /// Why its last process failed.
+    /// Why its last process failed, or is being ended.
     pub(super) fn last_failure(&self) -> &str {
-        &self.last_failure
+        match &self.phase {
+            Phase::Stopping {
+                then: Then::Fail { reason, .. },
+                ..
+            } => reason,
+            _ => &self.last_failure,
+        }
     }
 
     /// A life beside this one, which has not begun and may take its place.

@@ -206,6 +206,10 @@ impl Uses {
         self.next_order().is_none()
     }
 
+    pub(super) fn contains(&self, id: UseId) -> bool {
+        self.uses.contains_key(&id)
+    }
+
     /// All uses, in their order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (UseId, &Use)> {
         self.uses.iter().map(|(id, found)| (*id, found))

@@ -67,7 +67,7 @@ impl Worker {
                 // Held, and with nobody at the other end: whatever there was belonged to the other process.
                 Some(sender) => {
                     self.moves
-                        .spawn(async move { Moved::Connected(id, sender.connect(None).await) });
+                        .spawn(async move { Moved::Dialed(id, sender.connect(None).await) });
                 }
                 None => return Some(Happening::Dialed(id, Ok(()))),
             },
@@ -78,9 +78,8 @@ impl Worker {
                 return self.turned();
             }
             Deed::Settled(ticket, outcome) => {
-                if let Some(reply) = self.starting.remove(&ticket) {
-                    answer(reply, outcome);
-                }
+                let reply = self.starting.remove(&ticket);
+                self.settled.extend(reply.map(|reply| (reply, outcome)));
             }
             Deed::Over(generation) => {
                 self.processes.disown(generation);
@@ -118,11 +117,12 @@ impl Worker {
                 self.symbols.note_held(id, hold);
                 self.handle(Happening::Held(id)).await;
             }
+            Moved::Dialed(id, outcome) => self.handle(Happening::Dialed(id, outcome)).await,
             Moved::Connected(id, outcome) => {
-                if let Err(reason) = &outcome {
+                if let Err(reason) = outcome {
                     tracing::warn!(plugin = %self.plugin, "a sink cannot be reached yet: {reason}");
                 }
-                self.handle(Happening::Dialed(id, outcome)).await;
+                self.symbols.release(id);
             }
         }
     }

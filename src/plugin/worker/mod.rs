@@ -60,6 +60,8 @@ pub(super) struct Worker {
     launches: BTreeMap<Ticket, Launch>,
     tickets: u64,
     starting: BTreeMap<Ticket, oneshot::Sender<Result<(), String>>>,
+    /// What has become of starts, told as soon as the status shows it.
+    settled: Vec<(oneshot::Sender<Result<(), String>>, Result<(), String>)>,
     processes: Processes,
     control: Rep,
     endpoint: Option<EndpointId>,
@@ -76,6 +78,9 @@ pub(super) struct Worker {
 /// What has come of a sink's sender.
 enum Moved {
     Held(UseId, Option<Hold>),
+    /// Connected for the sake of a swap, which says when it may go on.
+    Dialed(UseId, Result<(), String>),
+    /// Connected anew, because its process has started it again.
     Connected(UseId, Result<(), String>),
 }
 
@@ -121,6 +126,7 @@ impl Worker {
             launches: BTreeMap::new(),
             tickets: 0,
             starting: BTreeMap::new(),
+            settled: Vec::new(),
             processes: Processes::default(),
             control: Rep::with_options(super::socket_options(&settings)),
             endpoint: None,
@@ -348,6 +354,8 @@ impl Worker {
             }
         }
         self.publish();
+        let settled = self.settled.drain(..);
+        settled.for_each(|(reply, outcome)| answer(reply, outcome));
     }
 
     /// Whether the task can end: it was told to, and nobody waits for the plugin's return.
@@ -405,3 +413,6 @@ async fn sleep_until(deadline: Option<Instant>) {
 fn answer<T>(reply: oneshot::Sender<T>, value: T) {
     let _ = reply.send(value);
 }
+
+#[cfg(test)]
+mod tests;

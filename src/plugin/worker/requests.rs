@@ -41,11 +41,11 @@ pub(in crate::plugin) enum Request {
         retire: bool,
         reply: oneshot::Sender<()>,
     },
-    #[cfg_attr(not(test), expect(dead_code, reason = "nothing in the host asks for it yet"))]
     /// Stop, then start the same again, with no failures counted. Answered as `Start`.
-    Restart(oneshot::Sender<Result<(), String>>),
     #[cfg_attr(not(test), expect(dead_code, reason = "nothing in the host asks for it yet"))]
+    Restart(oneshot::Sender<Result<(), String>>),
     /// Stop, then wait for a process that the author starts. Answered when no process of ours is left.
+    #[cfg_attr(not(test), expect(dead_code, reason = "nothing in the host asks for it yet"))]
     Attach(oneshot::Sender<()>),
     /// Run a source or a sink. A sink comes with what is connected with the process that runs it.
     Open(

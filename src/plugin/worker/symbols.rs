@@ -97,10 +97,11 @@ impl Symbols {
         Some(Arc::clone(&sink.sender))
     }
 
-    /// This process has ended: its sinks are not there for a while.
-    pub(super) fn note_ended(&self, generation: Generation) {
-        for sink in self.sinks.values().filter(|sink| sink.at == Some(generation)) {
+    /// This process has ended: its sinks are not there for a while, and whoever sends is told so.
+    pub(super) fn note_ended(&mut self, generation: Generation) {
+        for (id, sink) in self.sinks.iter().filter(|(_, sink)| sink.at == Some(generation)) {
             sink.sender.note_down();
+            self.holds.remove(id);
         }
     }
 
