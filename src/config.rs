@@ -98,6 +98,9 @@ pub struct Portable {
     pub log_lines: usize,
     /// The largest message that is accepted from a plugin, bytes.
     pub max_message: usize,
+    /// Any process of the host's user may speak for a plugin. Not to be set by users: for tests that play the
+    /// plugin's part themselves.
+    pub any_process: bool,
 }
 
 /// Section `rule`.
@@ -211,6 +214,7 @@ impl Config {
                 restart_limit: 10,
                 log_lines: 1000,
                 max_message: 16 * 1024 * 1024,
+                any_process: false,
             },
             rule: Rule { buffer_length: 1024 },
             log: Log {

@@ -167,6 +167,16 @@ impl Process {
         self.started
     }
 
+    /// Whether `pid` is this process or descends from it.
+    pub(super) fn owns(&self, pid: u32) -> bool {
+        descends(pid, self.id())
+    }
+
+    /// Whether it is stopped by a signal, or by a debugger.
+    pub(super) fn is_halted(&self) -> bool {
+        matches!(stat(self.id()), Some(('T' | 't', _)))
+    }
+
     /// Waits until the process has ended. It is a zombie then: call [`Process::reap`].
     ///
     /// # Cancel safety
@@ -208,6 +218,26 @@ impl Drop for Process {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The longest line of ancestors that is followed.
+const ANCESTORS: usize = 64;
+
+/// Whether `pid` is the process `ancestor` or descends from it.
+pub(super) fn descends(pid: u32, ancestor: u32) -> bool {
+    let parent = |pid: &u32| stat(*pid).map(|(_, parent)| parent).filter(|parent| *parent > 1);
+    std::iter::successors(Some(pid), parent)
+        .take(ANCESTORS)
+        .any(|pid| pid == ancestor)
+}
+
+/// The state of a process and its parent's pid, if there is such a process.
+fn stat(pid: u32) -> Option<(char, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name stands in parentheses and may contain anything.
+    let mut words = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = words.next()?.chars().next()?;
+    Some((state, words.next()?.parse().ok()?))
 }
 
 /// How a process ended, in words.
@@ -284,8 +314,31 @@ mod tests {
     }
 
     fn is_running(pid: Pid) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-        stat.is_ok_and(|stat| !stat.contains(") Z "))
+        stat(pid.as_raw_nonzero().get().unsigned_abs()).is_some_and(|(state, _)| state != 'Z')
+    }
+
+    #[tokio::test]
+    async fn a_process_owns_itself_and_what_it_starts() {
+        let (process, output, _spawner) = start("sleep 300 & echo $!; wait").await;
+        tokio::time::timeout(PATIENCE, async {
+            while output.lines().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+        let child: u32 = output.lines()[0].text.parse().unwrap();
+        assert!(process.owns(process.id()) && process.owns(child));
+        assert!(!process.owns(std::process::id()));
+        assert!(!process.is_halted());
+        process.signal(Signal::STOP);
+        tokio::time::timeout(PATIENCE, async {
+            while !process.is_halted() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
     }
 
     #[tokio::test]

@@ -56,6 +56,8 @@ impl Home {
             restart_delay_max: Duration::from_millis(50),
             restart_limit: 3,
             settle: Duration::from_millis(50),
+            // Mostly it is the test itself that speaks for a plugin.
+            any_process: true,
             ..Config::new(folder.path().to_owned()).portable
         };
         Self { folder, settings }

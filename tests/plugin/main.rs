@@ -8,6 +8,7 @@
 //! | `watch` | the same, in folders and zips that come, change and go |
 //! | `environment` | the same, in Python with an environment of its own, built by the real tools |
 //! | `sdk` | an unmodified plugin on published releases of the `ekuiper` package |
+//! | `swap`, `supervision` | the same, and the example `car`, replaced, killed and stopped in their tracks under load |
 
 mod channels;
 mod control;
@@ -15,7 +16,10 @@ mod environment;
 mod folder;
 mod home;
 mod install;
+mod load;
 mod operate;
 mod peer;
 mod sdk;
+mod supervision;
+mod swap;
 mod watch;
