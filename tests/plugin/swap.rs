@@ -58,7 +58,7 @@ async fn scene() -> Option<Scene> {
     let host = home.start().await;
     let out = home.path().join("sink.txt");
     let plugins = &host.plugins;
-    let config = object(json!({"count": 1_000_000, "pause": 0.001}));
+    let config = object(json!({"count": 1_000_000, "pause": 0.002}));
     let source = plugins.open_source(&source, meta(&unique("hr")), "topic", config);
     let config = object(json!({"path": out, "requireAck": true}));
     let sink = plugins.open_sink(&sink, meta(&unique("hr")), config, true);
@@ -97,10 +97,17 @@ impl Scene {
         self.host.status(&self.name)
     }
 
-    /// The rule has lost nothing and complained of nothing.
-    async fn finish(self) -> usize {
+    /// The rule has lost nothing and complained of nothing, but perhaps of so many calls that were under way in a
+    /// process that died.
+    async fn finish(self, lost_calls: usize) -> usize {
         let report = self.load.finish().await;
-        assert_eq!(report.errors, Vec::<String>::new());
+        let is_lost_call = |error: &&String| error.starts_with("function: the connection to the function");
+        let calls = report.errors.iter().filter(is_lost_call).count();
+        assert!(
+            calls <= lost_calls && calls == report.errors.len(),
+            "{:?}",
+            report.errors
+        );
         let written = std::fs::read_to_string(&self.out).unwrap();
         let written: Vec<&str> = written.lines().collect();
         // What was under way when the rule was stopped may have been written, too.
@@ -133,7 +140,8 @@ async fn updates_under_load_lose_nothing_and_stop_no_rule() {
         assert_eq!((status.version, status.restarts), (version, 0));
         assert_ne!(status.pid, pid);
         pid = status.pid;
-        scene.load.more(100).await;
+        scene.load.until_process(pid.unwrap()).await;
+        scene.load.more(50).await;
     }
     let status = scene.status();
     let symbols = [
@@ -145,7 +153,7 @@ async fn updates_under_load_lose_nothing_and_stop_no_rule() {
         assert!(symbol.last_ok.is_some());
         assert_eq!((symbol.errors, symbol.last_error.as_str()), (0, ""));
     }
-    assert_eq!(scene.finish().await, updates + 1);
+    assert_eq!(scene.finish(0).await, updates + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,8 +184,9 @@ async fn a_version_that_does_not_start_changes_nothing() {
     // The next good one is taken, and the note goes.
     scene.update("3.0", SCRIPT).await.unwrap();
     assert_eq!(scene.status().note, "");
-    scene.load.more(50).await;
-    assert_eq!(scene.finish().await, 2);
+    let pid = scene.status().pid;
+    scene.load.until_process(pid.unwrap()).await;
+    assert_eq!(scene.finish(0).await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,7 +204,7 @@ async fn a_version_that_refuses_a_symbol_gives_everything_back() {
     scene.load.more(50).await;
     scene.update("3.0", SCRIPT).await.unwrap();
     scene.load.more(50).await;
-    scene.finish().await;
+    scene.finish(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,7 +218,7 @@ async fn a_new_version_that_dies_while_it_takes_over_changes_nothing() {
     let status = scene.status();
     assert_eq!((status.status, status.pid), (State::Running, pid));
     scene.load.more(50).await;
-    scene.finish().await;
+    scene.finish(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,9 +59,9 @@ pub(super) struct Worker {
     /// What the wishes to start stand for.
     launches: BTreeMap<Ticket, Launch>,
     tickets: u64,
-    starting: BTreeMap<Ticket, oneshot::Sender<Result<(), String>>>,
+    starting: BTreeMap<Ticket, oneshot::Sender<Outcome>>,
     /// What has become of starts, told as soon as the status shows it.
-    settled: Vec<(oneshot::Sender<Result<(), String>>, Result<(), String>)>,
+    settled: Vec<(oneshot::Sender<Outcome>, Outcome)>,
     processes: Processes,
     control: Rep,
     endpoint: Option<EndpointId>,
@@ -74,6 +74,9 @@ pub(super) struct Worker {
     stopping: Vec<oneshot::Sender<()>>,
     retiring: bool,
 }
+
+/// What has become of a start.
+type Outcome = Result<(), String>;
 
 /// What has come of a sink's sender.
 enum Moved {
@@ -276,7 +279,7 @@ impl Worker {
         }
     }
 
-    fn ticket(&mut self, reply: oneshot::Sender<Result<(), String>>) -> Ticket {
+    fn ticket(&mut self, reply: oneshot::Sender<Outcome>) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         self.starting.insert(ticket, reply);
