@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `control`, `channels` | a process that only sleeps, with a scripted peer in the test on its sockets |
 //! | `folder` | the same, in folders and zips that are good, broken or hostile |
+//! | `guard` | processes that try to get away, and strangers |
 //! | `sdk` | an unmodified plugin on published releases of the `ekuiper` package |
 
 mod channels;
 mod control;
 mod folder;
+mod guard;
 mod home;
 mod peer;
 mod sdk;
