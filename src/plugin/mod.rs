@@ -40,6 +40,7 @@ mod process;
 mod sink;
 mod source;
 mod status;
+mod throttle;
 mod turn;
 mod users;
 mod worker;
