@@ -1,8 +1,6 @@
 //! Routes of portable plugins, under eKuiper's path `/plugins/portables` and the shorter `/plugins/portable`,
 //! whose list has names only.
 
-use std::collections::BTreeMap;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{MethodRouter, get};
@@ -107,14 +105,10 @@ async fn status(State(host): State<Host>, Name(name): Name) -> Result<Json<plugi
         return Ok(Json(plugin.status));
     }
     match refusal(&host, &name) {
-        Some(reason) => Ok(Json(plugin::Status {
-            ref_count: BTreeMap::new(),
-            status: plugin::State::Refused,
-            err_msg: reason,
-            pid: None,
-            restarts: 0,
-            started: None,
-        })),
+        Some(reason) => Ok(Json(plugin::Status::without_worker(
+            plugin::State::Refused,
+            &reason,
+        ))),
         None => Err(ApiError::not_found(absent(&name))),
     }
 }

@@ -2,23 +2,27 @@
 //! around, and one call is outstanding at a time; callers queue up in a bounded line, each with its own
 //! deadline. Started and ended by the plugin's worker.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
 use mangrove_protocol::address;
 use mangrove_protocol::control;
 use mangrove_protocol::data::{FunctionCall, FunctionContext, FunctionReply};
+use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::name::{PluginName, SymbolName};
 use serde_json::Value;
 use sp_proto::{Events, Message, PipeId, Rep, SocketOptions};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{CallError, OpenError};
-use super::turn::{Heard, Turn};
+use super::process;
+use super::record::Record;
+use super::turn::{self, Heard, Turn};
 use super::users::User;
 use super::worker::{Remote, Request};
 
@@ -36,9 +40,17 @@ struct Call {
     reply: oneshot::Sender<Option<Message>>,
 }
 
-/// What a caller sees of the channel when its call fails.
-#[derive(Debug, Default)]
-struct Standing(AtomicU8);
+/// What callers and the worker see of the channel.
+#[derive(Debug)]
+struct Standing {
+    turn: AtomicU8,
+    /// The process whose turn it is; 0: nobody's, or one that the system does not name.
+    process: AtomicU32,
+    /// A call was given up for lack of an answer, and has not been answered since.
+    overdue: AtomicBool,
+    /// Tells the worker that one of these has changed.
+    changed: Arc<Notify>,
+}
 
 const ABSENT: u8 = 0;
 const FREE: u8 = 1;
@@ -46,18 +58,31 @@ const BUSY: u8 = 2;
 const LATE: u8 = 3;
 
 impl Standing {
-    fn note(&self, turn: Turn<PipeId>) {
-        let word = match turn {
-            Turn::Absent => ABSENT,
-            Turn::Ready(..) => FREE,
-            Turn::Busy(..) => BUSY,
-            Turn::Late(..) => LATE,
+    fn note(&self, turn: &Turn<PipeId>, process: u32) {
+        let word = match turn.standing() {
+            None => ABSENT,
+            Some(turn::Standing::Ready(_)) => FREE,
+            Some(turn::Standing::Busy(_)) => BUSY,
+            Some(turn::Standing::Late(_)) => LATE,
         };
-        self.0.store(word, Ordering::Relaxed);
+        self.turn.store(word, Ordering::Relaxed);
+        let other = self.process.swap(process, Ordering::Relaxed) != process;
+        let answered = matches!(word, ABSENT | FREE) && self.overdue.swap(false, Ordering::Relaxed);
+        if other || answered {
+            self.changed.notify_one();
+        }
+    }
+
+    /// A caller has waited in vain.
+    fn note_overdue(&self) {
+        if matches!(self.turn.load(Ordering::Relaxed), BUSY | LATE) {
+            self.overdue.store(true, Ordering::Relaxed);
+            self.changed.notify_one();
+        }
     }
 
     fn describe(&self) -> &'static str {
-        match self.0.load(Ordering::Relaxed) {
+        match self.turn.load(Ordering::Relaxed) {
             ABSENT => "it is not connected",
             LATE => "it is still at an earlier call that was given up",
             _ => "it is connected",
@@ -75,6 +100,7 @@ pub(super) struct Line {
 /// The worker's end of a channel.
 pub(super) struct Channel {
     line: Line,
+    favoured: watch::Sender<Option<u32>>,
     stop: CancellationToken,
 }
 
@@ -88,6 +114,22 @@ impl Channel {
         self.line.calls.strong_count() > 1
     }
 
+    /// The process whose turn it is.
+    pub(super) fn process(&self) -> Option<u32> {
+        Some(self.line.standing.process.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+
+    /// Whether a call was given up that has not been answered since.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.line.standing.overdue.load(Ordering::Relaxed)
+    }
+
+    /// Lets this process and its descendants serve, however new the connections of others are; `None`: whoever
+    /// has connected last. A call that is under way is answered by whom it was given to.
+    pub(super) fn favour(&self, process: Option<u32>) {
+        self.favoured.send_replace(process);
+    }
+
     pub(super) fn stop(&self) {
         self.stop.cancel();
     }
@@ -99,6 +141,7 @@ pub(super) struct Task {
     events: Events,
     calls: mpsc::Receiver<Call>,
     silent: mpsc::Sender<SymbolName>,
+    favoured: watch::Receiver<Option<u32>>,
     stop: CancellationToken,
     core: Core,
 }
@@ -110,6 +153,7 @@ enum Wake {
     GivenUp,
     Call(Call),
     Silent,
+    Favour,
 }
 
 impl Task {
@@ -119,19 +163,28 @@ impl Task {
         symbol: &SymbolName,
         options: SocketOptions,
         silent: mpsc::Sender<SymbolName>,
+        changed: Arc<Notify>,
     ) -> Result<(Self, Channel), OpenError> {
         let address = address::function(symbol)?;
         let socket = Rep::with_options(options);
         let events = socket.events();
         socket.listen(&address).await?;
         let (sender, calls) = mpsc::channel(LINE);
-        let standing = Arc::<Standing>::default();
+        let standing = Arc::new(Standing {
+            turn: AtomicU8::new(ABSENT),
+            process: AtomicU32::new(0),
+            overdue: AtomicBool::new(false),
+            changed,
+        });
+        let (favour, favoured) = watch::channel(None);
         let stop = CancellationToken::new();
         let core = Core {
             plugin: plugin.clone(),
             symbol: symbol.clone(),
-            turn: Turn::Absent,
-            held: None,
+            turn: Turn::default(),
+            held: HashMap::new(),
+            processes: HashMap::new(),
+            favoured: None,
             current: None,
             silent_at: None,
             standing: Arc::clone(&standing),
@@ -141,6 +194,7 @@ impl Task {
                 calls: sender,
                 standing,
             },
+            favoured: favour,
             stop: stop.clone(),
         };
         Ok((
@@ -149,6 +203,7 @@ impl Task {
                 events,
                 calls,
                 silent,
+                favoured,
                 stop,
                 core,
             },
@@ -168,13 +223,21 @@ impl Task {
                 () = given_up(&mut core.current) => Wake::GivenUp,
                 Some(call) = self.calls.recv(), if idle => Wake::Call(call),
                 () = sleep_until(core.silent_at) => Wake::Silent,
+                Ok(()) = self.favoured.changed() => Wake::Favour,
             };
             match wake {
                 Wake::Stop => break,
-                Wake::Message(message) => core.handle_message(message),
+                Wake::Message(message) => {
+                    core.note_process(&self.socket, message.pipe());
+                    core.handle_message(message);
+                }
                 Wake::Pipe(event) => core.handle_pipe(event),
                 Wake::GivenUp => core.handle_given_up(),
                 Wake::Call(call) => core.current = Some(call),
+                Wake::Favour => {
+                    core.favoured = *self.favoured.borrow_and_update();
+                    core.choose();
+                }
                 Wake::Silent => {
                     // When it has not come back by then, or the worker is too busy now, once more.
                     core.silent_at = Some(Instant::now() + RECONNECT);
@@ -182,7 +245,7 @@ impl Task {
                 }
             }
             core.send().await;
-            core.standing.note(core.turn);
+            core.standing.note(&core.turn, core.process());
         }
         self.socket.close().await;
     }
@@ -193,8 +256,12 @@ struct Core {
     plugin: PluginName,
     symbol: SymbolName,
     turn: Turn<PipeId>,
-    /// The newest message, which the next call replies to.
-    held: Option<sp_proto::Request>,
+    /// The newest message of each pipe, which the next call on it replies to.
+    held: HashMap<PipeId, sp_proto::Request>,
+    /// Whose pipes they are, where the system tells.
+    processes: HashMap<PipeId, u32>,
+    /// The process that shall serve.
+    favoured: Option<u32>,
     /// The call that waits for the host's turn, or for its answer.
     current: Option<Call>,
     /// When it has been without a connection for too long.
@@ -206,32 +273,63 @@ impl Core {
     fn handle_message(&mut self, message: sp_proto::Request) {
         let keep_alive = control::Request::decode(message.body()) == control::Request::Handshake;
         let body = message.body().clone();
-        let heard = self.turn.handle_message(message.pipe(), message.id(), keep_alive);
+        let pipe = message.pipe();
+        let is_new = !self.turn.knows(pipe);
+        let heard = self.turn.handle_message(pipe, message.id(), keep_alive);
         if heard == Heard::Ignored {
             return;
         }
         self.silent_at = None;
-        self.held = Some(message);
+        self.held.insert(pipe, message);
+        if is_new {
+            self.choose();
+        }
         match heard {
             Heard::Answer => self.answer(Some(body)),
-            Heard::Lost => self.answer(None),
             Heard::Late => {
                 tracing::debug!(plugin = %self.plugin, function = %self.symbol, "a late answer was dropped");
             }
             // The call that is still current is sent again.
-            Heard::Again | Heard::Ready | Heard::Ignored => {}
+            Heard::Again | Heard::Ready | Heard::Aside | Heard::Ignored => {}
         }
+    }
+
+    /// Whose pipe it is, is asked once.
+    fn note_process(&mut self, socket: &Rep, pipe: PipeId) {
+        self.processes.entry(pipe).or_insert_with(|| {
+            let info = socket.pipes().into_iter().find(|info| info.id == pipe);
+            info.and_then(|info| info.credentials?.pid).unwrap_or(0)
+        });
+    }
+
+    /// The process whose turn it is; 0 when nobody knows.
+    fn process(&self) -> u32 {
+        let current = self.turn.current();
+        current
+            .and_then(|pipe| self.processes.get(&pipe).copied())
+            .unwrap_or(0)
+    }
+
+    /// Sees to it that the favoured process serves, and forgets what the turn has forgotten.
+    fn choose(&mut self) {
+        let (favoured, processes) = (self.favoured, &self.processes);
+        self.turn.handle_dismissed(|pipe| {
+            let process = processes.get(&pipe).copied().unwrap_or(0);
+            favoured.is_some_and(|favoured| !process::descends(process, favoured))
+        });
+        self.held.retain(|pipe, _| self.turn.knows(*pipe));
+        self.processes.retain(|pipe, _| self.turn.knows(*pipe));
     }
 
     fn handle_pipe(&mut self, event: sp_proto::Event) {
         match event {
             sp_proto::Event::PipeRemoved { pipe, .. } => {
-                let before = self.turn;
+                let was_connected = self.turn.current().is_some();
                 if self.turn.handle_gone(pipe) {
                     self.answer(None);
                 }
-                if before != self.turn {
-                    self.held = None;
+                self.choose();
+                if was_connected && self.turn.current().is_none() {
                     self.silent_at = Some(Instant::now() + RECONNECT);
                 }
             }
@@ -257,14 +355,13 @@ impl Core {
 
     /// Sends the current call when it is the host's turn.
     async fn send(&mut self) {
-        if !self.turn.is_ready() {
-            return;
-        }
+        let Some(pipe) = self.turn.ready() else { return };
         let Some(call) = self.current.as_ref().filter(|call| !call.reply.is_closed()) else {
             return;
         };
-        let Some(message) = self.held.take() else { return };
-        let pipe = message.pipe();
+        let Some(message) = self.held.remove(&pipe) else {
+            return;
+        };
         match message.reply(call.message.clone()).await {
             Ok(()) => self.turn.handle_sent(),
             // It never left, so it waits for the next connection.
@@ -296,6 +393,7 @@ pub struct Function {
     name: SymbolName,
     line: Line,
     remote: Remote,
+    record: Arc<Record>,
     // Behind the line: the worker looks at the line when this is dropped.
     _user: Arc<User>,
 }
@@ -312,6 +410,7 @@ impl Function {
         let line = remote.ask(|reply| Request::Function(name.clone(), reply)).await;
         let line = line.ok_or(OpenError::Stopping)??;
         Ok(Self {
+            record: remote.records.of(SymbolKind::Function, &name),
             name,
             line,
             remote,
@@ -375,6 +474,15 @@ impl Function {
     }
 
     async fn call(&self, call: &FunctionCall) -> Result<FunctionReply, CallError> {
+        let outcome = self.ask(call).await;
+        match &outcome {
+            Ok(FunctionReply::Error(text)) => self.record.note_error(text),
+            outcome => self.record.note_call(outcome),
+        }
+        outcome
+    }
+
+    async fn ask(&self, call: &FunctionCall) -> Result<FunctionReply, CallError> {
         let limit = self.remote.settings.call_timeout;
         let (reply, answer) = oneshot::channel();
         let call = Call {
@@ -402,6 +510,7 @@ impl Function {
             }),
             Err(_) => {
                 let channel = self.line.standing.describe();
+                self.line.standing.note_overdue();
                 Err(CallError::TimedOut {
                     function,
                     plugin,

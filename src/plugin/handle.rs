@@ -211,14 +211,6 @@ impl Handle {
         let Some(remote) = self.shared.remote(manifest.name.as_str()) else {
             return Status::without_worker(State::Starting, "");
         };
-        let snapshot = remote.status.borrow().clone();
-        Status {
-            ref_count: remote.users.rules(),
-            status: snapshot.state,
-            err_msg: snapshot.reason,
-            pid: snapshot.pid,
-            restarts: snapshot.restarts,
-            started: snapshot.started,
-        }
+        remote.describe(manifest)
     }
 }

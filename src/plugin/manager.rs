@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mangrove_protocol::manifest::Manifest;
 use mangrove_protocol::name::PluginName;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -132,7 +133,7 @@ impl Shared {
 
     /// Enters every folder that is not accepted yet, in the order of their names, and starts what is
     /// acceptable.
-    async fn scan(&self) -> io::Result<()> {
+    async fn scan(self: &Arc<Self>) -> io::Result<()> {
         let portable = self.portable.clone();
         for name in blocking(move || list_folders(&portable)).await? {
             if !matches!(self.catalog().entry(&name), Some(Entry::Accepted(_))) {
@@ -143,7 +144,7 @@ impl Shared {
     }
 
     /// Enters the folder `name`, and starts its plugin if that is acceptable.
-    async fn enter(&self, name: String) {
+    async fn enter(self: &Arc<Self>, name: String) {
         let assignment = match self.read(&name).await {
             Ok(assignment) => assignment,
             Err((manifest, reason)) => {
@@ -157,7 +158,16 @@ impl Shared {
             Ok(()) => {
                 self.copy_settings(&assignment.manifest, self.portable.join(&name))
                     .await;
-                self.start_worker(assignment).await;
+                // Its start-up delays nobody else's; what comes of it is seen in its status. Whoever comes next
+                // finds it starting.
+                if let Some((_, started)) = self.begin_start(&assignment).await {
+                    let shared = Arc::clone(self);
+                    self.tasks.spawn(async move {
+                        if started.await.is_err() {
+                            shared.start_worker(assignment).await;
+                        }
+                    });
+                }
             }
             Err(conflict) => tracing::warn!(plugin = name, "refused: {conflict}"),
         }
@@ -194,24 +204,49 @@ impl Shared {
             .unwrap_or_default()
     }
 
-    /// Tells the plugin's worker what to run; makes one when there is none. `None` when the host is stopping.
-    async fn start_worker(&self, assignment: Assignment) -> Option<Remote> {
-        let plugin = assignment.manifest.name.clone();
-        let assignment = Box::new(assignment);
-        if let Some(remote) = self.remote(plugin.as_str()) {
-            let again = assignment.clone();
-            // It may be ending just now, because nobody used it any more.
-            if remote.ask(|reply| Request::Start(again, reply)).await.is_some() {
-                return Some(remote);
-            }
+    /// The way to the plugin's worker, which is made when there is none. `None` when the host is stopping.
+    fn worker(&self, plugin: &PluginName) -> Option<Remote> {
+        let mut workers = self.workers();
+        let known = workers.get(plugin).filter(|remote| !remote.requests.is_closed());
+        if let Some(known) = known {
+            return Some(known.clone());
         }
         let (worker, remote) = Worker::new(plugin.clone(), Arc::clone(&self.settings), self.spawner.clone());
         self.tasks.spawn(worker.run(self.shutdown.child_token()));
-        self.workers().insert(plugin, remote.clone());
-        remote
-            .ask(|reply| Request::Start(assignment, reply))
-            .await
-            .map(|()| remote)
+        workers.insert(plugin.clone(), remote.clone());
+        Some(remote)
+    }
+
+    /// Tells the plugin's worker what to run. Returns where it will answer; `None` when the host is stopping.
+    async fn begin_start(
+        &self,
+        assignment: &Assignment,
+    ) -> Option<(Remote, oneshot::Receiver<Result<(), String>>)> {
+        let remote = self.worker(&assignment.manifest.name)?;
+        let (reply, started) = oneshot::channel();
+        let request = Request::Start(Box::new(assignment.clone()), reply);
+        // When it is just ending, `started` tells.
+        let _ = remote.requests.send(request).await;
+        Some((remote, started))
+    }
+
+    /// Tells the plugin's worker what to run. Returns when it runs, or why it does not; `None` when the host is
+    /// stopping.
+    async fn start_worker(&self, assignment: Assignment) -> Option<Result<(), String>> {
+        loop {
+            let (remote, started) = self.begin_start(&assignment).await?;
+            if let Ok(outcome) = started.await {
+                return Some(outcome);
+            }
+            // It was just ending, because nobody used it any more.
+            remote.requests.closed().await;
+        }
+    }
+
+    fn is_running(&self, name: &str) -> bool {
+        let remote = self.remote(name);
+        let state = remote.map(|remote| remote.status.borrow().state);
+        matches!(state, Some(State::Running | State::Unhealthy))
     }
 
     /// Stops the plugin's process and waits for its end. Uses stay, and wait for its return.
@@ -244,7 +279,7 @@ impl Shared {
 
     /// Replaces an installed plugin, or a folder that was refused. The old one stays when the new one is not
     /// a plugin, and comes back when the new one does not start.
-    pub(super) async fn update(&self, request: InstallRequest) -> Result<(), InstallError> {
+    pub(super) async fn update(self: &Arc<Self>, request: InstallRequest) -> Result<(), InstallError> {
         let _changes = self.changes.lock().await;
         let name = &request.name;
         if self.catalog().entry(name.as_str()).is_none() {
@@ -257,11 +292,10 @@ impl Shared {
         outcome
     }
 
-    async fn replace(&self, staged: &Staged, folder: &Path) -> Result<(), InstallError> {
+    async fn replace(self: &Arc<Self>, staged: &Staged, folder: &Path) -> Result<(), InstallError> {
         let name = staged.manifest.name.as_str();
-        // Asked before anything is stopped.
+        // Asked before anything is moved.
         self.catalog().check(&staged.manifest)?;
-        self.stop_worker(name, "being replaced").await;
         let attic = staged.attic();
         let outcome = match rename("move away", folder, &attic).await {
             Ok(()) => {
@@ -279,7 +313,13 @@ impl Shared {
                 plugin = name,
                 "the new version was not taken: going back to the old one"
             );
-            self.enter(name.to_owned()).await;
+            if !self.is_running(name) {
+                self.enter(name.to_owned()).await;
+            } else if let Ok(old) = self.read(name).await
+                && let Err(conflict) = self.catalog_mut().accept(old.manifest)
+            {
+                tracing::warn!(plugin = name, "refused: {conflict}");
+            }
         }
         // Symbols may have become free for others.
         self.rescan().await;
@@ -295,8 +335,11 @@ impl Shared {
         let settings = self.copy_settings(&staged.manifest, folder.to_owned()).await;
         let started = self.start(name).await;
         if let Err(reason) = started {
-            self.stop_worker(name.as_str(), "its installation is being undone")
-                .await;
+            // When it was to replace another one, that one runs on.
+            if !self.is_running(name.as_str()) {
+                self.stop_worker(name.as_str(), "its installation is being undone")
+                    .await;
+            }
             self.catalog_mut().remove(name.as_str());
             for path in settings {
                 if let Err(error) = tokio::fs::remove_file(&path).await {
@@ -321,20 +364,13 @@ impl Shared {
             .accept(manifest)
             .map_err(|conflict| conflict.to_string())?;
         let stopping = || "the host is stopping".to_owned();
-        let mut remote = self.start_worker(assignment).await.ok_or_else(stopping)?;
-        let settled = remote
-            .status
-            .wait_for(|status| status.state != State::Starting)
-            .await;
-        let settled = settled.map_err(|_| stopping())?;
-        match settled.state {
-            State::Running | State::Unhealthy => Ok(()),
-            _ => Err(settled.reason.clone()),
-        }
+        self.start_worker(assignment)
+            .await
+            .unwrap_or_else(|| Err(stopping()))
     }
 
     /// Stops a plugin and deletes its folder.
-    pub(super) async fn remove(&self, name: String) -> Result<(), RemoveError> {
+    pub(super) async fn remove(self: &Arc<Self>, name: String) -> Result<(), RemoveError> {
         let _changes = self.changes.lock().await;
         // Only a name that the catalog knows becomes part of a path.
         if self.catalog().entry(&name).is_none() {
@@ -368,7 +404,7 @@ impl Shared {
         }
     }
 
-    async fn rescan(&self) {
+    async fn rescan(self: &Arc<Self>) {
         if let Err(error) = self.scan().await {
             tracing::error!("cannot read {}: {error}", self.portable.display());
         }

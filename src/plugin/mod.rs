@@ -7,7 +7,7 @@
 //! | | module | what it owns |
 //! |---|---|---|
 //! | pure | `catalog` | which plugins and symbols there are, and who comes first |
-//! | pure | `lifecycle` | the states of one plugin, and which command comes next |
+//! | pure | `lifecycle` | the states of one plugin, which command comes next, and how a new version takes over |
 //! | pure | `turn` | whose turn it is on a turned-around channel |
 //! | pure | `backoff` | how long to wait before the next process |
 //! | pure | `launch` | how a process is called |
@@ -15,6 +15,7 @@
 //! | I/O | `process`, `output` | processes and what they say |
 //! | I/O | `worker` | one plugin at run time: the task around its `lifecycle` |
 //! | I/O | `source`, `sink`, `function` | the data channels |
+//! | I/O | `record` | when each symbol last worked |
 //! | I/O | `manager`, `handle` | all of it together, and the edge |
 //!
 //! Whatever a plugin does, no part of the host waits for it without a limit, and nothing that it sends is
@@ -37,6 +38,7 @@ mod output;
 mod package;
 mod peers;
 mod process;
+mod record;
 mod sink;
 mod source;
 mod status;
@@ -56,7 +58,7 @@ pub use output::{Line, Stream};
 pub use package::PackageError;
 pub use sink::Sink;
 pub use source::{Source, Tuple};
-pub use status::{Plugin, State, Status};
+pub use status::{Plugin, State, Status, SymbolStatus, Symbols};
 
 use std::sync::Arc;
 
