@@ -31,7 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The owner of all plugins: scans, starts, supervises.
 pub struct Manager {
     shared: Arc<Shared>,
-    spawner_thread: std::thread::JoinHandle<()>,
 }
 
 impl Manager {
@@ -39,14 +38,13 @@ impl Manager {
     /// refused and stops nothing else.
     ///
     /// # Errors
-    /// The folder cannot be made or read, or the system gives no thread.
+    /// The folder cannot be made or read.
     pub async fn start(config: &Config, shutdown: CancellationToken) -> io::Result<Self> {
         let plugins = config.home.join("plugins");
         let portable = plugins.join("portable");
         tokio::fs::create_dir_all(&portable).await?;
         // Made absolute, because it becomes part of command lines with another working directory.
         let portable = tokio::fs::canonicalize(&portable).await?;
-        let (spawner, spawner_thread) = Spawner::start()?;
         let shared = Arc::new(Shared {
             etc: config.home.join("etc"),
             plugins: portable.parent().unwrap_or(&plugins).to_owned(),
@@ -57,17 +55,14 @@ impl Manager {
             changes: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             shutdown,
-            spawner: Mutex::new(Some(spawner)),
+            spawner: Spawner::new(config.portable.guard.clone()),
         });
         let plugins = shared.plugins.clone();
         if let Err(error) = blocking(move || install::clean(&plugins)).await {
             tracing::warn!("cannot remove what an installation has left: {error}");
         }
         shared.scan().await?;
-        Ok(Self {
-            shared,
-            spawner_thread,
-        })
+        Ok(Self { shared })
     }
 
     /// All that the rest of the host may do with plugins.
@@ -93,25 +88,6 @@ impl Manager {
                 "these plugins have not ended within {limit:?}: {}",
                 late.join(", ")
             );
-            return;
-        }
-        // With its thread the last processes would be killed, so it ends last.
-        drop(
-            self.shared
-                .spawner
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
-        self.shared.workers().clear();
-        let joined = blocking(move || {
-            self.spawner_thread
-                .join()
-                .map_err(|_| io::Error::other("it panicked"))
-        })
-        .await;
-        if let Err(error) = joined {
-            tracing::error!("the thread that starts processes: {error}");
         }
     }
 }
@@ -134,7 +110,7 @@ pub(super) struct Shared {
     changes: tokio::sync::Mutex<()>,
     pub(super) tasks: TaskTracker,
     shutdown: CancellationToken,
-    spawner: Mutex<Option<Spawner>>,
+    spawner: Spawner,
 }
 
 impl Shared {
@@ -230,17 +206,12 @@ impl Shared {
 
     /// The way to the plugin's worker, which is made when there is none. `None` when the host is stopping.
     fn worker(&self, plugin: &PluginName) -> Option<Remote> {
-        let spawner = self
-            .spawner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()?;
         let mut workers = self.workers();
         let known = workers.get(plugin).filter(|remote| !remote.requests.is_closed());
         if let Some(known) = known {
             return Some(known.clone());
         }
-        let (worker, remote) = Worker::new(plugin.clone(), Arc::clone(&self.settings), spawner);
+        let (worker, remote) = Worker::new(plugin.clone(), Arc::clone(&self.settings), self.spawner.clone());
         self.tasks.spawn(worker.run(self.shutdown.child_token()));
         workers.insert(plugin.clone(), remote.clone());
         Some(remote)

@@ -27,19 +27,22 @@ mod catalog;
 mod channel;
 mod error;
 mod function;
-mod gate;
+pub mod guard;
 mod handle;
 mod install;
 mod launch;
 mod lifecycle;
+mod limits;
 mod manager;
 mod output;
 mod package;
+mod peers;
 mod process;
 mod record;
 mod sink;
 mod source;
 mod status;
+mod throttle;
 mod turn;
 mod users;
 mod worker;
@@ -57,12 +60,16 @@ pub use sink::Sink;
 pub use source::{Source, Tuple};
 pub use status::{Plugin, State, Status, SymbolStatus, Symbols};
 
-use crate::config::Portable;
+use std::sync::Arc;
 
-/// The options of every socket that a plugin may connect to.
-fn socket_options(settings: &Portable) -> sp_proto::SocketOptions {
+use crate::config::Portable;
+use peers::Peers;
+
+/// The options of every socket of a plugin's channels.
+fn socket_options(settings: &Portable, peers: &Arc<Peers>) -> sp_proto::SocketOptions {
     sp_proto::SocketOptions {
         recv_max_size: settings.max_message,
+        admission: peers.admission(),
         ..Default::default()
     }
 }
@@ -85,6 +92,10 @@ fn test_settings() -> Portable {
         restart_limit: 5,
         log_lines: 100,
         max_message: 1 << 20,
-        any_process: false,
+        limit_memory: 0,
+        limit_open_files: 0,
+        limit_cpu_share: 100,
+        peers: "plugin".to_owned(),
+        guard: "/proc/self/exe".into(),
     }
 }

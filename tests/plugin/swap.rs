@@ -49,7 +49,7 @@ async fn scene() -> Option<Scene> {
     let interpreter = testkit::python("2.4.2")?;
     let mut home = Home::new();
     home.settings.python_bin = interpreter.to_string_lossy().into_owned();
-    home.settings.any_process = false;
+    home.settings.peers = "plugin".to_owned();
     home.settings.restart_limit = 10;
     let name = unique("hsw");
     let (source, sink, function) = (unique("hsrc"), unique("hsnk"), unique("hfn"));
@@ -283,7 +283,7 @@ async fn killing_the_process_of_an_acknowledged_sink_loses_nothing() {
 async fn the_rust_sdks_example_is_replaced_under_load() {
     let _car = testkit::exclusive("car");
     let mut home = Home::new();
-    home.settings.any_process = false;
+    home.settings.peers = "plugin".to_owned();
     let folder = home.plugin_folder("car");
     std::fs::create_dir_all(&folder).unwrap();
     let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/car/car.json");

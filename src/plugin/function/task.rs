@@ -9,15 +9,13 @@ use std::time::Duration;
 use mangrove_protocol::address;
 use mangrove_protocol::control;
 use mangrove_protocol::name::{PluginName, SymbolName};
-use sp_proto::{Events, Message, PipeId, Rep};
+use sp_proto::{Events, Message, PipeId, Rep, SocketOptions};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{ABSENT, Call, Channel, LINE, Line, Standing};
-use crate::config::Portable;
 use crate::plugin::error::OpenError;
-use crate::plugin::gate::Gate;
 use crate::plugin::process;
 use crate::plugin::turn::{Heard, Turn};
 
@@ -29,7 +27,6 @@ const RECONNECT: Duration = Duration::from_secs(3);
 pub(in crate::plugin) struct Task {
     socket: Rep,
     events: Events,
-    gate: Gate,
     calls: mpsc::Receiver<Call>,
     silent: mpsc::Sender<SymbolName>,
     favoured: watch::Receiver<Option<u32>>,
@@ -52,12 +49,12 @@ impl Task {
     pub(in crate::plugin) async fn listen(
         plugin: &PluginName,
         symbol: &SymbolName,
-        settings: &Portable,
+        options: SocketOptions,
         silent: mpsc::Sender<SymbolName>,
         changed: Arc<Notify>,
     ) -> Result<(Self, Channel), OpenError> {
         let address = address::function(symbol)?;
-        let socket = Rep::with_options(crate::plugin::socket_options(settings));
+        let socket = Rep::with_options(options);
         let events = socket.events();
         socket.listen(&address).await?;
         let (sender, calls) = mpsc::channel(LINE);
@@ -92,7 +89,6 @@ impl Task {
             Self {
                 socket,
                 events,
-                gate: Gate::default(),
                 calls,
                 silent,
                 favoured,
@@ -120,13 +116,8 @@ impl Task {
             match wake {
                 Wake::Stop => break,
                 Wake::Message(message) => {
-                    if self
-                        .gate
-                        .admits(&self.socket, message.pipe(), core.plugin.as_str())
-                    {
-                        core.note_process(&self.socket, message.pipe());
-                        core.handle_message(message);
-                    }
+                    core.note_process(&self.socket, message.pipe());
+                    core.handle_message(message);
                 }
                 Wake::Pipe(event) => core.handle_pipe(event),
                 Wake::GivenUp => core.handle_given_up(),

@@ -30,7 +30,8 @@ use super::backoff::Backoff;
 use super::launch::Launch;
 use super::lifecycle::{Event, Generations, Happening, Limits, Ticket, UseId};
 use super::output::Output;
-use super::process::{Ending, Spawner};
+use super::peers::{Attaching, Peers};
+use super::process::Spawner;
 use super::record::Records;
 use super::status::{Snapshot, State};
 use super::users::Users;
@@ -55,6 +56,7 @@ pub(super) struct Worker {
     users: Arc<Users>,
     records: Arc<Records>,
     output: Arc<Output>,
+    peers: Arc<Peers>,
     generations: Generations<PipeId>,
     /// What the wishes to start stand for.
     launches: BTreeMap<Ticket, Launch>,
@@ -111,6 +113,7 @@ impl Worker {
         let users = Arc::<Users>::default();
         let records = Arc::<Records>::default();
         let output = Arc::new(Output::new(plugin.as_str(), settings.log_lines));
+        let peers = Arc::new(Peers::new(plugin.as_str(), settings.admits_any_peer()));
         let backoff = Backoff::new(
             settings.restart_delay_min,
             settings.restart_delay_max,
@@ -125,13 +128,14 @@ impl Worker {
             users: Arc::clone(&users),
             records: Arc::clone(&records),
             output: Arc::clone(&output),
+            peers: Arc::clone(&peers),
             generations: Generations::new(backoff, fastrand::u64(..)),
             launches: BTreeMap::new(),
             tickets: 0,
             starting: BTreeMap::new(),
             settled: Vec::new(),
             processes: Processes::default(),
-            control: Rep::with_options(super::socket_options(&settings)),
+            control: Rep::with_options(super::socket_options(&settings, &peers)),
             endpoint: None,
             symbols: Symbols::default(),
             tasks: JoinSet::new(),
@@ -149,6 +153,7 @@ impl Worker {
                 users,
                 records,
                 output,
+                peers,
                 settings,
             },
         )
@@ -313,23 +318,17 @@ impl Worker {
                 let current = self.generations.current();
                 self.processes.attach(pid).then_some(current)
             }
-            Owner::Stranger if self.settings.any_process => Some(self.generations.expected()),
-            Owner::Stranger | Owner::Foreigner => None,
+            Owner::Stranger if self.settings.admits_any_peer() => Some(self.generations.expected()),
+            Owner::Stranger => None,
         };
         match owner {
             Some(owner) => self.processes.admit(pipe, owner),
             None => {
                 self.control.disconnect(pipe);
-                let count = self.records.note_refused_peer();
-                // Whoever tries again and again shall not fill the log.
-                if count.is_power_of_two() {
-                    tracing::warn!(
-                        plugin = %self.plugin,
-                        "refused a control connection of {} (process {pid:?}), which the host has not started \
-                         for this plugin; refused so far: {count}",
-                        info.peer_address,
-                    );
-                }
+                // It was admitted, but whose it was has ended meanwhile, or another one was attached.
+                let pid = pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
+                self.peers
+                    .note_refused(&format!("process {pid} is none of the plugin's any more"));
             }
         }
         owner
@@ -340,7 +339,7 @@ impl Worker {
             return;
         };
         let started = process.started();
-        let mut how = Ending(&process.reap().await).to_string();
+        let mut how = process.reap().await.to_string();
         if let Some(last) = self.output.last_error(started) {
             how = format!("{how}; it said last: {last}");
         }
@@ -374,6 +373,12 @@ impl Worker {
 
     fn publish(&self) {
         let standing = self.generations.standing();
+        self.peers
+            .set_attaching(match (standing.attached, self.processes.attached()) {
+                (false, _) => Attaching::No,
+                (true, None) => Attaching::Waiting,
+                (true, Some(pid)) => Attaching::To(pid),
+            });
         let current = self.generations.current();
         let snapshot = Snapshot {
             state: standing.state,
