@@ -351,7 +351,10 @@ impl Worker {
     async fn handle(&mut self, happening: Happening<PipeId>) {
         let mut happenings = VecDeque::from([happening]);
         while let Some(happening) = happenings.pop_front() {
-            for deed in self.generations.handle(happening, Instant::now()) {
+            let deeds = self.generations.handle(happening, Instant::now());
+            // What is to be done may take a moment; how it is, is shown at once.
+            self.publish();
+            for deed in deeds {
                 happenings.extend(self.carry_out(deed).await);
             }
         }
