@@ -46,7 +46,11 @@ async fn package(home: &Home, name: &str, files: &[(String, Vec<u8>)]) -> Instal
 
 /// A rule over every symbol of a plugin on the Python SDK, its sink acknowledged.
 async fn scene() -> Option<Scene> {
-    let interpreter = testkit::python("2.4.2")?;
+    scene_of("2.4.2", true).await
+}
+
+async fn scene_of(release: &str, require_ack: bool) -> Option<Scene> {
+    let interpreter = testkit::python(release)?;
     let mut home = Home::new();
     home.settings.python_bin = interpreter.to_string_lossy().into_owned();
     home.settings.peers = "plugin".to_owned();
@@ -60,8 +64,8 @@ async fn scene() -> Option<Scene> {
     let plugins = &host.plugins;
     let config = object(json!({"count": 1_000_000, "pause": 0.002}));
     let source = plugins.open_source(&source, meta(&unique("hr")), "topic", config);
-    let config = object(json!({"path": out, "requireAck": true}));
-    let sink = plugins.open_sink(&sink, meta(&unique("hr")), config, true);
+    let config = object(json!({"path": out, "requireAck": require_ack}));
+    let sink = plugins.open_sink(&sink, meta(&unique("hr")), config, require_ack);
     let rule = Rule {
         source: source.await.unwrap(),
         function: plugins.function(&function, "r1").await.unwrap(),
@@ -154,6 +158,40 @@ async fn updates_under_load_lose_nothing_and_stop_no_rule() {
         assert_eq!((symbol.errors, symbol.last_error.as_str()), (0, ""));
     }
     assert_eq!(scene.finish(0).await, updates + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_sdk_without_keep_alives_and_acknowledgements_is_replaced_too() {
+    let Some(mut scene) = scene_of("1.4.0", false).await else {
+        return;
+    };
+    for version in ["2.0", "3.0"] {
+        scene.update(version, SCRIPT).await.unwrap();
+        let pid = scene.status().pid;
+        scene.load.until_process(pid.unwrap()).await;
+    }
+    let report = scene.load.finish().await;
+    assert_eq!(report.errors, Vec::<String>::new());
+    assert_eq!(report.processes.len(), 3);
+    scene.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_stopped_in_its_tracks_holds_the_rule_up_and_loses_nothing() {
+    let Some(mut scene) = scene().await else { return };
+    let pid = scene.status().pid.unwrap();
+    let process = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    rustix::process::kill_process(process, Signal::STOP).unwrap();
+    let unhealthy = |status: &Status| status.status == State::Unhealthy;
+    scene
+        .host
+        .until("it to be unhealthy", &scene.name, unhealthy)
+        .await;
+    rustix::process::kill_process(process, Signal::CONT).unwrap();
+    scene.host.running(&scene.name).await;
+    scene.load.more(50).await;
+    assert_eq!(scene.status().pid, Some(pid));
+    scene.finish(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
