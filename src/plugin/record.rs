@@ -70,23 +70,12 @@ impl Record {
 #[derive(Debug, Default)]
 pub(super) struct Records {
     symbols: Mutex<BTreeMap<(SymbolKind, SymbolName), Arc<Record>>>,
-    refused_peers: AtomicU64,
 }
 
 impl Records {
     /// The record of a symbol.
     pub(super) fn of(&self, kind: SymbolKind, name: &SymbolName) -> Arc<Record> {
         Arc::clone(lock(&self.symbols).entry((kind, name.clone())).or_default())
-    }
-
-    /// A connection of a process that has no business here was refused. Returns how many there were.
-    pub(super) fn note_refused_peer(&self) -> u64 {
-        self.refused_peers.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// How many connections were refused.
-    pub(super) fn refused_peers(&self) -> u64 {
-        self.refused_peers.load(Ordering::Relaxed)
     }
 
     /// Forgets what the plugin no longer has.

@@ -27,7 +27,15 @@ pub(crate) struct Report {
 pub(crate) struct Load {
     task: JoinSet<Report>,
     stop: CancellationToken,
-    done: watch::Receiver<usize>,
+    done: watch::Receiver<Done>,
+}
+
+/// How far the rule is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
+    tuples: usize,
+    /// Where the last one came from.
+    process: u64,
 }
 
 /// One rule's use of a plugin.
@@ -42,7 +50,7 @@ pub(crate) struct Rule {
 impl Load {
     pub(crate) fn start(rule: Rule) -> Self {
         let stop = CancellationToken::new();
-        let (count, done) = watch::channel(0);
+        let (count, done) = watch::channel(Done::default());
         let mut task = JoinSet::new();
         let stopped = stop.clone();
         task.spawn(async move { run(rule, &stopped, &count).await });
@@ -51,9 +59,17 @@ impl Load {
 
     /// Waits for so many more tuples.
     pub(crate) async fn more(&mut self, tuples: usize) {
-        let wanted = *self.done.borrow() + tuples;
-        let done = self.done.wait_for(|done| *done >= wanted);
+        let wanted = self.done.borrow().tuples + tuples;
+        let done = self.done.wait_for(|done| done.tuples >= wanted);
         within("tuples", done).await.expect("the rule runs");
+    }
+
+    /// Waits for a tuple of this process: what others have sent before stands in line.
+    pub(crate) async fn until_process(&mut self, pid: u32) {
+        let done = self.done.wait_for(|done| done.process == u64::from(pid));
+        within("a tuple of the process", done)
+            .await
+            .expect("the rule runs");
     }
 
     pub(crate) async fn finish(mut self) -> Report {
@@ -63,7 +79,7 @@ impl Load {
     }
 }
 
-async fn run(mut rule: Rule, stop: &CancellationToken, done: &watch::Sender<usize>) -> Report {
+async fn run(mut rule: Rule, stop: &CancellationToken, done: &watch::Sender<Done>) -> Report {
     let mut report = Report::default();
     let mut last = Instant::now();
     while let Some(Some(received)) = stop.run_until_cancelled(rule.source.recv()).await {
@@ -77,7 +93,8 @@ async fn run(mut rule: Rule, stop: &CancellationToken, done: &watch::Sender<usiz
                 continue;
             }
         };
-        report.processes.extend(tuple["pid"].as_u64());
+        let process = tuple["pid"].as_u64();
+        report.processes.extend(process);
         let context = FunctionContext {
             rule_id: "load".parse().unwrap(),
             op_id: "op".parse().unwrap(),
@@ -97,7 +114,10 @@ async fn run(mut rule: Rule, stop: &CancellationToken, done: &watch::Sender<usiz
                 report.acknowledged.push(text);
                 report.longest = report.longest.max(last.elapsed());
                 last = Instant::now();
-                done.send_replace(report.acknowledged.len());
+                done.send_replace(Done {
+                    tuples: report.acknowledged.len(),
+                    process: process.unwrap_or_default(),
+                });
             }
             Err(error) => report.errors.push(format!("sink: {error}")),
         }

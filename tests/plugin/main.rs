@@ -7,6 +7,7 @@
 //! | `folder`, `install` | the same, in folders and zips that are good, broken or hostile, from near and far |
 //! | `watch` | the same, in folders and zips that come, change and go |
 //! | `environment` | the same, in Python with an environment of its own, built by the real tools |
+//! | `guard` | processes that try to get away, and strangers |
 //! | `sdk` | an unmodified plugin on published releases of the `ekuiper` package |
 //! | `swap`, `supervision` | the same, and the example `car`, replaced, killed and stopped in their tracks under load |
 
@@ -14,6 +15,7 @@ mod channels;
 mod control;
 mod environment;
 mod folder;
+mod guard;
 mod home;
 mod install;
 mod load;

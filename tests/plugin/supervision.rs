@@ -10,7 +10,7 @@ use crate::peer::Peer;
 
 async fn sleeper(any_process: bool) -> (Home, Host, String) {
     let mut home = Home::new();
-    home.settings.any_process = any_process;
+    home.settings.peers = if any_process { "user" } else { "plugin" }.to_owned();
     let name = unique("hsup");
     home.add(
         &name,

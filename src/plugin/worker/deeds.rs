@@ -3,7 +3,6 @@
 use mangrove_protocol::address;
 use mangrove_protocol::control::{Meta, Symbol, UseAs};
 use mangrove_protocol::name::SymbolName;
-use rustix::process::Signal;
 use sp_proto::PipeId;
 use tokio::sync::oneshot;
 
@@ -21,11 +20,11 @@ impl Worker {
                 let failure = self.spawn(generation, ticket).await.err()?;
                 return Some(Happening::Of(generation, Event::SpawnFailed(failure)));
             }
-            Deed::Terminate(generation) => self.processes.signal(generation, Signal::TERM),
+            Deed::Terminate(generation) => self.processes.terminate(generation),
             Deed::Kill(generation) => {
                 let pid = self.processes.pid(generation);
                 tracing::warn!(plugin = %self.plugin, pid, "it does not end by itself: killing it");
-                self.processes.signal(generation, Signal::KILL);
+                self.processes.kill(generation);
             }
             Deed::Detach(generation) => {
                 self.processes.detach();
@@ -44,7 +43,7 @@ impl Worker {
             }
             Deed::Started(id, generation) => {
                 if let Some(sender) = self.symbols.note_started(id, generation) {
-                    let process = self.processes.pid(generation);
+                    let process = self.processes.root(generation);
                     self.moves
                         .spawn(async move { Moved::Connected(id, sender.connect(process).await) });
                 }
@@ -73,7 +72,7 @@ impl Worker {
             },
             Deed::Release(id) => self.symbols.release(id),
             Deed::Turn(id, generation) => {
-                let process = self.processes.pid(generation);
+                let process = self.processes.root(generation);
                 self.symbols.turn(id, generation, process);
                 return self.turned();
             }
@@ -103,7 +102,7 @@ impl Worker {
     async fn spawn(&mut self, generation: Generation, ticket: Ticket) -> Result<(), String> {
         self.listen().await?;
         let launch = self.launches.get(&ticket).ok_or("there is nothing to run")?;
-        let process = self.spawner.spawn(launch, &self.output).await;
+        let process = self.spawner.spawn(launch, &self.output, &self.peers).await;
         let process =
             process.map_err(|error| format!("cannot start {}: {error}", launch.program.to_string_lossy()))?;
         tracing::info!(plugin = %self.plugin, pid = process.id(), "process started");
@@ -162,7 +161,8 @@ impl Worker {
             return;
         };
         let (silent, changed) = (self.silent.0.clone(), self.symbols.changed.clone());
-        let listening = function::Task::listen(&self.plugin, &symbol, &self.settings, silent, changed).await;
+        let options = crate::plugin::socket_options(&self.settings, &self.peers);
+        let listening = function::Task::listen(&self.plugin, &symbol, options, silent, changed).await;
         let (task, channel) = match listening {
             Ok(listening) => listening,
             Err(error) => {

@@ -31,7 +31,8 @@ use super::events::Events;
 use super::launch::Launch;
 use super::lifecycle::{Event, Generations, Happening, Limits, Ticket, UseId};
 use super::output::Output;
-use super::process::{Ending, Spawner};
+use super::peers::{Attaching, Peers};
+use super::process::Spawner;
 use super::record::Records;
 use super::status::{Snapshot, State};
 use super::users::Users;
@@ -57,13 +58,14 @@ pub(super) struct Worker {
     records: Arc<Records>,
     output: Arc<Output>,
     events: Events,
+    peers: Arc<Peers>,
     generations: Generations<PipeId>,
     /// What the wishes to start stand for.
     launches: BTreeMap<Ticket, Launch>,
     tickets: u64,
-    starting: BTreeMap<Ticket, oneshot::Sender<Result<(), String>>>,
+    starting: BTreeMap<Ticket, oneshot::Sender<Outcome>>,
     /// What has become of starts, told as soon as the status shows it.
-    settled: Vec<(oneshot::Sender<Result<(), String>>, Result<(), String>)>,
+    settled: Vec<(oneshot::Sender<Outcome>, Outcome)>,
     processes: Processes,
     control: Rep,
     endpoint: Option<EndpointId>,
@@ -76,6 +78,9 @@ pub(super) struct Worker {
     stopping: Vec<oneshot::Sender<()>>,
     retiring: bool,
 }
+
+/// What has become of a start.
+type Outcome = Result<(), String>;
 
 /// What has come of a sink's sender.
 enum Moved {
@@ -115,6 +120,7 @@ impl Worker {
         let users = Arc::<Users>::default();
         let records = Arc::<Records>::default();
         let output = Arc::new(Output::new(plugin.as_str(), settings.log_lines));
+        let peers = Arc::new(Peers::new(plugin.as_str(), settings.admits_any_peer()));
         let backoff = Backoff::new(
             settings.restart_delay_min,
             settings.restart_delay_max,
@@ -130,13 +136,14 @@ impl Worker {
             records: Arc::clone(&records),
             output: Arc::clone(&output),
             events,
+            peers: Arc::clone(&peers),
             generations: Generations::new(backoff, fastrand::u64(..)),
             launches: BTreeMap::new(),
             tickets: 0,
             starting: BTreeMap::new(),
             settled: Vec::new(),
             processes: Processes::default(),
-            control: Rep::with_options(super::socket_options(&settings)),
+            control: Rep::with_options(super::socket_options(&settings, &peers)),
             endpoint: None,
             symbols: Symbols::default(),
             tasks: JoinSet::new(),
@@ -154,6 +161,7 @@ impl Worker {
                 users,
                 records,
                 output,
+                peers,
                 settings,
             },
         )
@@ -284,7 +292,7 @@ impl Worker {
         }
     }
 
-    fn ticket(&mut self, reply: oneshot::Sender<Result<(), String>>) -> Ticket {
+    fn ticket(&mut self, reply: oneshot::Sender<Outcome>) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         self.starting.insert(ticket, reply);
@@ -318,23 +326,17 @@ impl Worker {
                 let current = self.generations.current();
                 self.processes.attach(pid).then_some(current)
             }
-            Owner::Stranger if self.settings.any_process => Some(self.generations.expected()),
-            Owner::Stranger | Owner::Foreigner => None,
+            Owner::Stranger if self.settings.admits_any_peer() => Some(self.generations.expected()),
+            Owner::Stranger => None,
         };
         match owner {
             Some(owner) => self.processes.admit(pipe, owner),
             None => {
                 self.control.disconnect(pipe);
-                let count = self.records.note_refused_peer();
-                // Whoever tries again and again shall not fill the log.
-                if count.is_power_of_two() {
-                    tracing::warn!(
-                        plugin = %self.plugin,
-                        "refused a control connection of {} (process {pid:?}), which the host has not started \
-                         for this plugin; refused so far: {count}",
-                        info.peer_address,
-                    );
-                }
+                // It was admitted, but whose it was has ended meanwhile, or another one was attached.
+                let pid = pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
+                self.peers
+                    .note_refused(&format!("process {pid} is none of the plugin's any more"));
             }
         }
         owner
@@ -345,7 +347,7 @@ impl Worker {
             return;
         };
         let started = process.started();
-        let mut how = Ending(&process.reap().await).to_string();
+        let mut how = process.reap().await.to_string();
         if let Some(last) = self.output.last_error(started) {
             how = format!("{how}; it said last: {last}");
         }
@@ -357,7 +359,10 @@ impl Worker {
     async fn handle(&mut self, happening: Happening<PipeId>) {
         let mut happenings = VecDeque::from([happening]);
         while let Some(happening) = happenings.pop_front() {
-            for deed in self.generations.handle(happening, Instant::now()) {
+            let deeds = self.generations.handle(happening, Instant::now());
+            // What is to be done may take a moment; how it is, is shown at once.
+            self.publish();
+            for deed in deeds {
                 happenings.extend(self.carry_out(deed).await);
             }
         }
@@ -379,6 +384,12 @@ impl Worker {
 
     fn publish(&self) {
         let standing = self.generations.standing();
+        self.peers
+            .set_attaching(match (standing.attached, self.processes.attached()) {
+                (false, _) => Attaching::No,
+                (true, None) => Attaching::Waiting,
+                (true, Some(pid)) => Attaching::To(pid),
+            });
         let current = self.generations.current();
         let snapshot = Snapshot {
             state: standing.state,

@@ -6,7 +6,6 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::SystemTime;
 
-use rustix::process::Signal;
 use sp_proto::{PipeId, PipeInfo};
 
 use crate::plugin::lifecycle::Generation;
@@ -23,10 +22,8 @@ pub(super) struct Attached {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
     Known(Generation),
-    /// A process of the host's user, but none that the host has started for this plugin.
+    /// None that the host has started for this plugin.
     Stranger,
-    /// Not even that.
-    Foreigner,
 }
 
 #[derive(Debug, Default)]
@@ -73,9 +70,26 @@ impl Processes {
         running.or_else(|| Some(self.attached?.since))
     }
 
-    pub(super) fn signal(&self, generation: Generation, signal: Signal) {
+    /// What everything descends from that belongs to the generation.
+    pub(super) fn root(&self, generation: Generation) -> Option<u32> {
+        let running = self.running.get(&generation).map(Process::root);
+        running.or_else(|| self.attached?.pid)
+    }
+
+    /// The process that somebody else has started.
+    pub(super) fn attached(&self) -> Option<u32> {
+        self.attached?.pid
+    }
+
+    pub(super) fn terminate(&self, generation: Generation) {
         if let Some(process) = self.running.get(&generation) {
-            process.signal(signal);
+            process.terminate();
+        }
+    }
+
+    pub(super) fn kill(&self, generation: Generation) {
+        if let Some(process) = self.running.get(&generation) {
+            process.kill();
         }
     }
 
@@ -92,16 +106,11 @@ impl Processes {
         self.owners.get(&pipe).copied()
     }
 
-    /// Whose this new connection is.
+    /// Whose this new connection is, which the socket has admitted.
     pub(super) fn identify(&self, info: &PipeInfo) -> Owner {
-        let host = rustix::process::geteuid().as_raw();
-        match info.credentials {
-            Some(peer) if peer.uid == host => {
-                let known = peer.pid.and_then(|pid| self.generation_of(pid));
-                known.map_or(Owner::Stranger, Owner::Known)
-            }
-            _ => Owner::Foreigner,
-        }
+        let pid = info.credentials.and_then(|peer| peer.pid);
+        let known = pid.and_then(|pid| self.generation_of(pid));
+        known.map_or(Owner::Stranger, Owner::Known)
     }
 
     /// Lets a connection in.

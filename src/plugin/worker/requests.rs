@@ -14,6 +14,7 @@ use crate::plugin::function;
 use crate::plugin::launch::Launch;
 use crate::plugin::lifecycle::{Refusal, UseId};
 use crate::plugin::output::Output;
+use crate::plugin::peers::Peers;
 use crate::plugin::record::{Records, milliseconds};
 use crate::plugin::sink;
 use crate::plugin::status::{Snapshot, Status};
@@ -68,6 +69,7 @@ pub(in crate::plugin) struct Remote {
     pub(in crate::plugin) users: Arc<Users>,
     pub(in crate::plugin) records: Arc<Records>,
     pub(in crate::plugin) output: Arc<Output>,
+    pub(in crate::plugin) peers: Arc<Peers>,
     pub(in crate::plugin) settings: Arc<Portable>,
 }
 
@@ -97,7 +99,7 @@ impl Remote {
             uptime_seconds: snapshot.started.map(up),
             note: snapshot.note,
             symbols: self.records.symbols(manifest),
-            refused_peers: self.records.refused_peers(),
+            refused_peers: self.peers.refused(),
             attached: snapshot.attached,
         }
     }

@@ -22,11 +22,11 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 fn scene(test: &str) -> Scene {
-    let (spawner, _thread) = Spawner::start().unwrap();
+    let spawner = Spawner::of_this_test();
     // The address of its control channel is known to the whole machine.
     let plugin = format!("hworker-{test}-{}", std::process::id());
     let settings = Arc::new(Portable {
-        any_process: true,
+        peers: "user".to_owned(),
         ..crate::plugin::test_settings()
     });
     let (worker, remote) = Worker::new(plugin.parse().unwrap(), settings, spawner, Events::default());
@@ -50,6 +50,7 @@ impl Scene {
                 args: vec!["600".into()],
                 folder: std::env::temp_dir(),
                 environment: BTreeMap::new(),
+                limits: Default::default(),
             },
         })
     }

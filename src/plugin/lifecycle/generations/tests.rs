@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mangrove_protocol::control::{Meta, Request, UseAs};
+use std::time::Duration;
+
+use mangrove_protocol::control::{Command, Meta, Request, Symbol, UseAs};
 use proptest::prelude::*;
 
+use super::super::{Refusal, State};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);

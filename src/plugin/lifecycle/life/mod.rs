@@ -1,19 +1,21 @@
 //! Owns the life of one line of processes: when one is started and stopped, which symbols have to run in it,
 //! which command is sent next. Pure, see the [module above](super), whose diagram this follows.
 
+mod look;
+mod talk;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mangrove_protocol::control::{Command, Request};
+use mangrove_protocol::control::Command;
 use mangrove_protocol::manifest::Manifest;
 use mangrove_protocol::name::SymbolName;
 
 use super::health::Health;
-use super::uses::{Order, Use, Uses, Verb};
+use super::uses::{Order, Use, Uses};
 use super::{Action, Event, Limits, Refusal, UseId};
 use crate::plugin::backoff::Backoff;
-use crate::plugin::status::State;
-use crate::plugin::turn::{Heard, Turn};
+use crate::plugin::turn::Turn;
 
 #[derive(Clone, Debug)]
 enum Phase {
@@ -152,125 +154,15 @@ impl<P: Copy + Ord> Lifecycle<P> {
         }
     }
 
-    /// One word and one reason; the reason is empty when all is well.
-    pub(super) fn status(&self) -> (State, String) {
-        match &self.phase {
-            Phase::Stopped(reason) => (State::Stopped, reason.clone()),
-            Phase::Starting { .. }
-            | Phase::Stopping {
-                then: Then::Start, ..
-            } => (State::Starting, String::new()),
-            Phase::Running {
-                disconnected: Some(_),
-                ..
-            } => (State::Unhealthy, "its control connection is gone".to_owned()),
-            Phase::Running { .. } => match self.health.complaint() {
-                Some(complaint) => (State::Unhealthy, complaint),
-                None => (State::Running, String::new()),
-            },
-            Phase::Awaiting
-            | Phase::Stopping {
-                then: Then::Attach, ..
-            } => (State::Starting, "waiting for a process that you start".to_owned()),
-            Phase::Waiting { reason, .. }
-            | Phase::Stopping {
-                then: Then::Fail { reason, .. },
-                ..
-            } => (State::Restarting, reason.clone()),
-            Phase::Stopping {
-                then: Then::Stop(reason),
-                ..
-            } => (State::Stopped, format!("{reason}; ending")),
-            Phase::Failed(reason) => (State::Failed, reason.clone()),
-        }
+    /// It has nothing to answer: if it sends keep-alives, it does so now.
+    fn is_quiet(&self) -> bool {
+        self.outstanding.is_none() && self.turn.ready().is_some()
     }
 
-    /// How often a failed process was started again.
-    pub(super) fn restarts(&self) -> u32 {
-        self.restarts
-    }
-
-    /// Neither a process nor the wish for one.
-    pub(super) fn is_down(&self) -> bool {
-        matches!(self.phase, Phase::Stopped(_) | Phase::Failed(_))
-    }
-
-    /// Its process answers, or did so once.
-    pub(super) fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Running { .. })
-    }
-
-    /// Its process has not failed and is not meant to end; or the next one is about to be started.
-    pub(super) fn is_well(&self) -> bool {
-        matches!(
-            self.phase,
-            Phase::Starting { .. }
-                | Phase::Running { .. }
-                | Phase::Stopping {
-                    then: Then::Start,
-                    ..
-                }
-        )
-    }
-
-    /// Its process was told to end, and has not yet.
-    pub(super) fn is_ending(&self) -> bool {
-        matches!(self.phase, Phase::Stopping { .. })
-    }
-
-    /// Its process runs, or is on its way.
-    pub(super) fn has_process(&self) -> bool {
-        let running = matches!(
-            self.phase,
-            Phase::Starting { .. } | Phase::Running { .. } | Phase::Stopping { .. }
-        );
-        running && !self.attached
-    }
-
-    /// The process is, or will be, one that somebody else starts.
-    pub(super) fn is_attached(&self) -> bool {
-        self.attached
-    }
-
-    /// It has answered everything, and nothing is to be sent.
-    pub(super) fn is_settled(&self) -> bool {
-        self.outstanding.is_none() && self.uses.is_settled()
-    }
-
-    /// Somebody is at the other end of its control channel.
-    pub(super) fn is_connected(&self) -> bool {
-        self.turn.current().is_some()
-    }
-
-    /// A command was given up, and nothing was heard since.
-    pub(super) fn is_unresponsive(&self) -> bool {
-        self.health.unanswered().is_some()
-    }
-
-    /// What it runs, and within which limits.
-    pub(super) fn assignment(&self) -> Option<(Arc<Manifest>, Limits)> {
-        Some((self.manifest.clone()?, self.limits.clone()))
-    }
-
-    /// What it runs.
-    pub(super) fn manifest(&self) -> Option<&Arc<Manifest>> {
-        self.manifest.as_ref()
-    }
-
-    /// From a command to its answer.
-    pub(super) fn command_limit(&self) -> Duration {
-        self.limits.command
-    }
-
-    /// Why its last process failed, or is being ended.
-    pub(super) fn last_failure(&self) -> &str {
-        match &self.phase {
-            Phase::Stopping {
-                then: Then::Fail { reason, .. },
-                ..
-            } => reason,
-            _ => &self.last_failure,
-        }
+    /// When a process that owes an answer is no longer waited for.
+    fn patience_ends(&self) -> Option<Instant> {
+        let (_, since) = self.health.unanswered().filter(|_| !self.attached)?;
+        Some(since + self.limits.start)
     }
 
     /// A life beside this one, which has not begun and may take its place.
@@ -285,17 +177,6 @@ impl<P: Copy + Ord> Lifecycle<P> {
     /// Takes over a use from another life, where it no longer runs. It is started at the next event.
     pub(super) fn adopt(&mut self, id: UseId, found: Use) {
         self.uses.adopt(id, found);
-    }
-
-    /// It has nothing to answer: if it sends keep-alives, it does so now.
-    fn is_quiet(&self) -> bool {
-        self.outstanding.is_none() && self.turn.ready().is_some()
-    }
-
-    /// When a process that owes an answer is no longer waited for.
-    fn patience_ends(&self) -> Option<Instant> {
-        let (_, since) = self.health.unanswered().filter(|_| !self.attached)?;
-        Some(since + self.limits.start)
     }
 
     /// Every use that is open or about to be.
@@ -444,64 +325,6 @@ impl<P: Copy + Ord> Lifecycle<P> {
         }
     }
 
-    fn handle_message(
-        &mut self,
-        pipe: P,
-        id: u32,
-        request: Request,
-        now: Instant,
-        actions: &mut Vec<Action<P>>,
-    ) {
-        match &mut self.phase {
-            // Whatever its first message says: the published hosts take anything for the handshake.
-            Phase::Starting { .. } | Phase::Awaiting => {
-                self.phase = Phase::Running {
-                    since: now,
-                    disconnected: None,
-                }
-            }
-            Phase::Running { disconnected, .. } => *disconnected = None,
-            _ => return,
-        }
-        let was_waiting = self.turn.ready() == Some(pipe) && self.outstanding.is_none();
-        let is_handshake = request == Request::Handshake;
-        let heard = self.turn.handle_message(pipe, id, is_handshake);
-        if heard != Heard::Ignored {
-            self.health.note_message(now, is_handshake, was_waiting);
-        }
-        match heard {
-            Heard::Again => {
-                if let (Some(sent), Some(pipe)) = (&self.outstanding, self.turn.ready()) {
-                    actions.push(Action::Send(pipe, sent.command.clone()));
-                    self.turn.handle_sent();
-                }
-            }
-            Heard::Answer => {
-                let verdict = match request {
-                    Request::Failed(text) => Err(Refusal::Plugin(text)),
-                    Request::Done | Request::Handshake => Ok(()),
-                };
-                self.settle(verdict, actions);
-            }
-            Heard::Ready | Heard::Late | Heard::Aside | Heard::Ignored => {}
-        }
-    }
-
-    fn handle_gone(&mut self, pipe: P, now: Instant, actions: &mut Vec<Action<P>>) {
-        let was_connected = self.turn.current().is_some();
-        if self.turn.handle_gone(pipe) {
-            self.interrupt(actions);
-        }
-        if !was_connected || self.turn.current().is_some() {
-            return;
-        }
-        match &mut self.phase {
-            Phase::Running { .. } if self.attached => self.lose_attached(actions),
-            Phase::Running { disconnected, .. } => *disconnected = Some(now),
-            _ => {}
-        }
-    }
-
     fn handle_tick(&mut self, now: Instant, actions: &mut Vec<Action<P>>) {
         let limit = self.limits.start;
         match &mut self.phase {
@@ -549,42 +372,6 @@ impl<P: Copy + Ord> Lifecycle<P> {
                 actions.push(Action::Kill);
             }
             _ => {}
-        }
-    }
-
-    /// What was sent last has come to an end.
-    fn settle(&mut self, verdict: Result<(), Refusal>, actions: &mut Vec<Action<P>>) {
-        if let Some(sent) = self.outstanding.take() {
-            actions.extend(self.uses.settle(&sent.order, verdict));
-        }
-    }
-
-    /// The connection broke before the answer. Mostly the process has ended, and will be heard of next; if
-    /// not, what has to run is started (once more, perhaps) when the plugin has connected anew.
-    fn interrupt(&mut self, actions: &mut Vec<Action<P>>) {
-        if let Some(sent) = self.outstanding.take() {
-            actions.extend(self.uses.interrupt(&sent.order));
-        }
-    }
-
-    fn send_next(&mut self, now: Instant, actions: &mut Vec<Action<P>>) {
-        if !matches!(self.phase, Phase::Running { .. }) || self.outstanding.is_some() {
-            return;
-        }
-        if let Some(pipe) = self.turn.ready()
-            && let Some((order, symbol)) = self.uses.next_order()
-        {
-            let command = match order.verb {
-                Verb::Start => Command::Start(symbol),
-                Verb::Stop => Command::Stop(symbol),
-            };
-            actions.push(Action::Send(pipe, command.clone()));
-            self.turn.handle_sent();
-            self.outstanding = Some(Outstanding {
-                order,
-                command,
-                deadline: now + self.limits.command,
-            });
         }
     }
 

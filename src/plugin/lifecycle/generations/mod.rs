@@ -15,105 +15,22 @@
 //! bounds. When the old process ends by itself, the new one takes over everything as soon as it has sent its
 //! handshake; when the new one does, the old one takes everything back.
 
+mod takeover;
+mod words;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use mangrove_protocol::control::{Command, Symbol};
 use mangrove_protocol::manifest::Manifest;
 
-use super::life::undefined;
 use super::swap::{Fact, Order, Side, Step, Swap};
-use super::uses::{self, Use, UseId};
-use super::{Action, Backoff, Event, Lifecycle, Limits, Refusal, State};
+use super::uses::{Use, UseId};
+use super::{Action, Backoff, Event, Lifecycle, Limits};
+pub(in crate::plugin) use words::{Deed, Generation, Happening, Standing, Ticket};
 
 /// So many processes may be ending while others run; the oldest are killed.
 const RETIRING: usize = 4;
-
-/// One line of processes; a later one has a higher number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(in crate::plugin) struct Generation(pub(in crate::plugin) u64);
-
-/// One wish to start; chosen by who has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(in crate::plugin) struct Ticket(pub(in crate::plugin) u64);
-
-/// Something happened, or is wanted.
-#[derive(Clone, Debug)]
-pub(in crate::plugin) enum Happening<P> {
-    /// Run this from now on; beside what runs, until it has taken over.
-    Start(Ticket, Arc<Manifest>, Limits),
-    /// Stop, then start again.
-    Restart(Ticket),
-    /// Stop, then wait for a process that somebody else starts.
-    Attach,
-    /// Run nothing, for this reason.
-    Stop(String),
-    /// Somebody wants a symbol to run.
-    Open(UseId, Symbol),
-    /// Nobody wants it any more.
-    Close(UseId),
-    /// A function that should be running has no connection.
-    Silent(UseId),
-    /// A call of this function was given up; or, when there is none, what was late has been answered.
-    Late(Option<String>),
-    /// Something that concerns one line of processes.
-    Of(Generation, Event<P>),
-    /// The sink's sender is held.
-    Held(UseId),
-    /// The sink's sender was connected, or not.
-    Dialed(UseId, Result<(), String>),
-    /// This process has taken over the calls of the function.
-    Turned(UseId, Generation),
-    /// The time that [`Generations::deadline`] named has come.
-    Tick,
-}
-
-/// What has to be done. In the given order.
-#[derive(Clone, Debug, PartialEq)]
-pub(in crate::plugin) enum Deed<P> {
-    /// Start the process that the ticket stands for. A failure is reported by [`Event::SpawnFailed`].
-    Spawn(Generation, Ticket),
-    /// Ask the process group to end.
-    Terminate(Generation),
-    /// End the process group.
-    Kill(Generation),
-    /// Disconnect the process that somebody else has started.
-    Detach(Generation),
-    /// Reply to the newest control message of this pipe with this.
-    Send(Generation, P, Command),
-    /// The use runs in this process. For a sink that ran before: connect its sender and let it go on.
-    Started(UseId, Generation),
-    /// The use did not come to run, and is forgotten.
-    Refused(UseId, Refusal),
-    /// The use ran and cannot go on. It is forgotten.
-    Ended(UseId, Refusal),
-    /// The use that was closed no longer runs.
-    Closed(UseId),
-    /// Keep the sink's sender from sending: [`Happening::Held`], within the command limit.
-    Hold(UseId),
-    /// Connect the sink's sender with this process: [`Happening::Dialed`].
-    Dial(UseId, Generation),
-    /// Let the sink's sender go on.
-    Release(UseId),
-    /// Let this process take over the calls of the function: [`Happening::Turned`].
-    Turn(UseId, Generation),
-    /// What became of a wish to start.
-    Settled(Ticket, Result<(), String>),
-    /// Nothing is left of this line of processes.
-    Over(Generation),
-}
-
-/// How a plugin is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::plugin) struct Standing {
-    pub(in crate::plugin) state: State,
-    pub(in crate::plugin) reason: String,
-    pub(in crate::plugin) version: Option<String>,
-    pub(in crate::plugin) restarts: u32,
-    pub(in crate::plugin) note: String,
-    pub(in crate::plugin) attached: bool,
-}
 
 #[derive(Debug)]
 struct Line<P> {
@@ -413,159 +330,6 @@ impl<P: Copy + Ord> Generations<P> {
         false
     }
 
-    fn review_swap(&mut self, now: Instant, deeds: &mut Vec<Deed<P>>) -> bool {
-        let Some(next) = &mut self.next else { return false };
-        let old = &self.current.life;
-        let new = &next.line.life;
-        // What ends may still run symbols, which must not run twice.
-        if !new.is_well() && (new.uses().len() == 0 || !new.is_ending()) {
-            let why = next.line.life.last_failure().to_owned();
-            self.abandon(&why, now, deeds);
-            return true;
-        }
-        let new_is_unresponsive = new.is_running() && new.is_unresponsive();
-        match &mut next.stage {
-            Stage::Starting if !next.line.life.is_running() => false,
-            _ if old.is_ending() => false,
-            Stage::Starting | Stage::Settling { .. } if !old.is_running() => {
-                self.take_over(now, deeds);
-                true
-            }
-            Stage::Starting => {
-                next.stage = Stage::Settling {
-                    until: now + old.command_limit(),
-                };
-                true
-            }
-            Stage::Settling { .. } if old.is_settled() => {
-                self.move_all(now, deeds);
-                true
-            }
-            Stage::Settling { until } if now >= *until => {
-                self.condemn(Side::Old, now, deeds);
-                true
-            }
-            Stage::Settling { .. } => false,
-            Stage::Moving { swap, .. } if !old.is_running() => {
-                if swap.is_going_back() {
-                    self.abandon("the old version ended while symbols went back to it", now, deeds);
-                } else {
-                    self.take_over(now, deeds);
-                }
-                true
-            }
-            Stage::Moving { .. } if old.is_unresponsive() => {
-                self.condemn(Side::Old, now, deeds);
-                true
-            }
-            Stage::Moving { .. } if new_is_unresponsive => {
-                self.condemn(Side::New, now, deeds);
-                true
-            }
-            Stage::Moving { swap, until, .. } => {
-                if let Some((id, Step::Turn)) = swap.doing()
-                    && until.is_some_and(|until| now >= until)
-                {
-                    *until = None;
-                    let why = Fact::Refused("it has not connected to the channel of a function".to_owned());
-                    self.report(id, &[Step::Turn], why, now, deeds);
-                    return true;
-                }
-                false
-            }
-        }
-    }
-
-    /// Every symbol that the new version has, one after the other.
-    fn move_all(&mut self, now: Instant, deeds: &mut Vec<Deed<P>>) {
-        let Some(next) = &mut self.next else { return };
-        let manifest = next.line.life.manifest().cloned();
-        let defined = |found: &Use| {
-            let manifest = manifest.as_deref();
-            manifest.is_some_and(|manifest| uses::is_defined(&found.symbol, manifest))
-        };
-        let uses = self.current.life.uses().iter();
-        let plan: BTreeMap<UseId, Use> = uses
-            .filter(|(_, found)| defined(found))
-            .map(|(id, found)| (id, found.clone()))
-            .collect();
-        let mut swap = Swap::new(plan.iter().map(|(id, found)| (*id, uses::kind(&found.symbol))));
-        let orders = swap.advance();
-        next.stage = Stage::Moving {
-            swap,
-            plan,
-            until: None,
-        };
-        self.carry_out(orders.into_iter().map(Work::Order).collect(), now, deeds);
-    }
-
-    /// The new one is the current one from now on, with everything that has not moved yet.
-    fn take_over(&mut self, now: Instant, deeds: &mut Vec<Deed<P>>) {
-        let Some(mut next) = self.next.take() else { return };
-        let manifest = next.line.life.manifest().cloned();
-        if let Stage::Moving { swap, plan, .. } = next.stage {
-            // One that has to be started first is let go when it is connected.
-            let runs = |id: &UseId| next.line.life.uses().contains(*id);
-            deeds.extend(swap.held().filter(runs).map(Deed::Release));
-            plan.into_iter()
-                .for_each(|(id, found)| next.line.life.adopt(id, found));
-        }
-        for (id, found) in self.current.life.uses().iter() {
-            match &manifest {
-                Some(manifest) if !uses::is_defined(&found.symbol, manifest) => {
-                    let gone = undefined(manifest, &found.symbol.name);
-                    deeds.push(if found.opened {
-                        Deed::Ended(id, gone)
-                    } else {
-                        Deed::Refused(id, gone)
-                    });
-                }
-                _ => next.line.life.adopt(id, found.clone()),
-            }
-        }
-        let ticket = next.line.ticket;
-        let old = std::mem::replace(&mut self.current, next.line);
-        self.note.clear();
-        self.drop_start("a newer version runs", deeds);
-        self.retire(old, "replaced", now, deeds);
-        deeds.push(Deed::Settled(ticket, Ok(())));
-        self.feed(self.current.id, Event::Tick, now, deeds);
-    }
-
-    /// The old one goes on, with everything that has moved; the new one ends.
-    fn abandon(&mut self, why: &str, now: Instant, deeds: &mut Vec<Deed<P>>) {
-        self.give_back(why, now, deeds);
-        self.feed(self.current.id, Event::Tick, now, deeds);
-    }
-
-    /// The old one has everything again, the new one ends. Without a new one nothing happens.
-    fn give_back(&mut self, why: &str, now: Instant, deeds: &mut Vec<Deed<P>>) {
-        let Some(next) = self.next.take() else { return };
-        let Line { id, ticket, life } = &next.line;
-        let (id, ticket) = (*id, *ticket);
-        let version = life.manifest().map_or("", |manifest| &manifest.version);
-        self.note = format!("version {version} was not taken: {why}");
-        let had_symbols = life.uses().len() > 0;
-        if let Stage::Moving { swap, plan, .. } = next.stage {
-            // As in `take_over`.
-            let runs = |id: &UseId| self.current.life.uses().contains(*id);
-            deeds.extend(swap.held().filter(runs).map(Deed::Release));
-            plan.into_iter()
-                .for_each(|(id, found)| self.current.life.adopt(id, found));
-        }
-        self.retire(next.line, "not taken", now, deeds);
-        if had_symbols
-            && self
-                .retiring
-                .iter()
-                .any(|line| line.id == id && line.life.has_process())
-        {
-            // What it runs may be started again elsewhere, and sooner than its grace is over.
-            deeds.push(Deed::Kill(id));
-        }
-        deeds.push(Deed::Settled(ticket, Err(why.to_owned())));
-    }
-
     fn retire(&mut self, mut line: Line<P>, reason: &str, now: Instant, deeds: &mut Vec<Deed<P>>) {
         let actions = line.life.handle(Event::Stop(reason.to_owned()), now);
         let id = line.id;
@@ -582,50 +346,9 @@ impl<P: Copy + Ord> Generations<P> {
         deeds.extend(self.retiring.iter().take(surplus).map(|line| Deed::Kill(line.id)));
     }
 
-    /// A process that does not answer in the middle of a move is ended, so that nothing can run twice.
-    fn condemn(&mut self, side: Side, now: Instant, deeds: &mut Vec<Deed<P>>) {
-        let reason = "it did not answer while another version was taking over".to_owned();
-        if let Some(id) = self.side(side) {
-            self.feed(id, Event::Condemn(reason), now, deeds);
-        }
-    }
-
     fn is_moving(&self) -> bool {
         let stage = self.next.as_ref().map(|next| &next.stage);
         matches!(stage, Some(Stage::Settling { .. } | Stage::Moving { .. }))
-    }
-
-    fn swap(&self) -> Option<&Swap> {
-        match &self.next.as_ref()?.stage {
-            Stage::Moving { swap, .. } => Some(swap),
-            _ => None,
-        }
-    }
-
-    fn side(&self, side: Side) -> Option<Generation> {
-        match side {
-            Side::Old => Some(self.current.id),
-            Side::New => Some(self.next.as_ref()?.line.id),
-        }
-    }
-
-    /// Something has come of a step of the move; of which one, has to be among `steps`.
-    fn report(&mut self, id: UseId, steps: &[Step], fact: Fact, now: Instant, deeds: &mut Vec<Deed<P>>) {
-        let orders = self.advance(id, steps, fact);
-        self.carry_out(orders.into_iter().map(Work::Order).collect(), now, deeds);
-    }
-
-    fn advance(&mut self, id: UseId, steps: &[Step], fact: Fact) -> Vec<Order> {
-        match self.next.as_mut().map(|next| &mut next.stage) {
-            Some(Stage::Moving { swap, until, .. }) => match swap.doing() {
-                Some((moving, step)) if moving == id && steps.contains(&step) => {
-                    *until = None;
-                    swap.handle(fact)
-                }
-                _ => Vec::new(),
-            },
-            _ => Vec::new(),
-        }
     }
 
     fn feed(&mut self, id: Generation, event: Event<P>, now: Instant, deeds: &mut Vec<Deed<P>>) {
@@ -695,51 +418,6 @@ impl<P: Copy + Ord> Generations<P> {
         }
         let steps = [Step::Start, Step::StartAlone, Step::Stop, Step::StopFirst];
         work.extend(self.advance(use_id, &steps, fact).into_iter().map(Work::Order));
-    }
-
-    /// What the move wants.
-    fn obey(&mut self, order: Order, now: Instant, work: &mut VecDeque<Work<P>>, deeds: &mut Vec<Deed<P>>) {
-        match order {
-            Order::Start(side, use_id) => {
-                let found = match self.next.as_ref().map(|next| &next.stage) {
-                    Some(Stage::Moving { plan, .. }) => plan.get(&use_id).cloned(),
-                    _ => None,
-                };
-                if let (Some(id), Some(found)) = (self.side(side), found)
-                    && let Some(line) = self.line_mut(id)
-                {
-                    line.life.adopt(use_id, found);
-                    let actions = line.life.handle(Event::Tick, now);
-                    work.extend(actions.into_iter().map(|action| Work::Action(id, action)));
-                }
-            }
-            Order::Stop(side, use_id) => {
-                if let Some(id) = self.side(side)
-                    && let Some(line) = self.line_mut(id)
-                {
-                    let actions = line.life.handle(Event::Close(use_id), now);
-                    work.extend(actions.into_iter().map(|action| Work::Action(id, action)));
-                }
-            }
-            Order::Turn(side, use_id) => {
-                let limit: Duration = self.current.life.command_limit();
-                if let Some(Stage::Moving { until, .. }) = self.next.as_mut().map(|next| &mut next.stage) {
-                    *until = Some(now + limit);
-                }
-                deeds.extend(self.side(side).map(|id| Deed::Turn(use_id, id)));
-            }
-            Order::Hold(use_id) => deeds.push(Deed::Hold(use_id)),
-            Order::Dial(side, use_id) => deeds.extend(self.side(side).map(|id| Deed::Dial(use_id, id))),
-            Order::Release(use_id) => deeds.push(Deed::Release(use_id)),
-            Order::Lose(use_id, why) => {
-                if let Some(Stage::Moving { plan, .. }) = self.next.as_mut().map(|next| &mut next.stage) {
-                    plan.remove(&use_id);
-                }
-                deeds.push(Deed::Ended(use_id, Refusal::Plugin(why)));
-            }
-            Order::Finish(None) => self.take_over(now, deeds),
-            Order::Finish(Some(why)) => self.abandon(&why, now, deeds),
-        }
     }
 }
 
