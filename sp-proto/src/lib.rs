@@ -95,8 +95,9 @@ pub use engine::{Endpoint, Event, Events, ListenerOptions, PipeInfo};
 pub use error::{DialError, ListenError, RecvError, RequestError, SendError, SendErrorKind};
 #[cfg(feature = "tokio")]
 pub use socket::{
-    Bus, Connection, DeviceError, Listener, Pair, Pair1, Pub, Pull, Push, Raw, RawSendError, Rep, Req,
-    ReqContext, Request, Respondent, SocketOptions, Sub, SubContext, SurveyContext, Surveyor, device,
+    Bus, Connection, DeviceError, Incoming, Listener, Outgoing, Pair, Pair1, Pub, Pull, Push, Raw,
+    RawSendError, Rep, Req, ReqContext, Request, Respondent, SocketOptions, Sub, SubContext, SurveyContext,
+    Surveyor, device,
 };
 #[cfg(feature = "tokio")]
 pub use transport::{Address, AddressError, Credentials, TcpTarget, WsTarget};

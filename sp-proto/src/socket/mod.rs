@@ -2,6 +2,7 @@
 
 mod bus;
 mod device;
+mod halves;
 mod listener;
 mod options;
 mod pair;
@@ -18,6 +19,7 @@ mod surveyor;
 
 pub use bus::Bus;
 pub use device::{DeviceError, device};
+pub use halves::{Incoming, Outgoing};
 pub use listener::{Connection, Listener};
 pub use options::SocketOptions;
 pub use pair::Pair;

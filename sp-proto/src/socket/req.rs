@@ -122,6 +122,34 @@ impl ReqContext {
         with_limit(self.owner.core.options.recv_timeout, self.reply()).await
     }
 
+    /// Sends a request if a pipe has room now. The request before it is cancelled even if none has.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](crate::SendErrorKind::WouldBlock) or closed; the message comes back and no request is
+    /// outstanding.
+    pub fn try_send(&mut self, message: impl Into<Message>) -> Result<(), SendError> {
+        self.owner.core.with(|state| state.pattern.cancel(self.id));
+        self.owner.core.try_send(Ask(self.id), message.into())
+    }
+
+    /// The reply if it is there now. A request whose [`resend_time`](crate::SocketOptions::resend_time) has
+    /// passed is sent again by looking.
+    ///
+    /// # Errors
+    /// [`State`](RecvError::State) when no request is outstanding, or the socket was closed.
+    pub fn try_recv(&mut self) -> Result<Option<Message>, RecvError> {
+        self.owner.core.with(|state| {
+            if state.closed {
+                return Err(RecvError::Closed);
+            }
+            match state.pattern.recv(&mut state.pipes, self.id, now()) {
+                Progress::Idle => Err(RecvError::State),
+                Progress::Reply(message) => Ok(Some(message)),
+                Progress::Waiting(_) => Ok(None),
+            }
+        })
+    }
+
     async fn reply(&mut self) -> Result<Message, RecvError> {
         let mut resend_at = None;
         loop {

@@ -133,6 +133,24 @@ impl SurveyContext {
             }
         }
     }
+
+    /// The next response if one is there now.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), but for its time limit.
+    pub fn try_recv(&mut self) -> Result<Option<Message>, RecvError> {
+        let id = self.id;
+        let looked = self
+            .owner
+            .core
+            .try_recv(|state| match state.pattern.recv(id, now()) {
+                Responses::Idle => Some(Err(RecvError::State)),
+                Responses::Waiting => None,
+                Responses::Response(message) => Some(Ok(message)),
+                Responses::Ended => Some(Err(RecvError::SurveyEnded)),
+            });
+        looked?.transpose()
+    }
 }
 
 impl fmt::Debug for SurveyContext {
