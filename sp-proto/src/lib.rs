@@ -33,6 +33,11 @@
 //! Every socket listens and dials on any number of endpoints; [`Address`] tells of the transports. Sockets
 //! are made anywhere and used within a tokio runtime. A [`Listener`] serves several protocols on one address.
 //!
+#![cfg_attr(
+    all(any(doc, doctest), feature = "ipc", feature = "tls", feature = "ws"),
+    doc = "The [`guide`] has a page per pattern, and pages on connecting, back-pressure, closing, devices and TLS."
+)]
+//!
 //! # Module map
 //!
 //! - [`wire`]: greeting, frames, backtraces. Pure.
@@ -75,6 +80,9 @@ pub mod wire;
 mod engine;
 #[cfg(feature = "tokio")]
 mod error;
+// Its pages speak of every feature.
+#[cfg(all(any(doc, doctest), feature = "ipc", feature = "tls", feature = "ws"))]
+pub mod guide;
 #[cfg(feature = "tokio")]
 mod socket;
 #[cfg(feature = "tokio")]

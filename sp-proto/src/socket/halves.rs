@@ -411,7 +411,7 @@ impl SurveyContext {
     /// use futures_util::StreamExt;
     /// use sp_proto::{Respondent, SocketOptions, Surveyor};
     /// use std::time::Duration;
-    /// let survey_time = Duration::from_millis(300);
+    /// let survey_time = Duration::from_millis(500);
     /// let surveyor = Surveyor::with_options(SocketOptions { survey_time, ..Default::default() });
     /// let respondent = Respondent::new();
     /// respondent.listen("inproc://responses-example").await?;
