@@ -117,6 +117,9 @@ macro_rules! endpoints {
 
             /// Stops listening or dialing there; its pipes are closed at once. An unknown endpoint is already
             /// closed.
+            ///
+            /// # Cancel safety
+            /// Dropped before it is ready, the endpoint is closed all the same.
             pub async fn close_endpoint(&self, id: $crate::EndpointId) {
                 self.owner.close_endpoint(id).await;
             }
