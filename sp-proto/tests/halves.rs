@@ -8,8 +8,11 @@ use sp_proto::{
     Bus, Event, Message, Pair, Pair1, Pub, Pull, Push, RecvError, Rep, Req, Respondent, SendErrorKind,
     SocketOptions, Sub, Surveyor,
 };
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{Transport, bounded};
+use tokio::task::JoinSet;
 
 /// A push and a pull socket that are connected.
 async fn pipeline(push: SocketOptions, pull: SocketOptions) -> (Push, Pull) {
@@ -69,6 +72,66 @@ async fn a_sink_that_is_left_alone_keeps_nobody_waiting() {
         assert_eq!(pull.recv().await.unwrap().as_bytes(), b"free");
         sink.flush().await.unwrap();
         assert_eq!(pull.recv().await.unwrap().as_bytes(), b"held");
+    })
+    .await;
+}
+
+/// Sinks and streams beside each other on two workers, each stepped a little, left alone and taken up again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_halves_lose_nothing_and_hang_nowhere() {
+    const HALVES: usize = 6;
+    const EACH: usize = 2000;
+    bounded(async {
+        let narrow = || SocketOptions {
+            send_queue: 2,
+            recv_queue: 2,
+            ..Default::default()
+        };
+        let (push, pull) = pipeline(narrow(), narrow()).await;
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let mut receivers = JoinSet::new();
+        for _ in 0..HALVES {
+            let (mut stream, received) = (pull.stream(), Arc::clone(&received));
+            receivers.spawn(async move {
+                loop {
+                    let next = match stream.next().now_or_never() {
+                        Some(next) => next,
+                        None => {
+                            tokio::task::yield_now().await;
+                            stream.next().await
+                        }
+                    };
+                    let Some(message) = next else { return };
+                    received.lock().unwrap().push(message);
+                }
+            });
+        }
+        let mut senders = JoinSet::new();
+        for half in 0..HALVES {
+            let mut sink = push.sink();
+            senders.spawn(async move {
+                for number in 0..EACH {
+                    sink.feed(format!("{half} {number}").into()).await.unwrap();
+                    if number % 3 == 0 {
+                        let _ = sink.flush().now_or_never();
+                        tokio::task::yield_now().await;
+                    }
+                }
+                sink.close().await.unwrap();
+            });
+        }
+        while let Some(sent) = senders.join_next().await {
+            sent.unwrap();
+        }
+        while received.lock().unwrap().len() < HALVES * EACH {
+            tokio::task::yield_now().await;
+        }
+        pull.close().await;
+        while let Some(ended) = receivers.join_next().await {
+            ended.unwrap();
+        }
+        let received: HashSet<Message> = received.lock().unwrap().drain(..).collect();
+        assert_eq!(received.len(), HALVES * EACH);
     })
     .await;
 }
