@@ -100,8 +100,9 @@ macro_rules! endpoints {
                 self.owner.dial(address).await
             }
 
-            /// Dials `address` in the background, for ever. [`Event::DialFailed`]($crate::Event::DialFailed)
-            /// tells of failures. On a closed socket nothing happens.
+            /// Dials `address` in the background, for ever unless
+            /// [`reconnect_attempts`]($crate::SocketOptions::reconnect_attempts) says otherwise.
+            /// [`Event::DialFailed`]($crate::Event::DialFailed) tells of failures. On a closed socket nothing happens.
             ///
             /// # Errors
             /// The address makes no sense.

@@ -102,6 +102,11 @@ const CRATES: &[Crate] = &[
         sources: "sp-proto/src",
         layers: &[
             Layer {
+                module: "guide",
+                may_import: &[],
+                never: IO,
+            },
+            Layer {
                 module: "id",
                 may_import: &[],
                 never: IO,
