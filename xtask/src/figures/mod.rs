@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// The sockets of sp-proto against raw sockets, nng, nanomsg and libzmq.
+    /// The sockets of sp-proto against raw sockets and other libraries, and together with those that speak SP.
     Sp(Sp),
 }
 
@@ -97,7 +97,7 @@ fn show(arguments: &Sp, rows: Vec<Row>) -> Result<Vec<Row>> {
 fn measure(arguments: &Sp, cell: &Cell, peers: &[Peer]) -> Result<Vec<Row>> {
     let mut measured: Vec<_> = peers
         .iter()
-        .filter(|peer| cell.mode == "thr" || !peer.batches)
+        .filter(|peer| peer.does(cell))
         .map(|peer| (peer, Measured::default()))
         .collect();
     let count = measured.len();
