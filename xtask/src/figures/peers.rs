@@ -232,7 +232,7 @@ impl Peer {
         };
         let mut command = Command::new("timeout");
         command
-            .args(["--kill-after=5", &(20 + measure / 1000).to_string()])
+            .args(["--kill-after=5", &(10 + measure / 1000).to_string()])
             .args(wrapper)
             .arg(parent)
             .args([mode, cell.transport, &cell.size.to_string()])

@@ -16,9 +16,15 @@ pub(super) struct Measured {
     /// The part of the messages that did not arrive, where that may be.
     lost: Vec<f64>,
     pub(super) syscalls: Option<f64>,
+    /// How many runs gave nothing.
+    pub(super) failures: usize,
 }
 
 impl Measured {
+    pub(super) fn is_empty(&self) -> bool {
+        self.rates.is_empty()
+    }
+
     pub(super) fn add(&mut self, result: &Value) {
         let number = |name: &str| result[name].as_f64().unwrap_or_default();
         self.rates.push(number("rate"));
@@ -79,7 +85,7 @@ struct Target {
 pub(super) fn rows(cell: &Cell, measured: &[(&Peer, Measured)]) -> Vec<Row> {
     let measured: Vec<_> = measured
         .iter()
-        .filter(|(_, results)| !results.rates.is_empty())
+        .filter(|(_, results)| !results.is_empty())
         .collect();
     let row = |(peer, results): &&(&Peer, Measured)| {
         let ratio = |other: &str| {
