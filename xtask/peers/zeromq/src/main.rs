@@ -14,7 +14,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use clap::Parser as _;
 use std::convert::Infallible;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 use zeromq::{
     PubSocket, PullSocket, PushSocket, RepSocket, ReqSocket, Socket, SocketRecv, SocketSend, SubSocket,
 };
@@ -30,14 +31,16 @@ fn main() -> Result<()> {
     let line = runtime.block_on(async {
         // In a task, as spperf does.
         let limit = job.limit();
-        let task = tokio::spawn(async move {
+        let mut task = JoinSet::new();
+        task.spawn(async move {
             match job.peer.clone() {
                 Some(address) => play(&job, &address).await.map(|never| match never {}),
                 None => measure(&job).await,
             }
         });
-        let done = tokio::time::timeout(limit, task).await;
-        done.context("the messages stopped coming")??
+        let done = tokio::time::timeout(limit, task.join_next()).await;
+        let done = done.context("the messages stopped coming")?;
+        done.context("no task")??
     })?;
     println!("{line}");
     Ok(())
@@ -130,7 +133,7 @@ async fn round_trips(job: &Job, mut req: ReqSocket) -> Result<String> {
     // The first waits until the child is there.
     while round_trip(&mut req, job, &mut messages).await.is_err() {
         messages = Numbered::new(job.size, 0);
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let begun = Instant::now();
     while begun.elapsed() < job.warmup {
