@@ -221,7 +221,8 @@ int main(int argc, char **argv) {
     if (is_ctx) is_ctx = 2;
     play();
   }
-  if (!strcmp(TR, "tcp")) { PORT = 20000 + getpid() % 20000; snprintf(URL, sizeof URL, "tcp://127.0.0.1:%d", PORT); }
+  /* below the ports that the kernel gives out by itself */
+  if (!strcmp(TR, "tcp")) { PORT = 20000 + getpid() % 12000; snprintf(URL, sizeof URL, "tcp://127.0.0.1:%d", PORT); }
   else { snprintf(PATH_, sizeof PATH_, "%s/sp-figures.%d.sock", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", getpid()); snprintf(URL, sizeof URL, "ipc://%s", PATH_); }
   int pp[2]; if (pipe(pp)) die("pipe");
   pid_t ch = fork();
