@@ -260,3 +260,46 @@ impl Peer {
         Some(calls / result["n"].as_f64()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::cells::CELLS;
+    use super::*;
+
+    /// The program that measures, and the one that dials.
+    fn sides(peer: &Peer, mode: &str) -> (String, String) {
+        let cell = CELLS.iter().find(|cell| cell.mode == mode).unwrap();
+        let command = peer.command(&[], mode, cell, 0, 0);
+        let words: Vec<_> = command
+            .get_args()
+            .map(|word| word.display().to_string())
+            .collect();
+        let at = words.iter().position(|word| word == mode).unwrap();
+        let dials = command
+            .get_envs()
+            .find_map(|(name, value)| value.filter(|_| name == "SPPERF_PEER"));
+        (words[at - 1].clone(), dials.unwrap().display().to_string())
+    }
+
+    #[test]
+    fn the_first_of_two_sends_or_asks() {
+        let peer = Peer {
+            name: "sp to nng".to_owned(),
+            ours: false,
+            with: Some("nng"),
+            begins: "sp".into(),
+            other: "nng".into(),
+            runtime: "multi",
+            lacks: &[("ctx", "a reason")],
+        };
+        // One way the receiver measures, there and back the asker.
+        assert_eq!(sides(&peer, "thr"), ("nng".to_owned(), "sp".to_owned()));
+        assert_eq!(sides(&peer, "lat"), ("sp".to_owned(), "nng".to_owned()));
+        let left_out: Vec<_> = CELLS
+            .iter()
+            .filter(|cell| !peer.does(cell))
+            .map(|cell| cell.mode)
+            .collect();
+        assert_eq!(left_out, ["ctx:64", "ctx:64"]);
+    }
+}
