@@ -63,6 +63,7 @@ const STEPS: &[Step] = &[
     ("fuzz targets", fuzz_targets),
     ("tests", tests),
     ("cargo demo", demo),
+    ("cargo figures", figures),
 ];
 
 /// Runs the steps and prints what came of them.
@@ -134,9 +135,12 @@ impl Checkout {
     }
 }
 
-/// Both lock files agree with the manifests; else each run would silently change them.
+/// A package outside of the workspace: the figures' peer that speaks with zmq.rs.
+const ZEROMQ: &str = "xtask/peers/zeromq/Cargo.toml";
+
+/// All lock files agree with the manifests; else each run would silently change them.
 fn lock_files(checkout: &Checkout) -> Result<Outcome> {
-    for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
+    for manifest in ["Cargo.toml", "fuzz/Cargo.toml", ZEROMQ] {
         let mut metadata = checkout.cargo(["metadata", "--locked", "--format-version", "1"]);
         if let Err(error) = output(metadata.args(["--manifest-path", manifest])) {
             return Ok(Outcome::Failed(format!(
@@ -156,6 +160,7 @@ fn formatting(checkout: &Checkout) -> Result<Outcome> {
         [
             checkout.cargo(["fmt", "--all", "--check"]),
             checkout.cargo(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]),
+            checkout.cargo(["fmt", "--manifest-path", ZEROMQ, "--check"]),
         ],
     )
 }
@@ -242,4 +247,20 @@ fn demo(checkout: &Checkout) -> Result<Outcome> {
     // Tests of another checkout may have the plugin's addresses, of which the machine has one each.
     let _car = testkit::exclusive("car");
     checkout.tool("demo", &mut checkout.cargo(["demo", "--results", "3"]))
+}
+
+/// One quick round of one cell: that everything of the figures builds and runs, not how fast it is. A library
+/// that this machine lacks is named in the log.
+fn figures(checkout: &Checkout) -> Result<Outcome> {
+    let cell = [
+        "figures",
+        "sp",
+        "thr.tcp.64",
+        "--json",
+        "--rounds",
+        "1",
+        "--ms",
+        "50",
+    ];
+    checkout.tool("figures", &mut checkout.cargo(cell))
 }
