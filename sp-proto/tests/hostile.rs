@@ -8,7 +8,7 @@ use sp_proto::{
     Surveyor,
 };
 use std::time::Duration;
-use support::{Transport, bounded, event, peer_refused, pipe_added, pipe_removed};
+use support::{Transport, bounded, event, peer_refused, pipe_added, pipe_removed, resident};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -284,12 +284,6 @@ async fn a_month_of_keep_alives_against_an_idle_rep_keeps_the_newest() {
         pipe_removed(&mut events).await;
     })
     .await;
-}
-
-/// The resident memory of this process, in bytes.
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
-    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
 #[tokio::test]
