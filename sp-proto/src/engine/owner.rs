@@ -73,7 +73,7 @@ impl<P: Pattern> Owner<P> {
     }
 
     pub(crate) async fn listen(&self, address: &str) -> Result<Endpoint, ListenError> {
-        let (listener, bound, file) = bind(address, &self.core.options.transport()).await?;
+        let (listener, bound, file) = bind(address, &self.core.settings).await?;
         let endpoint = Endpoint {
             id: EndpointId::next(),
             address: bound,

@@ -78,7 +78,7 @@ impl SocketOptions {
     pub(crate) fn transport(&self) -> Settings {
         Settings {
             #[cfg(feature = "tls")]
-            tls: self.tls.clone(),
+            tls: self.tls.clone().into(),
         }
     }
 }
