@@ -86,21 +86,25 @@ impl Req {
         id
     }
 
-    pub(crate) fn close(&mut self, context: ContextId) {
-        self.cancel(context);
+    pub(crate) fn close(&mut self, pipes: &mut Pipes, context: ContextId) {
+        self.cancel(pipes, context);
         self.contexts.remove(&context);
     }
 
-    /// Forgets the request of this context; its reply will be dropped.
-    pub(crate) fn cancel(&mut self, context: ContextId) {
+    /// Forgets the request of this context; its reply is dropped, now or when it comes.
+    pub(crate) fn cancel(&mut self, pipes: &mut Pipes, context: ContextId) {
         let Some(state) = self.contexts.get_mut(&context) else {
             return;
         };
-        if let State::Outstanding(request) = std::mem::replace(state, State::Idle) {
-            self.waiting.remove(&request.id);
-            if request.sent.is_none() {
-                self.unsent.retain(|unsent| *unsent != context);
+        match std::mem::replace(state, State::Idle) {
+            State::Idle => {}
+            State::Outstanding(request) => {
+                self.waiting.remove(&request.id);
+                if request.sent.is_none() {
+                    self.unsent.retain(|unsent| *unsent != context);
+                }
             }
+            State::Answered(_) => pipes.drops.unexpected += 1,
         }
     }
 
@@ -112,7 +116,7 @@ impl Req {
         message: Message,
         now: Instant,
     ) -> Result<Key, Message> {
-        self.cancel(context);
+        self.cancel(pipes, context);
         let Some(key) = self.turns.pop_front() else {
             return Err(message);
         };

@@ -411,6 +411,7 @@ mod req {
         send(&mut end, a, "old").unwrap();
         end.handle(pipe, vec![request(0, b"unread")]).unwrap();
         send(&mut end, a, "new").unwrap();
+        assert_eq!(end.pipes.drops.unexpected, 1);
         assert!(matches!(recv(&mut end, a), Progress::Waiting));
     }
 
@@ -456,7 +457,7 @@ mod req {
         end.now = start + 70 * SECOND;
         assert_eq!(timeout(&mut end), Some(start + 125 * SECOND));
         assert!(end.flush(pipe).is_empty(), "b has its reply");
-        end.pattern.cancel(a);
+        end.pattern.cancel(&mut end.pipes, a);
         assert_eq!(timeout(&mut end), None);
         send(&mut end, a, "again").unwrap();
         assert!(std::iter::from_fn(|| end.pattern.pop_ready()).any(|ready| ready == ContextId::TIMER));
@@ -508,8 +509,8 @@ mod req {
         send(&mut end, a, "a").unwrap();
         send(&mut end, b, "b").unwrap();
         end.leave(first);
-        end.pattern.cancel(a);
-        end.pattern.close(b);
+        end.pattern.cancel(&mut end.pipes, a);
+        end.pattern.close(&mut end.pipes, b);
         let second = end.join().unwrap();
         assert!(end.flush(second).is_empty());
         assert!(matches!(recv(&mut end, a), Progress::Idle));

@@ -77,7 +77,7 @@ impl Drop for ReqContext {
     fn drop(&mut self) {
         self.owner.core.with(|state| {
             state.contexts.remove(&self.id);
-            state.pattern.close(self.id);
+            state.pattern.close(&mut state.pipes, self.id);
         });
     }
 }
@@ -102,7 +102,9 @@ impl ReqContext {
     /// # Cancel safety
     /// Dropped before it is ready, the request was not sent; the one before it may be cancelled all the same.
     pub async fn send(&mut self, message: impl Into<Message>) -> Result<(), SendError> {
-        self.owner.core.with(|state| state.pattern.cancel(self.id));
+        self.owner
+            .core
+            .with(|state| state.pattern.cancel(&mut state.pipes, self.id));
         self.owner.core.send(Ask(self.id), message.into()).await
     }
 
