@@ -7,7 +7,7 @@ use crate::engine::greeting::Greeted;
 use crate::engine::now;
 use crate::engine::waiters::Waiters;
 use crate::pattern::{ContextId, Key, Pattern, Pipes, Refusal, SendLimits, Violation};
-use crate::transport::{Reader, Writer};
+use crate::transport::{Reader, Settings, Writer};
 use crate::wire::{Batch, Framing};
 use crate::{EndpointId, PipeId, Protocol, SocketOptions, Stats};
 use bytes::Bytes;
@@ -23,6 +23,8 @@ pub(crate) struct Core<P> {
     /// What the socket announces.
     pub(crate) protocol: Protocol,
     pub(crate) options: SocketOptions,
+    /// What the transports know of these, and keep from one connection to the next.
+    pub(crate) settings: Settings,
     pub(crate) events: Publisher,
     /// Set when the socket is asked to close: no new pipes, and the old ones end once they are flushed.
     pub(crate) closing: CancellationToken,
@@ -208,6 +210,7 @@ impl<P: Pattern> Core<P> {
         Self {
             state: Mutex::new(state),
             protocol,
+            settings: options.transport(),
             options,
             events: Publisher::new(),
             closing: CancellationToken::new(),

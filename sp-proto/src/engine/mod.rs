@@ -14,6 +14,7 @@ mod greeting;
 mod owner;
 mod pipe;
 mod send;
+mod timer;
 mod waiters;
 
 pub(crate) use self::core::{Core, State};
@@ -25,7 +26,7 @@ pub(crate) use greeting::Greeted;
 pub(crate) use greeting::Manners;
 pub use owner::Endpoint;
 pub(crate) use owner::{Owner, bind};
-pub(crate) use send::{Attempt, Sends, with_limit};
+pub(crate) use send::{Attempt, Sends};
 pub(crate) use waiters::Waiters;
 
 use std::time::Instant;

@@ -327,7 +327,7 @@ impl<P: Pattern> Core<P> {
 }
 
 /// Waits for `receiving` at most this long.
-pub(crate) async fn with_limit<T>(
+async fn with_limit<T>(
     limit: Option<Duration>,
     receiving: impl Future<Output = Result<T, RecvError>>,
 ) -> Result<T, RecvError> {

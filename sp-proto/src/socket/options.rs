@@ -53,8 +53,8 @@ pub struct SocketOptions {
     pub reconnect_attempts: Option<u32>,
     /// How long `close` goes on writing what was queued. Default 1 s.
     pub linger: Duration,
-    /// Req only: resend after this long without a reply; `None` = never. The time is looked at while the
-    /// reply is waited for. Default 60 s.
+    /// Req only: resend after this long without a reply, and again after as long; `None` or zero = never.
+    /// Default 60 s.
     pub resend_time: Option<Duration>,
     /// Rep and respondent: how many requests of one pipe are kept until they are received; more push the
     /// oldest out. Raise it for requesters that have several requests in flight on one connection. Default 1:
@@ -78,7 +78,7 @@ impl SocketOptions {
     pub(crate) fn transport(&self) -> Settings {
         Settings {
             #[cfg(feature = "tls")]
-            tls: self.tls.clone(),
+            tls: self.tls.clone().into(),
         }
     }
 }
