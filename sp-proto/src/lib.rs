@@ -78,6 +78,8 @@ mod error;
 #[cfg(feature = "tokio")]
 mod socket;
 #[cfg(feature = "tokio")]
+mod sync;
+#[cfg(feature = "tokio")]
 mod transport;
 
 pub use id::{EndpointId, PipeId};

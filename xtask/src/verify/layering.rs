@@ -122,6 +122,11 @@ const CRATES: &[Crate] = &[
                 never: IO,
             },
             Layer {
+                module: "sync",
+                may_import: &[],
+                never: &[],
+            },
+            Layer {
                 module: "wire",
                 may_import: &["id", "message", "protocol"],
                 never: IO,
@@ -133,7 +138,7 @@ const CRATES: &[Crate] = &[
             },
             Layer {
                 module: "transport",
-                may_import: &["error", "id", "message", "protocol", "wire"],
+                may_import: &["error", "id", "message", "protocol", "sync", "wire"],
                 never: &[],
             },
             Layer {
@@ -151,6 +156,7 @@ const CRATES: &[Crate] = &[
                     "protocol",
                     "socket",
                     "stats",
+                    "sync",
                     "transport",
                     "wire",
                 ],

@@ -4,9 +4,12 @@
 
 mod contents;
 mod dependencies;
+mod fuzz;
 mod layering;
+mod package;
 mod report;
 mod setup;
+mod toolchain;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -55,13 +58,16 @@ const STEPS: &[Step] = &[
     ("committed content", contents::check),
     ("layering", layering::check),
     ("lock files", lock_files),
+    ("one Rust version in every place", toolchain::check),
     ("no C among the dependencies", dependencies::check),
     ("formatting", formatting),
     ("clippy", clippy),
     ("documentation", documentation),
     ("sp-proto with its features one by one", features),
-    ("fuzz targets", fuzz_targets),
     ("tests", tests),
+    ("sp-proto's engine under loom", models),
+    ("fuzz targets, some seconds each", fuzz::check),
+    ("packages", package::check),
     ("cargo demo", demo),
 ];
 
@@ -131,6 +137,17 @@ impl Checkout {
             }
         }
         Ok(Outcome::Passed)
+    }
+}
+
+/// The packages of the workspace with this manifest.
+fn metadata(checkout: &Checkout, manifest: &str) -> Result<Vec<serde_json::Value>> {
+    let mut command = checkout.cargo(["metadata", "--locked", "--no-deps", "--format-version", "1"]);
+    let text = output(command.args(["--manifest-path", manifest]))?;
+    let mut metadata: serde_json::Value = serde_json::from_str(&text)?;
+    match metadata["packages"].take() {
+        serde_json::Value::Array(packages) => Ok(packages),
+        _ => anyhow::bail!("`cargo metadata` names no packages"),
     }
 }
 
@@ -211,17 +228,24 @@ fn features(checkout: &Checkout) -> Result<Outcome> {
     checkout.tools("features", FEATURES.iter().map(check))
 }
 
-/// They compile with the stable compiler, without the fuzzer itself (which is C++). Their corpora are
-/// replayed among the tests.
-fn fuzz_targets(checkout: &Checkout) -> Result<Outcome> {
-    let mut command = checkout.cargo([
-        "check",
-        "--manifest-path",
-        "fuzz/Cargo.toml",
-        "--no-default-features",
-    ]);
-    command.arg("--target-dir").arg(testkit::target_folder());
-    checkout.tool("fuzz-targets", &mut command)
+/// The models of `sp-proto/src/engine/model.rs`, in a build of their own: what is shared between threads in
+/// every order that they can meet in, up to a bound.
+fn models(checkout: &Checkout) -> Result<Outcome> {
+    const LOG: &str = "loom";
+    let mut test = checkout.cargo(["test", "--locked", "--package", "sp-proto", "--lib"]);
+    test.args(["--no-default-features", "--features", "tokio", "--target-dir"])
+        .arg(testkit::target_folder().join(LOG))
+        .args(["engine::model", "--", "--nocapture"])
+        .env("RUSTFLAGS", "--cfg sp_loom -D warnings")
+        // Some hundred thousand orders.
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
+    let outcome = checkout.tool(LOG, &mut test)?;
+    let log = checkout.logs.join(format!("{LOG}.log"));
+    let log = std::fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
+    if outcome == Outcome::Passed && log.contains("ok. 0 passed") {
+        return Ok(Outcome::Failed("there was no model to check".to_owned()));
+    }
+    Ok(outcome)
 }
 
 fn tests(checkout: &Checkout) -> Result<Outcome> {
