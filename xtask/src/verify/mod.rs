@@ -47,7 +47,7 @@ type Step = (&'static str, fn(&Checkout) -> Result<Outcome>);
 
 /// In this order: preparations first, then what fails fast.
 const STEPS: &[Step] = &[
-    ("set-up: programs of foreign peers", setup::programs),
+    ("set-up: foreign peers and a C++ compiler", setup::programs),
     ("set-up: python with ekuiper 2.4.2", |checkout| {
         setup::python(checkout, "2.4.2")
     }),
