@@ -86,6 +86,8 @@ pub mod guide;
 #[cfg(feature = "tokio")]
 mod socket;
 #[cfg(feature = "tokio")]
+mod sync;
+#[cfg(feature = "tokio")]
 mod transport;
 
 pub use id::{EndpointId, PipeId};

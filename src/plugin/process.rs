@@ -89,6 +89,7 @@ fn command(launch: &Launch) -> Command {
     let host = rustix::process::getpid();
     // SAFETY: between fork and exec only async-signal-safe calls are allowed. These are two plain system
     // calls, and making an error of a constant allocates nothing.
+    #[expect(unsafe_code, reason = "what runs between fork and exec")]
     unsafe {
         command.pre_exec(move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -106,6 +107,7 @@ fn command(launch: &Launch) -> Command {
 }
 
 /// A pidfd becomes readable when the process has ended.
+#[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays open")]
 fn watch(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
     // SAFETY: the descriptor is open, the `OwnedFd` is the only one who closes it, and the `AsyncFd` owns

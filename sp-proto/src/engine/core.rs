@@ -7,13 +7,14 @@ use crate::engine::greeting::Greeted;
 use crate::engine::now;
 use crate::engine::waiters::Waiters;
 use crate::pattern::{ContextId, Key, Pattern, Pipes, Refusal, SendLimits, Violation};
+use crate::sync::{Mutex, MutexGuard};
 use crate::transport::{Reader, Settings, Writer};
 use crate::wire::{Batch, Framing};
 use crate::{EndpointId, PipeId, Protocol, SocketOptions, Stats};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Waker};
 use tokio_util::sync::CancellationToken;
 

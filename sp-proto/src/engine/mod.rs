@@ -11,12 +11,16 @@ mod core;
 mod dialer;
 mod events;
 mod greeting;
+#[cfg(all(test, sp_loom))]
+mod model;
 mod owner;
 mod pipe;
 mod send;
 mod timer;
 mod waiters;
 
+#[cfg(all(test, sp_loom))]
+use self::core::Unattached;
 pub(crate) use self::core::{Core, State};
 pub(crate) use acceptor::Acceptor;
 pub use acceptor::ListenerOptions;

@@ -3,6 +3,7 @@
 
 use crate::engine::core::{Attached, Core, Plan, Stop};
 use crate::pattern::{Key, Pattern, Violation};
+use crate::sync::{PollSender, mpsc};
 #[cfg(feature = "ws")]
 use crate::transport::ReadEnd;
 use crate::transport::{Reader, Writer};
@@ -15,9 +16,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
-use tokio::sync::mpsc;
 use tokio::task::coop;
-use tokio_util::sync::PollSender;
 
 /// How much is read at a time, in bytes.
 const READ: usize = 64 * 1024;

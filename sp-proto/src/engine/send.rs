@@ -3,10 +3,10 @@
 use crate::engine::core::{Core, State};
 use crate::engine::waiters::{Ticket, Waiters};
 use crate::pattern::{ContextId, Key, Pattern};
+use crate::sync::MutexGuard;
 use crate::{Message, RecvError, SendError, SendErrorKind};
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::MutexGuard;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::task::coop;

@@ -143,6 +143,7 @@ impl IpcReader {
     }
 }
 
+#[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays open")]
 fn register(stream: Arc<UnixStream>, interest: Interest) -> io::Result<AsyncFd<Arc<UnixStream>>> {
     // SAFETY: the descriptor is the stream's own. It stays open, and the same, for as long as the `Arc` lives:
     // nobody can take the stream out of it or change it, for there is no `&mut` to what an `Arc` shares that

@@ -1,5 +1,6 @@
 //! One connection of any transport, before and after it is split into its two directions.
 
+use crate::sync::mpsc;
 use crate::transport::Credentials;
 use crate::transport::inproc::Duplex;
 #[cfg(feature = "ipc")]
@@ -27,7 +28,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 #[cfg(feature = "tcp")]
 use tokio::net::{TcpStream, tcp};
-use tokio::sync::mpsc;
 #[cfg(feature = "tls")]
 use tokio_rustls::TlsStream;
 

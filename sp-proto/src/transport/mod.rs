@@ -20,6 +20,8 @@ mod tls;
 mod websocket;
 
 pub use address::{Address, AddressError, TcpTarget, WsTarget};
+#[cfg(all(test, sp_loom))]
+pub(crate) use inproc::Duplex;
 #[cfg(feature = "ipc")]
 pub(crate) use ipc::SocketFile;
 pub(crate) use link::{Link, Reader, Writer};
