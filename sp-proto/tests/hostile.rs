@@ -337,7 +337,10 @@ async fn a_malformed_header_ends_its_pipe_only() {
 async fn a_month_of_keep_alives_against_an_idle_rep_keeps_the_newest() {
     bounded(async {
         const COUNT: u32 = 600_000;
-        let rep = Rep::new();
+        let rep = Rep::with_options(SocketOptions {
+            rep_backlog: 1,
+            ..Default::default()
+        });
         let at = rep.listen("tcp://127.0.0.1:0").await.unwrap();
         let mut events = rep.events();
         let mut stream = greeted(at.address.strip_prefix("tcp://").unwrap(), REQ).await;

@@ -61,6 +61,8 @@ use crate::config::Portable;
 fn socket_options(settings: &Portable) -> sp_proto::SocketOptions {
     sp_proto::SocketOptions {
         recv_max_size: settings.max_message,
+        // Only the newest keep-alive of a plugin matters, and it has one request at a time.
+        rep_backlog: 1,
         ..Default::default()
     }
 }

@@ -57,8 +57,8 @@ pub struct SocketOptions {
     /// Default 60 s.
     pub resend_time: Option<Duration>,
     /// Rep and respondent: how many requests of one pipe are kept until they are received; more push the
-    /// oldest out. Raise it for requesters that have several requests in flight on one connection. Default 1:
-    /// the newest. At least 1.
+    /// oldest out. Raise it for requesters that have more requests in flight on one connection; with 1, of a
+    /// peer that asks again and again only the newest is kept. Default 32, at least 1.
     pub rep_backlog: usize,
     /// Surveyor only: how long a survey takes responses. Default 1 s.
     pub survey_time: Duration,
@@ -99,7 +99,7 @@ impl Default for SocketOptions {
             reconnect_attempts: None,
             linger: Duration::from_secs(1),
             resend_time: Some(Duration::from_secs(60)),
-            rep_backlog: 1,
+            rep_backlog: 32,
             survey_time: Duration::from_secs(1),
             sub_overflow: Overflow::DropOldest,
             ttl: wire::DEFAULT_TTL,
