@@ -61,6 +61,11 @@ pub struct Portable {
     pub python_bin: String,
     /// The command that runs Python plugins of `virtualEnvType` `conda`.
     pub conda_bin: String,
+    /// Certificate authorities, in PEM, that are trusted beside the well-known ones when packages are fetched.
+    pub ca_file: Option<PathBuf>,
+    /// How long each step of an installation may take: the download, the package's `install.sh`, a Python
+    /// environment.
+    pub install_timeout: Duration,
     /// How long a plugin may take to send, handed to its SDK; and how long a result waits for a sink that has no
     /// connection.
     pub send_timeout: Duration,
@@ -73,6 +78,12 @@ pub struct Portable {
     pub call_timeout: Duration,
     /// How long a sink may take to acknowledge.
     pub ack_timeout: Duration,
+    /// How long a plugin's folder has to stay as it is until the host acts on it.
+    pub settle: Duration,
+    /// How often the host looks at all folders even if nothing says that they have changed.
+    pub rescan: Duration,
+    /// How many plugins may be starting at the same time; 0: twice as many as there are processors.
+    pub parallel_starts: usize,
     /// Between SIGTERM and SIGKILL.
     pub stop_grace: Duration,
     /// Until the first restart after a failure; it grows from there.
@@ -181,11 +192,16 @@ impl Config {
             portable: Portable {
                 python_bin: "python3".to_owned(),
                 conda_bin: "conda".to_owned(),
+                ca_file: None,
+                install_timeout: Duration::from_secs(600),
                 send_timeout: Duration::from_secs(1),
                 start_timeout: Duration::from_secs(10),
                 command_timeout: Duration::from_secs(10),
                 call_timeout: Duration::from_secs(5),
                 ack_timeout: Duration::from_secs(5),
+                settle: Duration::from_millis(500),
+                rescan: Duration::from_secs(30),
+                parallel_starts: 0,
                 stop_grace: Duration::from_secs(5),
                 restart_delay_min: Duration::from_millis(200),
                 restart_delay_max: Duration::from_secs(30),
@@ -221,6 +237,9 @@ impl Config {
         let mut config = Self::new(absolute);
         config.apply_file()?;
         config.apply_variables(variables)?;
+        if let Some(path) = &mut config.portable.ca_file {
+            *path = config.home.join(&path);
+        }
         if let Some(address) = overrides.rest {
             config.rest.address = address;
         }
@@ -548,6 +567,7 @@ mod tests {
         let mut defaults = Config::new(PathBuf::new());
         for setting in SETTINGS {
             let default = match setting.value(&mut defaults) {
+                Value::String(text) if text.is_empty() => "''".to_owned(),
                 Value::String(text) => text,
                 value => value.to_string(),
             };

@@ -1,8 +1,6 @@
 //! Routes of portable plugins, under eKuiper's path `/plugins/portables` and the shorter `/plugins/portable`,
 //! whose list has names only.
 
-use std::collections::BTreeMap;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{MethodRouter, get};
@@ -36,14 +34,24 @@ fn one() -> MethodRouter<Host> {
 struct Descriptor {
     name: Option<String>,
     file: String,
+    /// What the zip's SHA-256 sum has to be, in hexadecimal digits.
+    sha256: Option<String>,
+    /// The arguments of its `install.sh`.
+    #[serde(default, rename = "shellParas")]
+    shell_paras: Option<Vec<String>>,
 }
 
 impl Descriptor {
     fn request(self, name: &str) -> Result<InstallRequest, ApiError> {
         let name: PluginName = name.parse().map_err(ApiError::invalid)?;
+        let sha256 = self.sha256.filter(|text| !text.is_empty());
         Ok(InstallRequest {
-            name,
-            file: self.file,
+            sha256: sha256
+                .map(|text| text.parse())
+                .transpose()
+                .map_err(ApiError::invalid)?,
+            shell_paras: self.shell_paras.unwrap_or_default(),
+            ..InstallRequest::new(name, self.file)
         })
     }
 }
@@ -103,18 +111,8 @@ async fn remove(State(host): State<Host>, Name(name): Name) -> Result<String, Ap
 
 /// A folder that was refused has a status too: why it is not used.
 async fn status(State(host): State<Host>, Name(name): Name) -> Result<Json<plugin::Status>, ApiError> {
-    if let Some(plugin) = host.plugins.get(&name) {
-        return Ok(Json(plugin.status));
-    }
-    match refusal(&host, &name) {
-        Some(reason) => Ok(Json(plugin::Status {
-            ref_count: BTreeMap::new(),
-            status: plugin::State::Refused,
-            err_msg: reason,
-            pid: None,
-            restarts: 0,
-            started: None,
-        })),
+    match host.plugins.status(&name) {
+        Some(status) => Ok(Json(status)),
         None => Err(ApiError::not_found(absent(&name))),
     }
 }

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -23,6 +24,8 @@ pub(super) struct Setting {
 enum Kind {
     Address(fn(&mut Config) -> &mut SocketAddr),
     Command(fn(&mut Config) -> &mut String),
+    /// Empty for none.
+    File(fn(&mut Config) -> &mut Option<PathBuf>),
     Level(fn(&mut Config) -> &mut String),
     Milliseconds(RangeInclusive<u64>, fn(&mut Config) -> &mut Duration),
     /// With its unit.
@@ -31,12 +34,14 @@ enum Kind {
     Count(&'static str, RangeInclusive<u64>, fn(&mut Config) -> &mut u32),
 }
 
-use Kind::{Address, Command, Count, Level, Milliseconds, Number};
+use Kind::{Address, Command, Count, File, Level, Milliseconds, Number};
 
 /// One hour is longer than anybody should wait for a plugin.
 const WAIT: RangeInclusive<u64> = 1..=3_600_000;
 /// Well below what the host takes for all plugins together when it shuts down.
 const GRACE: RangeInclusive<u64> = 1..=15_000;
+/// More often than once a second it would do little else.
+const RESCAN: RangeInclusive<u64> = 1_000..=3_600_000;
 const MANY: RangeInclusive<u64> = 1..=1_000_000;
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -48,11 +53,16 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("rest", "maxBody", Number("bytes", KIB..=64 * MIB, |c| &mut c.rest.max_body)),
     setting("portable", "pythonBin", Command(|c| &mut c.portable.python_bin)),
     setting("portable", "condaBin", Command(|c| &mut c.portable.conda_bin)),
+    setting("portable", "caFile", File(|c| &mut c.portable.ca_file)),
+    setting("portable", "installTimeout", Milliseconds(WAIT, |c| &mut c.portable.install_timeout)),
     setting("portable", "sendTimeout", Milliseconds(WAIT, |c| &mut c.portable.send_timeout)),
     setting("portable", "startTimeout", Milliseconds(WAIT, |c| &mut c.portable.start_timeout)),
     setting("portable", "commandTimeout", Milliseconds(WAIT, |c| &mut c.portable.command_timeout)),
     setting("portable", "callTimeout", Milliseconds(WAIT, |c| &mut c.portable.call_timeout)),
     setting("portable", "ackTimeout", Milliseconds(WAIT, |c| &mut c.portable.ack_timeout)),
+    setting("portable", "settle", Milliseconds(WAIT, |c| &mut c.portable.settle)),
+    setting("portable", "rescan", Milliseconds(RESCAN, |c| &mut c.portable.rescan)),
+    setting("portable", "parallelStarts", Number("plugins", 0..=1000, |c| &mut c.portable.parallel_starts)),
     setting("portable", "stopGrace", Milliseconds(GRACE, |c| &mut c.portable.stop_grace)),
     setting("portable", "restartDelayMin", Milliseconds(WAIT, |c| &mut c.portable.restart_delay_min)),
     setting("portable", "restartDelayMax", Milliseconds(WAIT, |c| &mut c.portable.restart_delay_max)),
@@ -84,7 +94,7 @@ impl Setting {
             Milliseconds(..) | Number(..) | Count(..) => text
                 .parse::<u64>()
                 .map_or_else(|_| Value::from(text), Value::from),
-            Address(_) | Command(_) | Level(_) => Value::from(text),
+            Address(_) | Command(_) | File(_) | Level(_) => Value::from(text),
         }
     }
 
@@ -103,6 +113,10 @@ impl Setting {
                     return None;
                 }
                 command.clone_into(field(config));
+            }
+            File(field) => {
+                let path = value.as_str().filter(|path| !path.contains('\0'))?;
+                *field(config) = (!path.is_empty()).then(|| path.into());
             }
             Level(field) => {
                 let word = value.as_str()?;
@@ -124,6 +138,7 @@ impl Setting {
         match &self.kind {
             Address(_) => "an IP address with a port, such as 127.0.0.1:9081".to_owned(),
             Command(_) => "a command".to_owned(),
+            File(_) => "a path".to_owned(),
             Level(_) => format!("one of {}", LEVELS.join(", ")),
             Milliseconds(range, _) => integer(range, "milliseconds"),
             Number(unit, range, _) | Count(unit, range, _) => integer(range, unit),
@@ -136,6 +151,10 @@ impl Setting {
         match &self.kind {
             Address(field) => field(config).to_string().into(),
             Command(field) | Level(field) => field(config).clone().into(),
+            File(field) => {
+                let path = field(config).as_deref();
+                path.map_or("", |path| path.to_str().unwrap()).into()
+            }
             Milliseconds(_, field) => u64::try_from(field(config).as_millis()).unwrap().into(),
             Number(_, _, field) => (*field(config)).into(),
             Count(_, _, field) => (*field(config)).into(),

@@ -11,6 +11,8 @@ use mangrove_protocol::name::{NameError, PluginName};
 
 use super::archive::ArchiveError;
 use super::catalog::Conflict;
+use super::checksum::Checksum;
+use super::download::DownloadError;
 use super::lifecycle::Refusal;
 use super::package::PackageError;
 use super::status::State;
@@ -26,10 +28,23 @@ pub enum InstallError {
     #[error("there is no plugin \"{0}\" to update; install it")]
     NotFound(PluginName),
     /// Where the package is has to be said in another way.
-    #[error("cannot fetch {url:?}: expected file:///an/absolute/path.zip")]
+    #[error(
+        "cannot fetch {url:?}: expected file:///an/absolute/path.zip, or an http:// or https:// URL without a password"
+    )]
     Url {
         /// What the request says.
         url: String,
+    },
+    /// The package cannot be fetched.
+    #[error("cannot fetch the package: {0}")]
+    Download(#[from] DownloadError),
+    /// The package is another one than the request says.
+    #[error("the package's SHA-256 sum is {found}; expected {expected}")]
+    Checksum {
+        /// What the request says.
+        expected: Checksum,
+        /// What it is.
+        found: Checksum,
     },
     /// The package cannot be opened.
     #[error("cannot open the package {}: {source}", path.display())]
@@ -88,6 +103,34 @@ pub enum RemoveError {
     },
     /// The host is ending.
     #[error("the removal of the plugin {0:?} was interrupted")]
+    Interrupted(String),
+}
+
+/// A plugin was not started, stopped, restarted or attached.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// There is no such plugin.
+    #[error("there is no plugin {0:?}")]
+    NotFound(String),
+    /// What lies in its folder cannot run.
+    #[error("the plugin {name:?} cannot run: {reason}")]
+    Refused {
+        /// The plugin.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// It could run, but does not.
+    #[error("the plugin {name:?} does not run: {reason}")]
+    Failed {
+        /// The plugin.
+        name: String,
+        /// Why, with the last that it said.
+        reason: String,
+    },
+    /// The host is ending.
+    #[error("the command for the plugin {0:?} was interrupted: the host is stopping")]
     Interrupted(String),
 }
 

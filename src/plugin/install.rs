@@ -3,27 +3,79 @@
 //! nothing; the manager drives it.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use hyper::Uri;
 use mangrove_protocol::manifest::Manifest;
 use mangrove_protocol::name::PluginName;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::archive::{self, Limits};
+use super::checksum::{Checksum, Hasher};
+use super::download::{self, DownloadError};
 use super::error::InstallError;
 use super::package;
+use crate::config::Portable;
 
 /// How the hidden folders' names begin.
 const STAGING: &str = ".staging-";
+
+/// The file in the hidden folder that a package is brought to.
+const PACKAGE: &str = ".package.zip";
+
+/// The largest package, bytes.
+const MAX_PACKAGE: u64 = 1 << 30;
+
+/// How long a server may take over a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long a server may say nothing.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// A plugin to be installed, or to replace the one of this name.
 #[derive(Clone, Debug)]
 pub struct InstallRequest {
     /// Its name.
     pub name: PluginName,
-    /// Where its zip is: `file:///an/absolute/path.zip`.
+    /// Where its zip is: `file:///an/absolute/path.zip`, or an `http://` or `https://` URL.
     pub file: String,
+    /// What the zip's SHA-256 sum has to be; `None` takes any.
+    pub sha256: Option<Checksum>,
+    /// The arguments of the package's `install.sh`.
+    pub shell_paras: Vec<String>,
+}
+
+impl InstallRequest {
+    /// A request without checksum and arguments.
+    pub fn new(name: PluginName, file: impl Into<String>) -> Self {
+        Self {
+            name,
+            file: file.into(),
+            sha256: None,
+            shell_paras: Vec::new(),
+        }
+    }
+}
+
+/// Where a package is.
+enum Location {
+    /// On this machine.
+    Path(PathBuf),
+    /// On a server.
+    Url(Uri),
+}
+
+impl Location {
+    fn parse(url: &str) -> Option<Self> {
+        match local_path(url) {
+            Some(path) => Some(Self::Path(path)),
+            None => download::parse(url).map(Self::Url),
+        }
+    }
 }
 
 /// A checked plugin in a hidden folder, which is removed when this is dropped.
@@ -59,9 +111,9 @@ pub(super) async fn hidden_folder(plugins: &Path) -> Result<TempDir, InstallErro
 
 /// Removes a hidden folder; what cannot be removed is logged, and tried again when the host starts.
 pub(super) async fn remove(hidden: TempDir) {
-    let path = hidden.path().to_owned();
-    let removed = tokio::task::spawn_blocking(move || hidden.close()).await;
-    if let Ok(Err(error)) = removed {
+    let path = hidden.keep();
+    let removed = tokio::task::spawn_blocking(move || remove_all(&path).map_err(|error| (path, error)));
+    if let Ok(Err((path, error))) = removed.await {
         tracing::warn!("cannot remove {}: {error}", path.display());
     }
 }
@@ -71,25 +123,50 @@ pub(super) fn clean(plugins: &Path) -> io::Result<()> {
     for entry in plugins.read_dir()? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(STAGING) {
-            tracing::info!(
-                "removing {}, left by an installation that was cut short",
-                entry.path().display()
-            );
-            std::fs::remove_dir_all(entry.path())?;
+            let path = entry.path();
+            let path = path.display();
+            tracing::info!("removing {path}, left by an installation that was cut short");
+            if let Err(error) = remove_all(&entry.path()) {
+                tracing::warn!("cannot remove {path}: {error}");
+            }
         }
     }
     Ok(())
 }
 
-/// Unpacks and checks the package of `request` below `plugins`. Nothing is left behind on an error.
-pub(super) async fn stage(request: &InstallRequest, plugins: &Path) -> Result<Staged, InstallError> {
-    let path = local_path(&request.file).ok_or_else(|| InstallError::Url {
+/// Also what forbids itself to be removed: plugins keep caches that nobody may write.
+fn remove_all(folder: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            open_folders(folder);
+            std::fs::remove_dir_all(folder)
+        }
+        removed => removed,
+    }
+}
+
+/// Lets the owner into every folder, and follows no link. What fails is reported by who removes.
+fn open_folders(folder: &Path) {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let _ = std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o700));
+        let entries = folder.read_dir().into_iter().flatten().flatten();
+        let inside = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.extend(inside.map(|entry| entry.path()));
+    }
+}
+
+/// Fetches, unpacks and checks the package of `request` below `plugins`. Nothing is left behind on an error.
+pub(super) async fn stage(
+    request: &InstallRequest,
+    plugins: &Path,
+    settings: &Portable,
+) -> Result<Staged, InstallError> {
+    let location = Location::parse(&request.file).ok_or_else(|| InstallError::Url {
         url: request.file.clone(),
     })?;
-    let opened = open(&path).await;
-    let package = opened.map_err(|source| InstallError::Open { path, source })?;
     let hidden = hidden_folder(plugins).await?;
-    match fill(request, package, hidden.path()).await {
+    match fill(request, location, hidden.path(), settings).await {
         Ok((manifest, folder)) => Ok(Staged {
             manifest: Arc::new(manifest),
             folder,
@@ -102,6 +179,69 @@ pub(super) async fn stage(request: &InstallRequest, plugins: &Path) -> Result<St
     }
 }
 
+/// The package, opened, and of the sum that was asked for. What was checked is what is unpacked: a file that
+/// somebody else could change meanwhile is copied first.
+async fn bring(
+    request: &InstallRequest,
+    location: Location,
+    hidden: &Path,
+    settings: &Portable,
+) -> Result<tokio::fs::File, InstallError> {
+    let copy = hidden.join(PACKAGE);
+    let found = match location {
+        Location::Path(path) => {
+            let opened = open(&path).await;
+            let package = opened.map_err(|source| InstallError::Open { path, source })?;
+            if request.sha256.is_none() {
+                return Ok(package);
+            }
+            copy_bounded(package, create(&copy).await?).await?
+        }
+        Location::Url(url) => {
+            let limits = download::Limits {
+                size: MAX_PACKAGE,
+                connect: CONNECT,
+                idle: IDLE,
+                total: settings.install_timeout,
+            };
+            let mut file = create(&copy).await?;
+            download::fetch(url, settings.ca_file.as_deref(), &mut file, limits).await?
+        }
+    };
+    if let Some(expected) = request.sha256.filter(|expected| *expected != found) {
+        return Err(InstallError::Checksum { expected, found });
+    }
+    let opened = open(&copy).await;
+    opened.map_err(|source| InstallError::Open { path: copy, source })
+}
+
+async fn create(path: &Path) -> Result<tokio::fs::File, InstallError> {
+    let created = tokio::fs::File::create_new(path).await;
+    created.map_err(|source| InstallError::Io {
+        what: "make",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+async fn copy_bounded(mut from: tokio::fs::File, mut to: tokio::fs::File) -> Result<Checksum, DownloadError> {
+    let (mut hasher, mut size, mut piece) = (Hasher::default(), 0, vec![0; 64 * 1024]);
+    loop {
+        let read = from.read(&mut piece).await.map_err(DownloadError::Read)?;
+        if read == 0 {
+            break;
+        }
+        size += read as u64;
+        if size > MAX_PACKAGE {
+            return Err(DownloadError::TooLarge { limit: MAX_PACKAGE });
+        }
+        hasher.update(&piece[..read]);
+        to.write_all(&piece[..read]).await.map_err(DownloadError::Write)?;
+    }
+    to.flush().await.map_err(DownloadError::Write)?;
+    Ok(hasher.finish())
+}
+
 async fn open(path: &Path) -> io::Result<tokio::fs::File> {
     // Looked at first: to open a pipe would wait for its other end.
     if !tokio::fs::metadata(path).await?.is_file() {
@@ -112,9 +252,11 @@ async fn open(path: &Path) -> io::Result<tokio::fs::File> {
 
 async fn fill(
     request: &InstallRequest,
-    package: tokio::fs::File,
+    location: Location,
     hidden: &Path,
+    settings: &Portable,
 ) -> Result<(Manifest, PathBuf), InstallError> {
+    let package = bring(request, location, hidden, settings).await?;
     let folder = hidden.join(request.name.as_str());
     let made = tokio::fs::create_dir(&folder).await;
     made.map_err(|source| InstallError::Io {
@@ -196,5 +338,24 @@ mod tests {
         clean(plugins.path()).unwrap();
         assert!(!plugins.path().join(".staging-x").exists());
         assert!(plugins.path().join("portable/car").exists() && plugins.path().join(".hidden").exists());
+    }
+
+    #[test]
+    fn folders_that_shut_themselves_are_opened_and_links_are_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let (folder, outside) = (home.path().join("folder"), home.path().join("outside"));
+        std::fs::create_dir_all(folder.join("cache/deep")).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        std::os::unix::fs::symlink(&outside, folder.join("link")).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        for path in [&folder.join("cache/deep"), &folder.join("cache"), &outside] {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o500)).unwrap();
+        }
+        open_folders(&folder);
+        assert_eq!(mode(&folder.join("cache")), 0o700);
+        assert_eq!(mode(&folder.join("cache/deep")), 0o700);
+        assert_eq!(mode(&outside), 0o500);
+        remove_all(&folder).unwrap();
+        assert!(!folder.exists() && outside.exists());
     }
 }

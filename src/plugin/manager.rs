@@ -1,41 +1,53 @@
-//! Owns the plugins' folder, the catalog and the workers: scans at start, installs, replaces, removes, stops.
-//! Changes are made one after the other, each in a task of its own, so a caller that goes away leaves nothing
-//! half done.
+//! Owns the catalog, the workers and what is known of each folder; brings all of it up and down. What is done
+//! with a plugin is done by one at a time, in a task of its own, so a caller that goes away leaves nothing half
+//! done. What lies in the folder is watched by `reconcile`, what somebody wants is done by `operate`.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use mangrove_protocol::manifest::Manifest;
 use mangrove_protocol::name::PluginName;
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::catalog::{Catalog, Entry};
-use super::error::{InstallError, RemoveError};
+use super::catalog::{Catalog, Hold};
+use super::diff::{Churn, Verdict};
+use super::events::Events;
+use super::fingerprint::Fingerprint;
 use super::handle::Handle;
-use super::install::{self, InstallRequest, Staged};
-use super::launch::Launch;
-use super::package;
+use super::inspect::{self, Unfit, Whole};
+use super::install;
+use super::locks::{Locked, Locks};
 use super::process::Spawner;
+use super::reconcile::Reconciler;
+use super::settings::Settings;
 use super::status::State;
+use super::watch::Dirty;
 use super::worker::{Assignment, Remote, Request, Worker};
 use crate::config::{Config, Portable};
 
 /// What ending a process may take beyond its grace, until the host no longer waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The owner of all plugins: scans, starts, supervises.
+/// How long a plugin that is stopped or removed waits for its rules to let go of it.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long a start may keep others from starting: what takes longer waits more than it works.
+const BUSY: Duration = Duration::from_secs(2);
+
+/// The owner of all plugins: watches, starts, supervises.
 pub struct Manager {
     shared: Arc<Shared>,
     spawner_thread: std::thread::JoinHandle<()>,
 }
 
 impl Manager {
-    /// Scans `<home>/plugins/portable` and starts every plugin's process in the background. A bad plugin is
-    /// refused and stops nothing else.
+    /// Looks at `<home>/plugins/portable`, starts what lies there in the background, and follows its changes
+    /// from then on. A bad plugin is refused and stops nothing else.
     ///
     /// # Errors
     /// The folder cannot be made or read, or the system gives no thread.
@@ -47,13 +59,22 @@ impl Manager {
         let portable = tokio::fs::canonicalize(&portable).await?;
         let (spawner, spawner_thread) = Spawner::start()?;
         let shared = Arc::new(Shared {
-            etc: config.home.join("etc"),
+            etc: Settings::new(&config.home),
             plugins: portable.parent().unwrap_or(&plugins).to_owned(),
             portable,
             settings: Arc::new(config.portable.clone()),
             catalog: RwLock::default(),
             workers: Mutex::default(),
-            changes: tokio::sync::Mutex::default(),
+            records: Mutex::default(),
+            locks: Locks::default(),
+            dirty: Arc::default(),
+            trouble: Mutex::default(),
+            starts: Semaphore::new(match config.portable.parallel_starts {
+                0 => 2 * std::thread::available_parallelism().map_or(1, usize::from),
+                limit => limit,
+            }),
+            usable: watch::Sender::new(0),
+            events: Events::default(),
             tasks: TaskTracker::new(),
             shutdown,
             spawner: Mutex::new(Some(spawner)),
@@ -62,7 +83,11 @@ impl Manager {
         if let Err(error) = blocking(move || install::clean(&plugins)).await {
             tracing::warn!("cannot remove what an installation has left: {error}");
         }
-        shared.scan().await?;
+        let (etc, portable) = (shared.etc.clone(), shared.portable.clone());
+        let is_there = move |name: &str| portable.join(name).symlink_metadata().is_ok();
+        shared.with_settings(move || etc.remove_departed(is_there)).await;
+        let reconciler = Reconciler::start(Arc::clone(&shared)).await?;
+        shared.tasks.spawn(reconciler.run(shared.shutdown.child_token()));
         Ok(Self {
             shared,
             spawner_thread,
@@ -79,6 +104,7 @@ impl Manager {
     /// Stops every process, all at the same time: SIGTERM, the grace, SIGKILL. Returns when they have ended.
     pub async fn shutdown(self) {
         self.shared.shutdown.cancel();
+        self.shared.starts.close();
         self.shared.tasks.close();
         let limit = self.shared.settings.stop_grace + PATIENCE;
         if tokio::time::timeout(limit, self.shared.tasks.wait())
@@ -115,38 +141,150 @@ impl Manager {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+/// Work that waits for the disk.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(io::Error::other)?
 }
 
-/// What the manager and its handles share.
+/// What is known of a name beyond what the catalog says.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    /// The folder that its plugin was started from.
+    pub(super) from: Option<Fingerprint>,
+    /// The folder that did not start when it was to replace the plugin.
+    pub(super) tried: Option<Fingerprint>,
+    /// The folder whose program could not be started because somebody writes it.
+    pub(super) written: Option<Fingerprint>,
+    /// Manifest and program of the plugin, relative to its folder, and their fingerprint.
+    pub(super) core: Vec<PathBuf>,
+    pub(super) of_core: Option<Fingerprint>,
+    /// Only these count, because the plugin keeps changing the others itself.
+    pub(super) core_only: bool,
+    /// The same, because there are too many others.
+    pub(super) too_many: bool,
+    pub(super) churn: Churn,
+    /// Why the plugin is not what lies in the folder, or beside it.
+    pub(super) note: String,
+    /// The zip that could not be installed, and why.
+    pub(super) zip: Option<(Fingerprint, String)>,
+}
+
+impl Record {
+    /// The plugin is what lay in the folder when it looked like this.
+    pub(super) fn taken(&mut self, whole: &Whole) {
+        self.from = Some(whole.all);
+        self.core_only = false;
+        self.too_many = whole.too_many;
+        self.of_core = Some(whole.of_core);
+        self.core.clone_from(&whole.core);
+        (self.tried, self.written) = (None, None);
+        self.note.clear();
+    }
+
+    /// What there is to say beside the state; empty when all is well.
+    pub(super) fn shown(&self) -> String {
+        let core = match (self.core_only, self.too_many) {
+            (true, _) => {
+                "it keeps changing files in its own folder, so only its manifest and program are watched"
+            }
+            (_, true) => "its folder has too many files, so only its manifest and program are watched",
+            _ => "",
+        };
+        let zip = self.zip.as_ref().map_or("", |(_, reason)| reason);
+        let notes = [&self.note, core, zip];
+        let notes = notes.into_iter().filter(|note| !note.is_empty());
+        notes.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// What the manager, its tasks and its handles share.
 pub(super) struct Shared {
-    etc: PathBuf,
-    plugins: PathBuf,
-    portable: PathBuf,
+    etc: Settings,
+    pub(super) plugins: PathBuf,
+    pub(super) portable: PathBuf,
     pub(super) settings: Arc<Portable>,
-    pub(super) catalog: RwLock<Catalog>,
+    catalog: RwLock<Catalog>,
     workers: Mutex<BTreeMap<PluginName, Remote>>,
-    /// Held while the folder or the catalog is being changed.
-    changes: tokio::sync::Mutex<()>,
+    records: Mutex<BTreeMap<String, Record>>,
+    locks: Locks,
+    pub(super) dirty: Arc<Dirty>,
+    /// Why the folder cannot be read.
+    pub(super) trouble: Mutex<Option<String>>,
+    /// How many plugins may be starting.
+    starts: Semaphore,
+    /// Counts up when the set of usable symbols may have changed.
+    pub(super) usable: watch::Sender<u64>,
+    pub(super) events: Events,
     pub(super) tasks: TaskTracker,
     shutdown: CancellationToken,
     spawner: Mutex<Option<Spawner>>,
 }
 
+/// The right to change what has a name. When it is given back, the folder is compared again.
+pub(super) struct Turn {
+    name: String,
+    locked: Option<Locked>,
+    dirty: Arc<Dirty>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // In this order: whoever locks it next knows that it has to look again, and who is woken may lock it.
+        self.dirty.done(&self.name);
+        self.locked.take();
+        self.dirty.wake();
+    }
+}
+
 impl Shared {
-    fn workers(&self) -> MutexGuard<'_, BTreeMap<PluginName, Remote>> {
+    pub(super) fn workers(&self) -> MutexGuard<'_, BTreeMap<PluginName, Remote>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn catalog(&self) -> std::sync::RwLockReadGuard<'_, Catalog> {
+    pub(super) fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn catalog_mut(&self) -> std::sync::RwLockWriteGuard<'_, Catalog> {
-        self.catalog.write().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn records(&self) -> MutexGuard<'_, BTreeMap<String, Record>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is known of a name.
+    pub(super) fn note<T>(&self, name: &str, change: impl FnOnce(&mut Record) -> T) -> T {
+        change(self.records().entry(name.to_owned()).or_default())
+    }
+
+    /// Changes the catalog, and says so.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Catalog) -> T) -> T {
+        let outcome = change(&mut self.catalog.write().unwrap_or_else(PoisonError::into_inner));
+        self.usable.send_modify(|count| *count += 1);
+        outcome
+    }
+
+    /// Waits until nobody else changes what has this name.
+    pub(super) async fn turn(&self, name: &str) -> Turn {
+        Turn {
+            name: name.to_owned(),
+            locked: Some(self.locks.lock(name).await),
+            dirty: Arc::clone(&self.dirty),
+        }
+    }
+
+    /// The same; `None` when somebody else does.
+    pub(super) fn try_turn(&self, name: &str) -> Option<Turn> {
+        Some(Turn {
+            name: name.to_owned(),
+            locked: Some(self.locks.try_lock(name)?),
+            dirty: Arc::clone(&self.dirty),
+        })
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.shutdown.is_cancelled()
     }
 
     /// The way to the plugin's worker, if there is one.
@@ -154,97 +292,127 @@ impl Shared {
         self.workers().get(name).cloned()
     }
 
-    /// Enters every folder that is not accepted yet, in the order of their names, and starts what is
-    /// acceptable.
-    async fn scan(&self) -> io::Result<()> {
-        let portable = self.portable.clone();
-        for name in blocking(move || list_folders(&portable)).await? {
-            if !matches!(self.catalog().entry(&name), Some(Entry::Accepted(_))) {
-                self.enter(name).await;
-            }
+    /// Says that what lies in the folder `name` does not run, and why.
+    pub(super) fn show(&self, name: &str, unfit: &Unfit) {
+        let Unfit { manifest, verdict } = unfit.clone();
+        let version = manifest.as_ref().map(|manifest| manifest.version.clone());
+        let is_news = self.change(|catalog| catalog.show(name, manifest, verdict));
+        if !is_news {
+            return;
         }
-        Ok(())
+        let (state, reason) = (unfit.state(), unfit.reason());
+        match unfit.verdict {
+            Verdict::Refused(_) => tracing::warn!(plugin = name, "{state}: {reason}"),
+            _ => tracing::info!(plugin = name, "{state}: {reason}"),
+        }
+        self.events.say(name, version.as_deref(), state, reason);
     }
 
-    /// Enters the folder `name`, and starts its plugin if that is acceptable.
-    async fn enter(&self, name: String) {
-        let assignment = match self.read(&name).await {
-            Ok(assignment) => assignment,
-            Err((manifest, reason)) => {
-                tracing::warn!(plugin = name, "refused: {reason}");
-                self.catalog_mut().refuse(name, manifest, reason);
-                return;
+    /// Reads and checks the folder `name`.
+    pub(super) async fn inspect(&self, name: &str) -> Result<Whole, Unfit> {
+        let (name, portable, settings) = (name.to_owned(), self.portable.clone(), Arc::clone(&self.settings));
+        let inspected = blocking(move || Ok(inspect::inspect(&name, &portable, &settings))).await;
+        inspected.unwrap_or_else(|error| Err(Unfit::refused(error.to_string())))
+    }
+
+    pub(super) async fn install_settings(&self, manifest: &Arc<Manifest>) {
+        let (manifest, etc) = (Arc::clone(manifest), self.etc.clone());
+        let folder = self.portable.join(manifest.name.as_str());
+        self.with_settings(move || etc.install(&manifest, &folder)).await;
+    }
+
+    pub(super) async fn remove_settings(&self, name: &str) {
+        if let Ok(name) = name.parse() {
+            let etc = self.etc.clone();
+            self.with_settings(move || etc.remove(&name)).await;
+        }
+    }
+
+    async fn with_settings(&self, work: impl FnOnce() + Send + 'static) {
+        if let Err(error) = tokio::task::spawn_blocking(work).await {
+            tracing::error!("the etc files of a plugin: {error}");
+        }
+    }
+
+    /// Starts an entered plugin when its turn has come, and accepts it. Returns when it runs, or why it does not
+    /// yet.
+    pub(super) async fn run(&self, assignment: Assignment) -> Result<(), String> {
+        self.order(assignment, true).await
+    }
+
+    /// Has the new version take over from the running one. When it does not start, the old one runs on.
+    pub(super) async fn replace(&self, assignment: Assignment) -> Result<(), String> {
+        let name = assignment.manifest.name.clone();
+        self.stop_worker(name.as_str(), "being replaced").await;
+        self.order(assignment, false).await
+    }
+
+    /// Tells the plugin's worker what to run; makes one when there is none.
+    async fn order(&self, assignment: Assignment, accept: bool) -> Result<(), String> {
+        let stopping = || "the host is stopping".to_owned();
+        let permit = self.starts.acquire().await.map_err(|_| stopping())?;
+        self.install_settings(&assignment.manifest).await;
+        let mut remote = loop {
+            let (remote, answer) = self.send_start(assignment.clone()).await.ok_or_else(stopping)?;
+            if accept {
+                // Not before the worker knows: who uses a symbol now finds it starting.
+                let manifest = Arc::clone(&assignment.manifest);
+                self.change(|catalog| catalog.accept(manifest))
+                    .map_err(|conflict| conflict.to_string())?;
+            }
+            if answer.await.is_ok() {
+                break remote;
+            }
+            // It was ending just now, because nobody used it any more.
+            if self.is_stopping() {
+                return Err(stopping());
             }
         };
-        let verdict = self.catalog_mut().accept(Arc::clone(&assignment.manifest));
-        match verdict {
-            Ok(()) => {
-                self.copy_settings(&assignment.manifest, self.portable.join(&name))
-                    .await;
-                self.start_worker(assignment).await;
+        let started = async {
+            let settled = remote
+                .status
+                .wait_for(|status| status.state != State::Starting)
+                .await;
+            let settled = settled.map_err(|_| stopping())?;
+            match settled.state {
+                State::Running | State::Unhealthy => Ok(()),
+                _ => Err(settled.reason.clone()),
             }
-            Err(conflict) => tracing::warn!(plugin = name, "refused: {conflict}"),
+        };
+        let mut started = std::pin::pin!(started);
+        if let Ok(started) = tokio::time::timeout(BUSY, &mut started).await {
+            return started;
         }
+        drop(permit);
+        started.await
     }
 
-    /// Reads and checks one folder.
-    async fn read(&self, name: &str) -> Result<Assignment, (Option<Arc<Manifest>>, String)> {
-        let plugin: PluginName = name.parse().map_err(|error| (None, format!("{error}")))?;
-        let folder = self.portable.join(name);
-        let at = folder.clone();
-        let read = blocking(move || {
-            let manifest = match package::read_manifest(&plugin, &at) {
-                Ok(manifest) => Arc::new(manifest),
-                Err(error) => return Ok(Err((None, error.to_string()))),
-            };
-            let program = package::find_program(&manifest, &at);
-            let interpreter = package::find_interpreter(&at);
-            Ok(match program {
-                Ok(program) => Ok((manifest, program, interpreter)),
-                Err(error) => Err((Some(manifest), error.to_string())),
-            })
-        });
-        let (manifest, program, interpreter) = read.await.map_err(|error| (None, error.to_string()))??;
-        match Launch::new(&manifest, &folder, &program, interpreter, &self.settings) {
-            Ok(launch) => Ok(Assignment { manifest, launch }),
-            Err(error) => Err((Some(manifest), error.to_string())),
-        }
-    }
-
-    async fn copy_settings(&self, manifest: &Arc<Manifest>, folder: PathBuf) -> Vec<PathBuf> {
-        let (manifest, etc) = (Arc::clone(manifest), self.etc.clone());
-        blocking(move || Ok(package::copy_settings(&manifest, &folder, &etc)))
-            .await
-            .unwrap_or_default()
-    }
-
-    /// Tells the plugin's worker what to run; makes one when there is none. `None` when the host is stopping.
-    async fn start_worker(&self, assignment: Assignment) -> Option<Remote> {
+    async fn send_start(&self, assignment: Assignment) -> Option<(Remote, oneshot::Receiver<()>)> {
         let plugin = assignment.manifest.name.clone();
-        let assignment = Box::new(assignment);
+        let (reply, answer) = oneshot::channel();
+        let mut request = Request::Start(Box::new(assignment), reply);
         if let Some(remote) = self.remote(plugin.as_str()) {
-            let again = assignment.clone();
-            // It may be ending just now, because nobody used it any more.
-            if remote.ask(|reply| Request::Start(again, reply)).await.is_some() {
-                return Some(remote);
+            match remote.requests.send(request).await {
+                Ok(()) => return Some((remote, answer)),
+                Err(unsent) => request = unsent.0,
             }
         }
         let spawner = self
             .spawner
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .clone()?;
-        let (worker, remote) = Worker::new(plugin.clone(), Arc::clone(&self.settings), spawner);
+            .clone()
+            .filter(|_| !self.is_stopping())?;
+        let (settings, events) = (Arc::clone(&self.settings), self.events.clone());
+        let (worker, remote) = Worker::new(plugin.clone(), settings, spawner, events);
+        remote.requests.send(request).await.ok()?;
         self.tasks.spawn(worker.run(self.shutdown.child_token()));
         self.workers().insert(plugin, remote.clone());
-        remote
-            .ask(|reply| Request::Start(assignment, reply))
-            .await
-            .map(|()| remote)
+        Some((remote, answer))
     }
 
     /// Stops the plugin's process and waits for its end. Uses stay, and wait for its return.
-    async fn stop_worker(&self, name: &str, reason: &str) {
+    pub(super) async fn stop_worker(&self, name: &str, reason: &str) {
         if let Some(remote) = self.remote(name) {
             let reason = reason.to_owned();
             let _ = remote
@@ -257,184 +425,44 @@ impl Shared {
         }
     }
 
-    /// Installs a plugin under a free name.
-    pub(super) async fn install(&self, request: InstallRequest) -> Result<(), InstallError> {
-        let _changes = self.changes.lock().await;
-        let name = &request.name;
-        let folder = self.portable.join(name.as_str());
-        if self.catalog().entry(name.as_str()).is_some() || folder.symlink_metadata().is_ok() {
-            return Err(InstallError::AlreadyExists(name.clone()));
+    /// Takes the plugin's symbols away and gives the rules that use them time to let go. Returns their names.
+    pub(super) async fn withhold(&self, name: &str, hold: Hold) -> Vec<String> {
+        if !self.change(|catalog| catalog.hold(name, hold)) {
+            return Vec::new();
         }
-        let staged = install::stage(&request, &self.plugins).await?;
-        let outcome = self.put_in_place(&staged, &folder).await;
-        staged.clean().await;
-        outcome
-    }
-
-    /// Replaces an installed plugin, or a folder that was refused. The old one stays when the new one is not
-    /// a plugin, and comes back when the new one does not start.
-    pub(super) async fn update(&self, request: InstallRequest) -> Result<(), InstallError> {
-        let _changes = self.changes.lock().await;
-        let name = &request.name;
-        if self.catalog().entry(name.as_str()).is_none() {
-            return Err(InstallError::NotFound(name.clone()));
-        }
-        let folder = self.portable.join(name.as_str());
-        let staged = install::stage(&request, &self.plugins).await?;
-        let outcome = self.replace(&staged, &folder).await;
-        staged.clean().await;
-        outcome
-    }
-
-    async fn replace(&self, staged: &Staged, folder: &Path) -> Result<(), InstallError> {
-        let name = staged.manifest.name.as_str();
-        // Asked before anything is stopped.
-        self.catalog().check(&staged.manifest)?;
-        self.stop_worker(name, "being replaced").await;
-        let attic = staged.attic();
-        let outcome = match rename("move away", folder, &attic).await {
-            Ok(()) => {
-                self.catalog_mut().remove(name);
-                let outcome = self.put_in_place(staged, folder).await;
-                if outcome.is_err() {
-                    rename("move back from", &attic, folder).await?;
-                }
-                outcome
-            }
-            failed => failed,
+        let Some(remote) = self.remote(name) else {
+            return Vec::new();
         };
-        if outcome.is_err() {
+        let rules: Vec<String> = remote.users.rules().into_keys().collect();
+        let idle = async {
+            tokio::select! {
+                () = remote.users.idle() => {}
+                () = self.shutdown.cancelled() => {}
+            }
+        };
+        if tokio::time::timeout(DRAIN, idle).await.is_err() {
+            let late: Vec<String> = remote.users.rules().into_keys().collect();
+            let late = late.join(", ");
             tracing::warn!(
                 plugin = name,
-                "the new version was not taken: going back to the old one"
+                "these rules have not let go within {DRAIN:?}: {late}"
             );
-            self.enter(name.to_owned()).await;
         }
-        // Symbols may have become free for others.
-        self.rescan().await;
-        outcome
+        rules
     }
 
-    /// Moves a staged plugin to its free place, starts it and waits until it runs. Undoes all of it on an
-    /// error.
-    async fn put_in_place(&self, staged: &Staged, folder: &Path) -> Result<(), InstallError> {
-        let name = &staged.manifest.name;
-        self.catalog().check(&staged.manifest)?;
-        rename("move into place", &staged.folder, folder).await?;
-        let settings = self.copy_settings(&staged.manifest, folder.to_owned()).await;
-        let started = self.start(name).await;
-        if let Err(reason) = started {
-            self.stop_worker(name.as_str(), "its installation is being undone")
-                .await;
-            self.catalog_mut().remove(name.as_str());
-            for path in settings {
-                if let Err(error) = tokio::fs::remove_file(&path).await {
-                    tracing::warn!("cannot remove {}: {error}", path.display());
-                }
-            }
-            rename("move away", folder, &staged.folder).await?;
-            return Err(InstallError::Start {
-                name: name.clone(),
-                reason,
-            });
-        }
-        tracing::info!(plugin = %name, version = staged.manifest.version, "installed");
-        Ok(())
+    /// Takes a plugin out of use and stops it. Its folder is somebody else's matter. Returns the rules that used
+    /// it.
+    pub(super) async fn retire(&self, name: &str) -> Vec<String> {
+        let rules = self.withhold(name, Hold::Leaving).await;
+        self.stop_worker(name, "removed").await;
+        let entry = self.change(|catalog| catalog.remove(name));
+        self.remove_settings(name).await;
+        self.records().remove(name);
+        let manifest = entry.as_ref().and_then(|entry| entry.manifest());
+        let version = manifest.map(|manifest| manifest.version.as_str());
+        tracing::info!(plugin = name, version, "removed");
+        self.events.say(name, version, State::Removed, "");
+        rules
     }
-
-    /// Starts the plugin in its folder and waits for its first handshake, or its first failure.
-    async fn start(&self, name: &PluginName) -> Result<(), String> {
-        let assignment = self.read(name.as_str()).await.map_err(|(_, reason)| reason)?;
-        let manifest = Arc::clone(&assignment.manifest);
-        self.catalog_mut()
-            .accept(manifest)
-            .map_err(|conflict| conflict.to_string())?;
-        let stopping = || "the host is stopping".to_owned();
-        let mut remote = self.start_worker(assignment).await.ok_or_else(stopping)?;
-        let settled = remote
-            .status
-            .wait_for(|status| status.state != State::Starting)
-            .await;
-        let settled = settled.map_err(|_| stopping())?;
-        match settled.state {
-            State::Running | State::Unhealthy => Ok(()),
-            _ => Err(settled.reason.clone()),
-        }
-    }
-
-    /// Stops a plugin and deletes its folder.
-    pub(super) async fn remove(&self, name: String) -> Result<(), RemoveError> {
-        let _changes = self.changes.lock().await;
-        // Only a name that the catalog knows becomes part of a path.
-        if self.catalog().entry(&name).is_none() {
-            return Err(RemoveError::NotFound(name));
-        }
-        self.stop_worker(&name, "removed").await;
-        self.catalog_mut().remove(&name);
-        let folder = self.portable.join(&name);
-        let removed = self.remove_folder(&folder).await;
-        removed.map_err(|source| RemoveError::Io { path: folder, source })?;
-        tracing::info!(plugin = name, "removed");
-        // Its symbols are free now: who was refused for their sake is not any more.
-        self.rescan().await;
-        Ok(())
-    }
-
-    /// First moved out of sight in one step, so that half a plugin is never found in its place.
-    async fn remove_folder(&self, folder: &Path) -> io::Result<()> {
-        if folder.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
-            return tokio::fs::remove_file(folder).await;
-        }
-        let hidden = install::hidden_folder(&self.plugins)
-            .await
-            .map_err(io::Error::other)?;
-        let moved = tokio::fs::rename(folder, hidden.path().join("removed")).await;
-        install::remove(hidden).await;
-        match moved {
-            // Somebody was quicker: it is gone.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            moved => moved,
-        }
-    }
-
-    async fn rescan(&self) {
-        if let Err(error) = self.scan().await {
-            tracing::error!("cannot read {}: {error}", self.portable.display());
-        }
-    }
-}
-
-async fn rename(what: &'static str, from: &Path, to: &Path) -> Result<(), InstallError> {
-    let renamed = tokio::fs::rename(from, to).await;
-    renamed.map_err(|source| InstallError::Io {
-        what,
-        path: from.to_owned(),
-        source,
-    })
-}
-
-/// The names of all folders, and of the links that may lead to one, in order. Hidden ones are nobody's
-/// plugins.
-fn list_folders(portable: &Path) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in portable.read_dir()? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let kind = entry.file_type()?;
-        if name.starts_with('.') {
-            continue;
-        }
-        if kind.is_dir() || kind.is_symlink() {
-            names.push(name);
-        } else if name.ends_with(".zip") {
-            tracing::warn!(
-                "{} lies there packed; install it over REST",
-                entry.path().display()
-            );
-        } else {
-            tracing::debug!("{} is not a folder, so it is no plugin", entry.path().display());
-        }
-    }
-    names.sort();
-    Ok(names)
 }

@@ -1,11 +1,12 @@
-//! Owns what a plugin's folder has to look like: reads and checks it, and hands out its symbols' `etc` files.
-//! Blocking file access; it starts nothing. The manager and the installation drive it.
+//! Owns what a plugin's folder has to look like: reads and checks it. Blocking file access, but it never waits
+//! for anybody, whatever lies there; it starts nothing. The manager and the installation drive it.
 
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use mangrove_protocol::manifest::{self, Language, Manifest, ManifestError, SymbolKind};
+use mangrove_protocol::manifest::{self, Language, Manifest, ManifestError};
 use mangrove_protocol::name::PluginName;
 
 /// Why a folder is no plugin.
@@ -68,8 +69,17 @@ pub(super) fn read_manifest(name: &PluginName, folder: &Path) -> Result<Manifest
             path: folder.to_owned(),
         });
     }
-    let path = folder.join(format!("{name}.json"));
-    let json = read_bounded(&path).map_err(|source| PackageError::NoManifest { path, source })?;
+    let file = format!("{name}.json");
+    // One byte more than is allowed, so that too large a manifest is told from one that just fits.
+    let json = open_inside(folder, &file).and_then(|json| {
+        let mut bytes = Vec::new();
+        json.take(manifest::MAX_SIZE as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    });
+    let json = json.map_err(|source| PackageError::NoManifest {
+        path: folder.join(file),
+        source,
+    })?;
     Ok(Manifest::parse(name, &json)?)
 }
 
@@ -118,61 +128,44 @@ pub(super) fn find_interpreter(folder: &Path) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// Copies the settings of the plugin's symbols (`sources/<symbol>.yaml` and so on) to `etc`, where they do
-/// not exist yet. Returns what was made; a file that cannot be copied is only logged, because the plugin runs
-/// without.
-pub(super) fn copy_settings(manifest: &Manifest, folder: &Path, etc: &Path) -> Vec<PathBuf> {
-    let mut made = Vec::new();
-    for kind in SymbolKind::ALL {
-        for symbol in manifest.symbols(kind) {
-            for extension in ["yaml", "json"] {
-                let file = format!("{}/{symbol}.{extension}", kind.plural());
-                let (from, to) = (folder.join(&file), etc.join(&file));
-                match copy_new(&from, &to) {
-                    Ok(true) => made.push(to),
-                    Ok(false) => {}
-                    Err(error) => {
-                        let (from, to) = (from.display(), to.display());
-                        tracing::warn!(plugin = %manifest.name, "cannot copy {from} to {to}: {error}");
-                    }
-                }
-            }
+/// Reads at most `limit` bytes of a file of the plugin. `Ok(None)` when there is nothing of this name.
+pub(super) fn read_inside(folder: &Path, file: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match open_inside(folder, file) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has more than {limit} bytes"),
+        ));
+    }
+    Ok(Some(bytes))
+}
+
+/// Opens a file of the plugin. Never waits, as for the other end of a pipe, and follows no link out of the
+/// folder: what is read may end in an error message, or in `etc`.
+fn open_inside(folder: &Path, file: &str) -> io::Result<File> {
+    let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    let path = folder.join(file).canonicalize()?;
+    if !path.starts_with(folder.canonicalize()?) {
+        return refused("it leads out of the plugin's folder");
+    }
+    // Looked at before, since to open a device may be felt by it, and after, since it may be another one now.
+    if path.metadata()?.is_file() {
+        let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
+        let opened = File::options()
+            .read(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(path)?;
+        if opened.metadata()?.is_file() {
+            return Ok(opened);
         }
     }
-    made
-}
-
-/// False when there is nothing to copy, or something is there already.
-fn copy_new(from: &Path, to: &Path) -> io::Result<bool> {
-    if !from.symlink_metadata().is_ok_and(|found| found.is_file()) || to.symlink_metadata().is_ok() {
-        return Ok(false);
-    }
-    let parent = to.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent)?;
-    // Whole or not at all, and never over a file that appears meanwhile.
-    let mut copy = tempfile::Builder::new()
-        .prefix(".copy-")
-        .permissions(PermissionsExt::from_mode(0o644))
-        .tempfile_in(parent)?;
-    io::copy(&mut std::fs::File::open(from)?, copy.as_file_mut())?;
-    match copy.persist_noclobber(to) {
-        Ok(_) => Ok(true),
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(error.error),
-    }
-}
-
-/// One byte more than is allowed, so that too large a manifest is told from one that just fits.
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    // Looked at first: to open a pipe would wait for its other end.
-    if !path.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
-    }
-    let mut json = Vec::new();
-    std::fs::File::open(path)?
-        .take(manifest::MAX_SIZE as u64 + 1)
-        .read_to_end(&mut json)?;
-    Ok(json)
+    refused("it is not a file")
 }
 
 #[cfg(test)]
@@ -256,19 +249,66 @@ mod tests {
         assert!(matches!(read(), Err(PackageError::NoManifest { .. })));
     }
 
+    /// Whatever lies where the manifest and the program should be, there is a verdict and no wait.
     #[test]
-    fn settings_are_copied_once_and_never_over_the_users() {
-        let (home, folder) = folder("server");
-        let etc = home.path().join("etc");
-        let manifest = read_manifest(&"car".parse().unwrap(), &folder).unwrap();
-        std::fs::create_dir(folder.join("sources")).unwrap();
-        std::fs::write(folder.join("sources/json.yaml"), "default: {}").unwrap();
-        std::fs::write(folder.join("sources/mqtt.yaml"), "not its own").unwrap();
-        let made = copy_settings(&manifest, &folder, &etc);
-        assert_eq!(made, [etc.join("sources/json.yaml")]);
-        std::fs::write(&made[0], "edited").unwrap();
-        assert!(copy_settings(&manifest, &folder, &etc).is_empty());
-        assert_eq!(std::fs::read_to_string(&made[0]).unwrap(), "edited");
-        assert!(!etc.join("sources/mqtt.yaml").exists());
+    fn pipes_devices_sockets_and_loops_are_refused_at_once() {
+        use std::os::unix::fs::symlink;
+        use std::os::unix::net::UnixListener;
+        type Make = fn(&Path);
+        let kinds: [(&str, Make, &str); 6] = [
+            (
+                "pipe",
+                |path| mknod(path, rustix::fs::FileType::Fifo),
+                "not a file",
+            ),
+            (
+                "socket",
+                |path| drop(UnixListener::bind(path).unwrap()),
+                "not a file",
+            ),
+            (
+                "device",
+                |path| symlink("/dev/zero", path).unwrap(),
+                "out of the plugin's folder",
+            ),
+            ("loop", |path| symlink(path, path).unwrap(), "os error 40"),
+            ("folder", |path| std::fs::create_dir(path).unwrap(), "not a file"),
+            (
+                "secret",
+                |path| symlink("/etc/hostname", path).unwrap(),
+                "out of the plugin's folder",
+            ),
+        ];
+        for (kind, make, expected) in kinds {
+            let (_home, folder) = folder("server");
+            make(&folder.join("server"));
+            let error = program(&folder).unwrap_err().to_string();
+            assert!(error.contains(expected), "program, {kind}: {error}");
+            std::fs::remove_file(folder.join("car.json")).unwrap();
+            make(&folder.join("car.json"));
+            let error = read_manifest(&"car".parse().unwrap(), &folder).unwrap_err();
+            assert!(error.to_string().contains(expected), "manifest, {kind}: {error}");
+        }
+    }
+
+    fn mknod(path: &Path, kind: rustix::fs::FileType) {
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).unwrap();
+    }
+
+    #[test]
+    fn a_file_inside_is_read_up_to_a_limit() {
+        let (_home, folder) = folder("server");
+        std::fs::write(folder.join("x"), "12345").unwrap();
+        assert_eq!(read_inside(&folder, "x", 5).unwrap().unwrap(), b"12345");
+        assert!(
+            read_inside(&folder, "x", 4)
+                .unwrap_err()
+                .to_string()
+                .contains("more than 4 bytes")
+        );
+        assert!(read_inside(&folder, "y", 4).unwrap().is_none());
+        std::fs::write(folder.join("../secret"), "1").unwrap();
+        assert!(read_inside(&folder, "../secret", 4).is_err() && read_inside(&folder, "..", 4).is_err());
     }
 }

@@ -17,21 +17,23 @@ use crate::peer::Peer;
 
 /// Writes a zip with these files and asks for its installation as `name`.
 async fn package(home: &Home, name: &str, files: &[(&str, &str)]) -> InstallRequest {
+    write_package(home, name, &zip(files).await)
+}
+
+/// A zip with these files.
+pub(crate) async fn zip(files: &[(&str, &str)]) -> Vec<u8> {
     let mut writer = ZipFileWriter::new(Vec::new());
     for (path, text) in files {
         let entry = ZipEntryBuilder::new((*path).into(), Compression::Deflate);
         writer.write_entry_whole(entry, text.as_bytes()).await.unwrap();
     }
-    write_package(home, name, &writer.close().await.unwrap())
+    writer.close().await.unwrap()
 }
 
 fn write_package(home: &Home, name: &str, bytes: &[u8]) -> InstallRequest {
     let path = home.path().join(format!("{}.zip", unique("pkg")));
     std::fs::File::create(&path).unwrap().write_all(bytes).unwrap();
-    InstallRequest {
-        name: name.parse().unwrap(),
-        file: format!("file://{}", path.display()),
-    }
+    InstallRequest::new(name.parse().unwrap(), format!("file://{}", path.display()))
 }
 
 /// Everything below the plugins' folder and `etc`, sorted.
@@ -104,7 +106,10 @@ async fn broken_folders_are_refused_and_stop_nobody() {
         assert_eq!(status.status, State::Refused);
         status.err_msg
     };
-    assert!(reason("hnoexec").contains("cannot be found"));
+    let incomplete = host.status("hnoexec");
+    assert_eq!(incomplete.status, State::Incomplete);
+    assert!(incomplete.err_msg.contains("cannot be found"));
+    assert_eq!(host.plugins.status("hempty").unwrap().status, State::Incomplete);
     assert!(reason("hvenv").contains("venv/bin/python"));
     assert!(reason(&twin).contains(&format!(r#"already defined by the plugin "{good}""#)));
     let error = host
@@ -253,20 +258,14 @@ async fn whatever_is_wrong_with_a_package_nothing_is_left_behind() {
         assert!(matches!(error, InstallError::Archive(_)), "{error}");
     }
     for (file, expected) in [
-        (
-            "http://example.org/x.zip",
-            "expected file:///an/absolute/path.zip",
-        ),
+        ("ftp://example.org/x.zip", "expected file:///an/absolute/path.zip"),
         (
             "file:///no/such/file.zip",
             "cannot open the package /no/such/file.zip",
         ),
         ("file:///dev/null", "it is not a file"),
     ] {
-        let request = InstallRequest {
-            name: name.parse().unwrap(),
-            file: file.to_owned(),
-        };
+        let request = InstallRequest::new(name.parse().unwrap(), file);
         let error = host.plugins.install(request).await.unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     }

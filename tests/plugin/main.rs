@@ -3,12 +3,16 @@
 //! | module | what plays the plugin |
 //! |---|---|
 //! | `control`, `channels` | a process that only sleeps, with a scripted peer in the test on its sockets |
+//! | `operate` | the same, stopped and started by hand |
 //! | `folder` | the same, in folders and zips that are good, broken or hostile |
+//! | `watch` | the same, in folders and zips that come, change and go |
 //! | `sdk` | an unmodified plugin on published releases of the `ekuiper` package |
 
 mod channels;
 mod control;
 mod folder;
 mod home;
+mod operate;
 mod peer;
 mod sdk;
+mod watch;

@@ -1,7 +1,12 @@
 //! Owns which entries of an archive are allowed. Pure.
 
+use unicode_normalization::UnicodeNormalization;
+
 /// The longest name of an entry, in bytes.
 const MAX_NAME: usize = 512;
+
+/// The longest name of one file or folder, in bytes, that file systems take.
+const MAX_COMPONENT: usize = 255;
 
 /// The most folders in a name.
 const MAX_DEPTH: usize = 32;
@@ -48,6 +53,12 @@ pub enum EntryError {
         /// Its length in bytes.
         len: usize,
     },
+    /// A part of it is too long for a file system.
+    #[error("a part of its name has {len} bytes; at most {MAX_COMPONENT} are allowed")]
+    LongComponent {
+        /// Its length in bytes.
+        len: usize,
+    },
     /// Too many folders.
     #[error("it lies {depth} folders deep; at most {MAX_DEPTH} are allowed")]
     TooDeep {
@@ -66,9 +77,12 @@ pub enum EntryError {
     /// A link, a device, a pipe or a socket.
     #[error("it is neither a file nor a folder (unix mode {0:o})")]
     Special(u32),
-    /// The same name twice, or two that differ in case only.
-    #[error("its name is there twice, or differs from another only in case")]
+    /// The same name twice, or two that are the same for some file systems.
+    #[error("its name is there twice, or differs from another only in case or in how accents are encoded")]
     Twice,
+    /// Its bytes are also those of something else.
+    #[error("it overlaps another entry or the directory")]
+    Overlaps,
     /// Another entry, a file, would have to be a folder for this one.
     #[error("it lies inside of a file")]
     InsideFile,
@@ -103,6 +117,9 @@ impl Entry {
         if let Some(component) = name.split('/').find(|part| matches!(*part, "" | "." | "..")) {
             return Err(EntryError::Component(component.to_owned()));
         }
+        if let Some(long) = name.split('/').find(|part| part.len() > MAX_COMPONENT) {
+            return Err(EntryError::LongComponent { len: long.len() });
+        }
         let depth = name.split('/').count();
         if depth > MAX_DEPTH {
             return Err(EntryError::TooDeep { depth });
@@ -121,6 +138,11 @@ impl Entry {
             kind,
         })
     }
+}
+
+/// The same text for all names that some file system takes for one.
+pub(super) fn fold(name: &str) -> String {
+    name.nfd().flat_map(char::to_lowercase).nfc().collect()
 }
 
 fn is_unix(made_by: u16) -> bool {
@@ -152,6 +174,10 @@ mod tests {
         assert_eq!(refusal(""), EntryError::Empty);
         assert_eq!(refusal("//"), EntryError::Absolute);
         assert_eq!(refusal(&"x".repeat(600)), EntryError::TooLong { len: 600 });
+        assert_eq!(
+            refusal(&format!("a/{}/b", "x".repeat(256))),
+            EntryError::LongComponent { len: 256 }
+        );
         assert_eq!(refusal(&"a/".repeat(40)), EntryError::TooDeep { depth: 40 });
         assert_eq!(Entry::check(b"\xff", MADE_ON_UNIX, 0), Err(EntryError::Encoding));
     }
@@ -172,18 +198,32 @@ mod tests {
     }
 
     #[test]
+    fn twins_fold_to_the_same_text() {
+        for (one, other) in [
+            ("Car", "cAR"),
+            ("\u{e9}t\u{e9}", "E\u{301}te\u{301}"),
+            ("\u{212a}", "k"),
+        ] {
+            assert_eq!(fold(one), fold(other), "{one:?} {other:?}");
+        }
+        assert_ne!(fold("e"), fold("\u{e9}"));
+    }
+
+    #[test]
     fn a_link_is_a_link_whatever_system_made_it() {
         assert!(Entry::check(b"x", 0, 0o120_777 << 16).is_err());
     }
 
     proptest! {
         #[test]
-        fn what_is_allowed_stays_inside(name in "[a./\\\\:-]{0,24}") {
+        fn what_is_allowed_stays_inside(name in "[a./\\\\:\u{2044}\u{301}-]{0,24}") {
             if let Ok(entry) = Entry::check(name.as_bytes(), MADE_ON_UNIX, 0) {
                 let inside = std::path::Path::new(&entry.name)
                     .components()
                     .all(|part| matches!(part, std::path::Component::Normal(_)));
                 prop_assert!(inside && !entry.name.is_empty());
+                // Or the parts of a name and of its folded form would not belong together.
+                prop_assert_eq!(fold(&entry.name).matches('/').count(), entry.name.matches('/').count());
             }
         }
     }

@@ -3,10 +3,12 @@
 //! plugins.
 
 mod entry;
+mod metered;
 
 pub use entry::EntryError;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -19,6 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufReader};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
 use entry::{Entry, Kind};
+use metered::{Budget, Metered};
 
 /// How much an archive may unpack to.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +32,8 @@ pub(super) struct Limits {
     pub(super) total: u64,
     /// How many times its packed size one file may have, beyond [`RATIO_FREE`].
     pub(super) ratio: u64,
+    /// What may be read until all names are known, in bytes.
+    pub(super) directory: u64,
 }
 
 impl Default for Limits {
@@ -37,6 +42,7 @@ impl Default for Limits {
             entries: 20_000,
             total: 2 << 30,
             ratio: 200,
+            directory: 8 << 20,
         }
     }
 }
@@ -78,6 +84,12 @@ pub enum ArchiveError {
         /// The limit.
         limit: usize,
     },
+    /// More names, attributes and comments than anybody needs.
+    #[error("the package's directory has more than {limit} bytes")]
+    Directory {
+        /// The limit, in bytes.
+        limit: u64,
+    },
     /// Unpacks to too much.
     #[error("the package unpacks to more than {limit} bytes")]
     TooLarge {
@@ -118,14 +130,24 @@ fn reason(error: &ZipError) -> String {
 pub(super) async fn unpack(package: File, target: &Path, limits: Limits) -> Result<(), ArchiveError> {
     let mut raw = package.try_clone().await.map_err(ZipError::UpstreamReadError)?;
     let options = ZipOptions {
-        // A handful more, so that the count can be named in our own error.
-        max_cd_num_files: limits.entries as u64 * 4,
-        max_cd_num_files_load: limits.entries as u64 * 4,
+        // Some more, so that the count can be named in our own error.
+        max_cd_num_files: limits.entries as u64 * 8,
+        max_cd_num_files_load: limits.entries as u64 * 8,
         max_uncompressed_size_per_file: limits.total,
         ..ZipOptions::untrusted()
     };
-    let reader = BufReader::new(package).compat();
-    let mut archive = ZipArchiveReader::open_with_options(reader, options).await?;
+    let budget = Budget::new(limits.directory);
+    let reader = Metered::new(BufReader::new(package), budget.clone()).compat();
+    let opened = ZipArchiveReader::open_with_options(reader, options).await;
+    let mut archive = match opened {
+        Err(_) if budget.is_spent() => {
+            return Err(ArchiveError::Directory {
+                limit: limits.directory,
+            });
+        }
+        opened => opened?,
+    };
+    budget.lift();
     let records = archive.cdrs().to_vec();
     if records.len() > limits.entries {
         return Err(ArchiveError::TooMany {
@@ -134,6 +156,7 @@ pub(super) async fn unpack(package: File, target: &Path, limits: Limits) -> Resu
         });
     }
     let entries = check(&records)?;
+    refuse_overlaps(&records, archive.ceocdr().cd_offset()?)?;
     for (record, entry) in records.iter().zip(&entries) {
         refuse_encrypted(&mut raw, record, &entry.name).await?;
     }
@@ -158,53 +181,71 @@ pub(super) async fn unpack(package: File, target: &Path, limits: Limits) -> Resu
 
 /// Checks every record before anything is written.
 fn check(records: &[CDR]) -> Result<Vec<Entry>, ArchiveError> {
-    let mut seen = HashSet::new();
     let mut entries = Vec::with_capacity(records.len());
     for record in records {
         let raw_name = record.insecure_file_name.as_bytes();
-        let refused = |source| ArchiveError::Entry {
-            name: String::from_utf8_lossy(raw_name).chars().take(120).collect(),
-            source,
-        };
-        let entry = Entry::check(raw_name, record.cdrh.v_made_by, record.cdrh.exter_attr).map_err(refused)?;
-        if !seen.insert(entry.name.to_lowercase()) {
-            return Err(refused(EntryError::Twice));
+        let entry = Entry::check(raw_name, record.cdrh.v_made_by, record.cdrh.exter_attr);
+        entries.push(entry.map_err(|source| refused(record, source))?);
+        // What only a zip64 field could hold is beyond every limit; and the library panics when that field is
+        // not there.
+        if record.cdrh.lfh_offset == u32::MAX {
+            return Err(refused(record, EntryError::Offset));
         }
-        entries.push(entry);
     }
-    // A file can't be the folder of another entry.
-    let files: HashSet<&str> = entries
-        .iter()
-        .filter(|entry| entry.kind != Kind::Folder)
-        .map(|entry| entry.name.as_str())
-        .collect();
-    for entry in &entries {
-        let inside = entry
-            .name
-            .match_indices('/')
-            .find(|(at, _)| files.contains(&entry.name[..*at]));
-        if inside.is_some() {
-            return Err(ArchiveError::Entry {
-                name: entry.name.clone(),
-                source: EntryError::InsideFile,
-            });
+    // What one system takes for two names is one for another.
+    let folded: Vec<String> = entries.iter().map(|entry| entry::fold(&entry.name)).collect();
+    let mut places = HashMap::new();
+    for ((record, entry), folded) in records.iter().zip(&entries).zip(&folded) {
+        match places.entry(folded.as_str()) {
+            Slot::Vacant(place) => place.insert((entry.name.as_str(), entry.kind)),
+            Slot::Occupied(_) => return Err(refused(record, EntryError::Twice)),
+        };
+    }
+    for ((record, entry), folded) in records.iter().zip(&entries).zip(&folded) {
+        let ends = entry.name.match_indices('/').zip(folded.match_indices('/'));
+        for ((end, _), (folded_end, _)) in ends {
+            let parent = &entry.name[..end];
+            let place = places.entry(&folded[..folded_end]);
+            match *place.or_insert((parent, Kind::Folder)) {
+                (_, Kind::File | Kind::Program) => return Err(refused(record, EntryError::InsideFile)),
+                (name, Kind::Folder) if name != parent => return Err(refused(record, EntryError::Twice)),
+                (_, Kind::Folder) => {}
+            }
         }
     }
     Ok(entries)
 }
 
+fn refused(record: &CDR, source: EntryError) -> ArchiveError {
+    let name = String::from_utf8_lossy(record.insecure_file_name.as_bytes());
+    ArchiveError::Entry {
+        name: name.chars().take(120).collect(),
+        source,
+    }
+}
+
+/// Entries that share bytes are how a small archive unpacks to a huge one without packing anything tightly.
+fn refuse_overlaps(records: &[CDR], directory: u64) -> Result<(), ArchiveError> {
+    /// What comes before the name of a file.
+    const HEADER: u64 = 30;
+    let mut order: Vec<&CDR> = records.iter().collect();
+    order.sort_by_key(|record| record.cdrh.lfh_offset);
+    for (at, record) in order.iter().enumerate() {
+        let next = order
+            .get(at + 1)
+            .map_or(directory, |next| u64::from(next.cdrh.lfh_offset));
+        let end = (u64::from(record.cdrh.lfh_offset) + HEADER + u64::from(record.cdrh.file_name_length))
+            .saturating_add(record.compressed_size()?);
+        if end > next {
+            return Err(refused(record, EntryError::Overlaps));
+        }
+    }
+    Ok(())
+}
+
 /// The library does not show the flag that tells an encrypted entry, so it is read where the entry begins.
 async fn refuse_encrypted(raw: &mut File, record: &CDR, name: &str) -> Result<(), ArchiveError> {
     const FLAGS: u64 = 6;
-    let refused = |source| ArchiveError::Entry {
-        name: name.to_owned(),
-        source,
-    };
-    // What only a zip64 field could hold is beyond every limit; and the library panics when that field is not
-    // there.
-    if record.cdrh.lfh_offset == u32::MAX {
-        return Err(refused(EntryError::Offset));
-    }
     let damaged = |source| ArchiveError::Damaged {
         name: name.to_owned(),
         source,
@@ -215,13 +256,13 @@ async fn refuse_encrypted(raw: &mut File, record: &CDR, name: &str) -> Result<()
     if flags & 1 == 0 {
         Ok(())
     } else {
-        Err(refused(EntryError::Encrypted))
+        Err(refused(record, EntryError::Encrypted))
     }
 }
 
 /// Returns the file's size.
 async fn unpack_file(
-    archive: &mut ZipArchiveReader<Compat<BufReader<File>>>,
+    archive: &mut ZipArchiveReader<Compat<Metered<BufReader<File>>>>,
     index: usize,
     entry: &Entry,
     path: &Path,
@@ -272,5 +313,7 @@ async fn unpack_file(
     Ok(size)
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

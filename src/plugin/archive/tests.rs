@@ -5,25 +5,27 @@ use std::io::Write;
 
 /// A zip of stored entries, written byte by byte so that it can lie.
 #[derive(Default)]
-struct Zip {
-    bytes: Vec<u8>,
-    directory: Vec<u8>,
-    count: u16,
+pub(super) struct Zip {
+    pub(super) bytes: Vec<u8>,
+    pub(super) directory: Vec<u8>,
+    pub(super) count: u32,
 }
 
 /// What an entry says of itself.
-struct Said<'a> {
-    name: &'a str,
-    data: &'a [u8],
-    mode: u32,
-    flags: u16,
-    method: u16,
-    size: u32,
-    crc: u32,
+pub(super) struct Said<'a> {
+    pub(super) name: &'a str,
+    pub(super) data: &'a [u8],
+    pub(super) mode: u32,
+    pub(super) flags: u16,
+    pub(super) method: u16,
+    pub(super) size: u32,
+    pub(super) crc: u32,
+    /// In front of the data: sizes as a zip64 field.
+    pub(super) zip64: bool,
 }
 
 impl<'a> Said<'a> {
-    fn file(name: &'a str, data: &'a [u8]) -> Self {
+    pub(super) fn file(name: &'a str, data: &'a [u8]) -> Self {
         let size = u32::try_from(data.len()).unwrap();
         Self {
             name,
@@ -33,11 +35,12 @@ impl<'a> Said<'a> {
             method: 0,
             size,
             crc: crc32(data),
+            zip64: false,
         }
     }
 }
 
-fn crc32(data: &[u8]) -> u32 {
+pub(super) fn crc32(data: &[u8]) -> u32 {
     !data.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
             if crc & 1 == 1 {
@@ -50,24 +53,46 @@ fn crc32(data: &[u8]) -> u32 {
 }
 
 impl Zip {
-    fn with(mut self, said: &Said<'_>) -> Self {
+    pub(super) fn with(mut self, said: &Said<'_>) -> Self {
+        const DESCRIPTOR: u16 = 8;
         let offset = u32::try_from(self.bytes.len()).unwrap();
         let packed = u32::try_from(said.data.len()).unwrap();
-        let mut header = Vec::new();
-        for half in [said.flags, said.method, 0, 0] {
-            header.extend(half.to_le_bytes());
+        let has_descriptor = said.flags & DESCRIPTOR != 0;
+        let header = |crc: u32, packed: u32, size: u32, extra: &[u8]| {
+            let mut header = Vec::new();
+            for half in [said.flags, said.method, 0, 0] {
+                header.extend(half.to_le_bytes());
+            }
+            for word in [crc, packed, size] {
+                header.extend(word.to_le_bytes());
+            }
+            header.extend(u16::try_from(said.name.len()).unwrap().to_le_bytes());
+            header.extend(u16::try_from(extra.len()).unwrap().to_le_bytes());
+            header
+        };
+        let mut extra = Vec::new();
+        if said.zip64 {
+            extra.extend([1, 0, 16, 0]);
+            extra.extend(u64::from(said.size).to_le_bytes());
+            extra.extend(u64::from(packed).to_le_bytes());
         }
-        for word in [said.crc, packed, said.size] {
-            header.extend(word.to_le_bytes());
-        }
-        header.extend(u16::try_from(said.name.len()).unwrap().to_le_bytes());
-        header.extend(0u16.to_le_bytes());
         self.bytes.extend(b"PK\x03\x04\x14\x00");
-        self.bytes.extend(&header);
+        self.bytes.extend(match (has_descriptor, said.zip64) {
+            (true, _) => header(0, 0, 0, &extra),
+            (_, true) => header(said.crc, u32::MAX, u32::MAX, &extra),
+            _ => header(said.crc, packed, said.size, &extra),
+        });
         self.bytes.extend(said.name.as_bytes());
+        self.bytes.extend(&extra);
         self.bytes.extend(said.data);
+        if has_descriptor {
+            self.bytes.extend(b"PK\x07\x08");
+            for word in [said.crc, packed, said.size] {
+                self.bytes.extend(word.to_le_bytes());
+            }
+        }
         self.directory.extend(b"PK\x01\x02\x14\x03\x14\x00");
-        self.directory.extend(&header);
+        self.directory.extend(header(said.crc, packed, said.size, &[]));
         self.directory.extend([0; 6]);
         self.directory.extend((said.mode << 16).to_le_bytes());
         self.directory.extend(offset.to_le_bytes());
@@ -76,15 +101,19 @@ impl Zip {
         self
     }
 
-    fn file(self, name: &str, data: &[u8]) -> Self {
+    pub(super) fn file(self, name: &str, data: &[u8]) -> Self {
         self.with(&Said::file(name, data))
     }
 
-    fn finish(self) -> Vec<u8> {
+    pub(super) fn finish(self) -> Vec<u8> {
+        // More than the field holds is cut off, as careless programs do.
+        let count = self.count as u16;
+        self.finish_with(count, b"")
+    }
+
+    pub(super) fn finish_with(self, count: u16, comment: &[u8]) -> Vec<u8> {
         let Self {
-            mut bytes,
-            directory,
-            count,
+            mut bytes, directory, ..
         } = self;
         let offset = u32::try_from(bytes.len()).unwrap();
         bytes.extend(&directory);
@@ -92,7 +121,8 @@ impl Zip {
         bytes.extend([count.to_le_bytes(), count.to_le_bytes()].concat());
         bytes.extend(u32::try_from(directory.len()).unwrap().to_le_bytes());
         bytes.extend(offset.to_le_bytes());
-        bytes.extend([0, 0]);
+        bytes.extend(u16::try_from(comment.len()).unwrap().to_le_bytes());
+        bytes.extend(comment);
         bytes
     }
 }
@@ -101,16 +131,24 @@ const SMALL: Limits = Limits {
     entries: 8,
     total: 4 << 20,
     ratio: 10,
+    directory: 100_000,
 };
 
 /// Unpacks; the folder, and a check that nothing outside of it was touched.
-async fn unpack_bytes(bytes: &[u8]) -> (tempfile::TempDir, Result<(), ArchiveError>) {
+pub(super) async fn unpack_bytes(bytes: &[u8]) -> (tempfile::TempDir, Result<(), ArchiveError>) {
+    unpack_within(SMALL, bytes).await
+}
+
+pub(super) async fn unpack_within(
+    limits: Limits,
+    bytes: &[u8],
+) -> (tempfile::TempDir, Result<(), ArchiveError>) {
     let home = tempfile::tempdir().unwrap();
     let target = home.path().join("target");
     std::fs::create_dir(&target).unwrap();
     let mut package = tempfile::tempfile().unwrap();
     package.write_all(bytes).unwrap();
-    let result = unpack(File::from_std(package), &target, SMALL).await;
+    let result = unpack(File::from_std(package), &target, limits).await;
     let beside: Vec<_> = std::fs::read_dir(home.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
@@ -119,7 +157,7 @@ async fn unpack_bytes(bytes: &[u8]) -> (tempfile::TempDir, Result<(), ArchiveErr
     (home, result)
 }
 
-async fn refusal(zip: Zip) -> String {
+pub(super) async fn refusal(zip: Zip) -> String {
     let (_home, result) = unpack_bytes(&zip.finish()).await;
     result.unwrap_err().to_string()
 }
