@@ -12,17 +12,15 @@ use mangrove_protocol::control;
 use mangrove_protocol::data::{FunctionCall, FunctionContext, FunctionReply};
 use mangrove_protocol::name::{PluginName, SymbolName};
 use serde_json::Value;
-use sp_proto::{Events, Message, PipeId, Rep};
+use sp_proto::{Events, Message, PipeId, Rep, SocketOptions};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{CallError, OpenError};
-use super::gate::Gate;
 use super::turn::{Heard, Turn};
 use super::users::User;
 use super::worker::{Remote, Request};
-use crate::config::Portable;
 
 /// Calls that may wait in line.
 const LINE: usize = 256;
@@ -99,7 +97,6 @@ impl Channel {
 pub(super) struct Task {
     socket: Rep,
     events: Events,
-    gate: Gate,
     calls: mpsc::Receiver<Call>,
     silent: mpsc::Sender<SymbolName>,
     stop: CancellationToken,
@@ -120,11 +117,11 @@ impl Task {
     pub(super) async fn listen(
         plugin: &PluginName,
         symbol: &SymbolName,
-        settings: &Portable,
+        options: SocketOptions,
         silent: mpsc::Sender<SymbolName>,
     ) -> Result<(Self, Channel), OpenError> {
         let address = address::function(symbol)?;
-        let socket = Rep::with_options(super::socket_options(settings));
+        let socket = Rep::with_options(options);
         let events = socket.events();
         socket.listen(&address).await?;
         let (sender, calls) = mpsc::channel(LINE);
@@ -150,7 +147,6 @@ impl Task {
             Self {
                 socket,
                 events,
-                gate: Gate::default(),
                 calls,
                 silent,
                 stop,
@@ -175,14 +171,7 @@ impl Task {
             };
             match wake {
                 Wake::Stop => break,
-                Wake::Message(message) => {
-                    if self
-                        .gate
-                        .admits(&self.socket, message.pipe(), core.plugin.as_str())
-                    {
-                        core.handle_message(message);
-                    }
-                }
+                Wake::Message(message) => core.handle_message(message),
                 Wake::Pipe(event) => core.handle_pipe(event),
                 Wake::GivenUp => core.handle_given_up(),
                 Wake::Call(call) => core.current = Some(call),

@@ -78,6 +78,12 @@ impl Handle {
         self.shared.remote(name).map(|remote| remote.output.lines())
     }
 
+    /// Every line that the plugin's processes write from now on. A follower that is too slow misses some, and is
+    /// told how many.
+    pub fn follow_output(&self, name: &str) -> Option<broadcast::Receiver<Line>> {
+        self.shared.remote(name).map(|remote| remote.output.subscribe())
+    }
+
     /// Unpacks the package beside the plugins, checks it, moves it into place and starts it. Returns when it
     /// runs. On an error nothing is left behind.
     ///

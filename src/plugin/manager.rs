@@ -42,7 +42,6 @@ const BUSY: Duration = Duration::from_secs(2);
 /// The owner of all plugins: watches, starts, supervises.
 pub struct Manager {
     shared: Arc<Shared>,
-    spawner_thread: std::thread::JoinHandle<()>,
 }
 
 impl Manager {
@@ -50,14 +49,13 @@ impl Manager {
     /// from then on. A bad plugin is refused and stops nothing else.
     ///
     /// # Errors
-    /// The folder cannot be made or read, or the system gives no thread.
+    /// The folder cannot be made or read.
     pub async fn start(config: &Config, shutdown: CancellationToken) -> io::Result<Self> {
         let plugins = config.home.join("plugins");
         let portable = plugins.join("portable");
         tokio::fs::create_dir_all(&portable).await?;
         // Made absolute, because it becomes part of command lines with another working directory.
         let portable = tokio::fs::canonicalize(&portable).await?;
-        let (spawner, spawner_thread) = Spawner::start()?;
         let shared = Arc::new(Shared {
             etc: Settings::new(&config.home),
             plugins: portable.parent().unwrap_or(&plugins).to_owned(),
@@ -77,7 +75,7 @@ impl Manager {
             events: Events::default(),
             tasks: TaskTracker::new(),
             shutdown,
-            spawner: Mutex::new(Some(spawner)),
+            spawner: Spawner::new(config.portable.guard.clone()),
         });
         let plugins = shared.plugins.clone();
         if let Err(error) = blocking(move || install::clean(&plugins)).await {
@@ -88,10 +86,7 @@ impl Manager {
         shared.with_settings(move || etc.remove_departed(is_there)).await;
         let reconciler = Reconciler::start(Arc::clone(&shared)).await?;
         shared.tasks.spawn(reconciler.run(shared.shutdown.child_token()));
-        Ok(Self {
-            shared,
-            spawner_thread,
-        })
+        Ok(Self { shared })
     }
 
     /// All that the rest of the host may do with plugins.
@@ -118,25 +113,6 @@ impl Manager {
                 "these plugins have not ended within {limit:?}: {}",
                 late.join(", ")
             );
-            return;
-        }
-        // With its thread the last processes would be killed, so it ends last.
-        drop(
-            self.shared
-                .spawner
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
-        self.shared.workers().clear();
-        let joined = blocking(move || {
-            self.spawner_thread
-                .join()
-                .map_err(|_| io::Error::other("it panicked"))
-        })
-        .await;
-        if let Err(error) = joined {
-            tracing::error!("the thread that starts processes: {error}");
         }
     }
 }
@@ -221,7 +197,7 @@ pub(super) struct Shared {
     pub(super) events: Events,
     pub(super) tasks: TaskTracker,
     shutdown: CancellationToken,
-    spawner: Mutex<Option<Spawner>>,
+    spawner: Spawner,
 }
 
 /// The right to change what has a name. When it is given back, the folder is compared again.
@@ -397,14 +373,11 @@ impl Shared {
                 Err(unsent) => request = unsent.0,
             }
         }
-        let spawner = self
-            .spawner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-            .filter(|_| !self.is_stopping())?;
+        if self.is_stopping() {
+            return None;
+        }
         let (settings, events) = (Arc::clone(&self.settings), self.events.clone());
-        let (worker, remote) = Worker::new(plugin.clone(), settings, spawner, events);
+        let (worker, remote) = Worker::new(plugin.clone(), settings, self.spawner.clone(), events);
         remote.requests.send(request).await.ok()?;
         self.tasks.spawn(worker.run(self.shutdown.child_token()));
         self.workers().insert(plugin, remote.clone());

@@ -36,17 +36,19 @@ mod error;
 mod events;
 mod fingerprint;
 mod function;
-mod gate;
+pub mod guard;
 mod handle;
 mod inspect;
 mod install;
 mod launch;
 mod lifecycle;
+mod limits;
 mod locks;
 mod manager;
 mod operate;
 mod output;
 mod package;
+mod peers;
 mod process;
 mod reconcile;
 mod scan;
@@ -54,6 +56,7 @@ mod settings;
 mod sink;
 mod source;
 mod status;
+mod throttle;
 mod turn;
 mod users;
 mod watch;
@@ -75,14 +78,18 @@ pub use sink::Sink;
 pub use source::{Source, Tuple};
 pub use status::{Plugin, State, Status};
 
-use crate::config::Portable;
+use std::sync::Arc;
 
-/// The options of every socket that a plugin may connect to.
-fn socket_options(settings: &Portable) -> sp_proto::SocketOptions {
+use crate::config::Portable;
+use peers::Peers;
+
+/// The options of every socket of a plugin's channels.
+fn socket_options(settings: &Portable, peers: &Arc<Peers>) -> sp_proto::SocketOptions {
     sp_proto::SocketOptions {
         recv_max_size: settings.max_message,
         // Only the newest keep-alive of a plugin matters, and it has one request at a time.
         rep_backlog: 1,
+        admission: peers.admission(),
         ..Default::default()
     }
 }
@@ -110,5 +117,10 @@ fn test_settings() -> Portable {
         rescan: Duration::from_secs(30),
         parallel_starts: 4,
         max_message: 1 << 20,
+        limit_memory: 0,
+        limit_open_files: 0,
+        limit_cpu_share: 100,
+        peers: "plugin".to_owned(),
+        guard: "/proc/self/exe".into(),
     }
 }

@@ -69,7 +69,7 @@ impl Sink {
         let ids = channel::ids(&meta)?;
         let address = address::data(ids.0, ids.1, meta.instance_id)?;
         let ack_address = address::acknowledgements(ids.0, ids.1, meta.instance_id)?;
-        let options = super::socket_options(&remote.settings);
+        let options = super::socket_options(&remote.settings, &remote.peers);
         let acknowledgements = Pull::with_options(options.clone());
         // Even when nobody wants acknowledgements: the SDKs dial this address before they answer the start
         // command.

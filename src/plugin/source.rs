@@ -49,7 +49,7 @@ impl Source {
     ) -> Result<Self, OpenError> {
         let ids = channel::ids(&meta)?;
         let address = address::data(ids.0, ids.1, meta.instance_id)?;
-        let socket = Pull::with_options(super::socket_options(&remote.settings));
+        let socket = Pull::with_options(super::socket_options(&remote.settings, &remote.peers));
         let events = socket.events();
         // The host listens first: some SDKs dial only once.
         socket.listen(&address).await?;

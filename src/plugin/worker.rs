@@ -10,7 +10,6 @@ use mangrove_protocol::address;
 use mangrove_protocol::control::{Meta, Symbol, UseAs};
 use mangrove_protocol::manifest::Manifest;
 use mangrove_protocol::name::{PluginName, SymbolName};
-use rustix::process::Signal;
 use sp_proto::{EndpointId, PipeId, Rep};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -20,11 +19,11 @@ use super::backoff::Backoff;
 use super::error::{OpenError, with_sources};
 use super::events::Events;
 use super::function::{self, Channel};
-use super::gate::Gate;
 use super::launch::Launch;
 use super::lifecycle::{Action, Event, Lifecycle, Limits, Refusal, UseId};
 use super::output::Output;
-use super::process::{Ending, Process, Spawner};
+use super::peers::Peers;
+use super::process::{Process, Spawner};
 use super::status::{Snapshot, State};
 use super::users::Users;
 use crate::config::Portable;
@@ -70,6 +69,7 @@ pub(super) struct Remote {
     pub(super) users: Arc<Users>,
     pub(super) output: Arc<Output>,
     pub(super) settings: Arc<Portable>,
+    pub(super) peers: Arc<Peers>,
 }
 
 impl Remote {
@@ -101,12 +101,12 @@ pub(super) struct Worker {
     events: Events,
     /// Of what it was told to run.
     version: Option<String>,
+    peers: Arc<Peers>,
     lifecycle: Lifecycle<PipeId>,
     launch: Option<Launch>,
     process: Option<Process>,
     control: Rep,
     endpoint: Option<EndpointId>,
-    gate: Gate,
     /// The newest control message, which the next command replies to.
     held: Option<sp_proto::Request>,
     opening: HashMap<UseId, oneshot::Sender<Result<EndOfUse, Refusal>>>,
@@ -144,6 +144,7 @@ impl Worker {
         let (status, snapshot) = watch::channel(Snapshot::new(State::Stopped, "not started"));
         let users = Arc::<Users>::default();
         let output = Arc::new(Output::new(plugin.as_str(), settings.log_lines));
+        let peers = Arc::new(Peers::new(plugin.as_str(), settings.peers == "user"));
         let backoff = Backoff::new(
             settings.restart_delay_min,
             settings.restart_delay_max,
@@ -159,12 +160,12 @@ impl Worker {
             output: Arc::clone(&output),
             events,
             version: None,
+            peers: Arc::clone(&peers),
             lifecycle: Lifecycle::new(backoff, fastrand::u64(..)),
             launch: None,
             process: None,
-            control: Rep::with_options(super::socket_options(&settings)),
+            control: Rep::with_options(super::socket_options(&settings, &peers)),
             endpoint: None,
-            gate: Gate::default(),
             held: None,
             opening: HashMap::new(),
             open: HashMap::new(),
@@ -184,6 +185,7 @@ impl Worker {
                 users,
                 output,
                 settings,
+                peers,
             },
         )
     }
@@ -304,14 +306,20 @@ impl Worker {
             return;
         }
         let silent = self.silent.0.clone();
-        let (task, channel) =
-            match function::Task::listen(&self.plugin, &symbol, &self.settings, silent).await {
-                Ok(listening) => listening,
-                Err(error) => {
-                    answer(reply, Err(error));
-                    return;
-                }
-            };
+        let (task, channel) = match function::Task::listen(
+            &self.plugin,
+            &symbol,
+            super::socket_options(&self.settings, &self.peers),
+            silent,
+        )
+        .await
+        {
+            Ok(listening) => listening,
+            Err(error) => {
+                answer(reply, Err(error));
+                return;
+            }
+        };
         self.tasks.spawn(task.run());
         let id = self.users.next_id();
         let function = FunctionUse {
@@ -332,17 +340,15 @@ impl Worker {
 
     async fn handle_message(&mut self, message: sp_proto::Request) {
         let pipe = message.pipe();
-        if self.gate.admits(&self.control, pipe, self.plugin.as_str()) {
-            let request = mangrove_protocol::control::Request::decode(message.body());
-            tracing::trace!(plugin = %self.plugin, ?pipe, ?request, "control message");
-            let id = message.id();
-            // An older connection's message must not displace the newest one's. (One that the life cycle
-            // ignores because it is a repetition may stay here: it is displaced before anything can be sent.)
-            if self.held.as_ref().is_none_or(|held| held.pipe() <= pipe) {
-                self.held = Some(message);
-            }
-            self.handle(Event::Message(pipe, id, request)).await;
+        let request = mangrove_protocol::control::Request::decode(message.body());
+        tracing::trace!(plugin = %self.plugin, ?pipe, ?request, "control message");
+        let id = message.id();
+        // An older connection's message must not displace the newest one's. (One that the life cycle
+        // ignores because it is a repetition may stay here: it is displaced before anything can be sent.)
+        if self.held.as_ref().is_none_or(|held| held.pipe() <= pipe) {
+            self.held = Some(message);
         }
+        self.handle(Event::Message(pipe, id, request)).await;
     }
 
     async fn handle_ended(&mut self) {
@@ -350,7 +356,7 @@ impl Worker {
             return;
         };
         let started = process.started();
-        let mut how = Ending(&process.reap().await).to_string();
+        let mut how = process.reap().await.to_string();
         if let Some(last) = self.output.last_error(started) {
             how = format!("{how}; it said last: {last}");
         }
@@ -373,11 +379,17 @@ impl Worker {
     async fn carry_out(&mut self, action: Action) -> Option<Event<PipeId>> {
         match action {
             Action::Spawn => return self.spawn().await.err().map(Event::SpawnFailed),
-            Action::Terminate => self.signal(Signal::TERM),
+            Action::Terminate => {
+                if let Some(process) = &self.process {
+                    process.terminate();
+                }
+            }
             Action::Kill => {
                 let grace = self.settings.stop_grace;
                 tracing::warn!(plugin = %self.plugin, "it has not ended within {grace:?}: killing it");
-                self.signal(Signal::KILL);
+                if let Some(process) = &self.process {
+                    process.kill();
+                }
             }
             Action::Send(command) => {
                 let message = self.held.take()?;
@@ -423,7 +435,7 @@ impl Worker {
             self.endpoint = Some(endpoint.id);
         }
         let launch = self.launch.as_ref().ok_or("there is nothing to run")?;
-        let process = self.spawner.spawn(launch, &self.output).await;
+        let process = self.spawner.spawn(launch, &self.output, &self.peers).await;
         let process =
             process.map_err(|error| format!("cannot start {}: {error}", launch.program.to_string_lossy()))?;
         tracing::info!(plugin = %self.plugin, pid = process.id(), "process started");
@@ -472,12 +484,6 @@ impl Worker {
             .values()
             .all(|function| !function.channel.is_used());
         idle && self.lifecycle.uses() == self.functions.len()
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(process) = &self.process {
-            process.signal(signal);
-        }
     }
 
     fn publish(&self) {

@@ -6,11 +6,13 @@
 //! | `operate` | the same, stopped and started by hand |
 //! | `folder` | the same, in folders and zips that are good, broken or hostile |
 //! | `watch` | the same, in folders and zips that come, change and go |
+//! | `guard` | processes that try to get away, and strangers |
 //! | `sdk` | an unmodified plugin on published releases of the `ekuiper` package |
 
 mod channels;
 mod control;
 mod folder;
+mod guard;
 mod home;
 mod operate;
 mod peer;
