@@ -100,7 +100,7 @@ pub use protocol::Protocol;
 pub use stats::{Drops, PipeStats, Stats, Traffic};
 
 #[cfg(feature = "tokio")]
-pub use engine::{Endpoint, Event, Events, ListenerOptions, PipeInfo};
+pub use engine::{Admission, Endpoint, Event, Events, ListenerOptions, PipeInfo};
 #[cfg(feature = "tokio")]
 pub use error::{DialError, ListenError, RecvError, RequestError, SendError, SendErrorKind};
 #[cfg(feature = "tokio")]

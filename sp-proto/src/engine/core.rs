@@ -247,9 +247,6 @@ impl<P: Pattern> Core<P> {
             recv_max_size,
         } = greeted;
         let id = PipeId::next();
-        let framing = link.framing();
-        let (reader, writer) = link.split()?;
-        let writer = Arc::new(writer);
         let info = PipeInfo {
             id,
             endpoint,
@@ -257,6 +254,13 @@ impl<P: Pattern> Core<P> {
             peer_address,
             credentials,
         };
+        self.options
+            .admission
+            .check(&info)
+            .map_err(Unattached::NotAdmitted)?;
+        let framing = link.framing();
+        let (reader, writer) = link.split()?;
+        let writer = Arc::new(writer);
         let end = End {
             info: info.clone(),
             writer: Arc::clone(&writer),
@@ -429,6 +433,8 @@ impl<P: Pattern> Core<P> {
 pub(crate) enum Unattached {
     #[error("the socket is closed")]
     Closed,
+    #[error("{0}")]
+    NotAdmitted(String),
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error("the system cannot watch the connection: {0}")]

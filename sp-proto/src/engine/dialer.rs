@@ -39,6 +39,7 @@ impl Unattached {
     pub(crate) fn into_dial_error(self, address: String) -> DialError {
         match self {
             Self::Closed => DialError::Closed,
+            Self::NotAdmitted(reason) => DialError::NotAdmitted { address, reason },
             Self::Refused(refusal) => DialError::NotNow {
                 address,
                 reason: refusal.to_string(),

@@ -6,6 +6,7 @@
 //! tasks along.
 
 mod acceptor;
+mod admission;
 mod backoff;
 mod core;
 mod dialer;
@@ -24,6 +25,7 @@ use self::core::Unattached;
 pub(crate) use self::core::{Core, State};
 pub(crate) use acceptor::Acceptor;
 pub use acceptor::ListenerOptions;
+pub use admission::Admission;
 pub(crate) use events::Publisher;
 pub use events::{Event, Events, PipeInfo};
 pub(crate) use greeting::Greeted;

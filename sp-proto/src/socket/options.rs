@@ -3,7 +3,7 @@
 use crate::transport::Settings;
 #[cfg(feature = "tls")]
 use crate::transport::TlsOptions;
-use crate::{Overflow, wire};
+use crate::{Admission, Overflow, wire};
 use std::time::Duration;
 
 const MIB: usize = 1024 * 1024;
@@ -68,6 +68,8 @@ pub struct SocketOptions {
     /// dropped. 1–255 (0 counts as 1). Default 8. The sender's own socket counts: 1 allows no device in
     /// between. nng knows at most 15.
     pub ttl: u8,
+    /// Which peers are taken. Default: everybody.
+    pub admission: Admission,
     /// Certificates, for `tls+tcp://` and `wss://`. Default none.
     #[cfg(feature = "tls")]
     pub tls: TlsOptions,
@@ -103,6 +105,7 @@ impl Default for SocketOptions {
             survey_time: Duration::from_secs(1),
             sub_overflow: Overflow::DropOldest,
             ttl: wire::DEFAULT_TTL,
+            admission: Admission::default(),
             #[cfg(feature = "tls")]
             tls: TlsOptions::default(),
         }
