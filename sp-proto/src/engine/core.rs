@@ -4,14 +4,15 @@
 
 use crate::engine::events::{Event, PipeInfo, Publisher};
 use crate::engine::greeting::Greeted;
+use crate::engine::intake::Intake;
 use crate::engine::now;
+use crate::engine::reading::Reading;
 use crate::engine::waiters::Waiters;
-use crate::pattern::{ContextId, Key, Pattern, Pipes, Refusal, SendLimits, Violation};
-use crate::transport::{Reader, Writer};
-use crate::wire::{Batch, Framing};
+use crate::pattern::{ContextId, Key, Pattern, Pipes, Refusal, SendLimits};
+use crate::transport::Writer;
+use crate::wire::Batch;
 use crate::{EndpointId, PipeId, Protocol, SocketOptions, Stats};
-use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
@@ -32,7 +33,11 @@ pub(crate) struct State<P> {
     pub(crate) pattern: P,
     pub(crate) pipes: Pipes,
     /// By pipe slot.
-    ends: Vec<Option<End>>,
+    pub(super) ends: Vec<Option<End>>,
+    /// The pipes that receivers may read by themselves, the one whose turn it is first.
+    pub(super) handed_over: VecDeque<Key>,
+    /// Has a receiver taken something since a pipe's task looked?
+    pub(super) receiving: bool,
     pub(crate) senders: Waiters,
     pub(crate) receivers: Waiters,
     pub(crate) contexts: HashMap<ContextId, Waker>,
@@ -49,32 +54,41 @@ const SMALL_PER_UNIT: u8 = 4;
 const SMALL: usize = 2 * 1024;
 
 /// The engine's side of a pipe.
-struct End {
-    info: PipeInfo,
+pub(super) struct End {
+    pub(super) info: PipeInfo,
     writer: Arc<Writer>,
+    pub(super) reading: Reading,
     /// The pipe's task, while it waits.
-    task: Option<Waker>,
+    pub(super) task: Option<Waker>,
     /// Those who wait for room in this very pipe.
     writers: Waiters,
     disconnect: bool,
+}
+
+pub(super) fn find(ends: &mut [Option<End>], key: Key) -> Option<&mut End> {
+    let end = ends.get_mut(key.slot)?.as_mut();
+    end.filter(|end| end.info.id == key.id)
 }
 
 /// A pipe that belongs to a socket; leaves it when dropped.
 pub(crate) struct Attached<P: Pattern> {
     pub(crate) core: Arc<Core<P>>,
     pub(crate) key: Key,
-    pub(crate) reader: Option<Reader>,
+    /// What the pipe's task keeps to itself.
+    pub(crate) intake: Option<Box<Intake>>,
     pub(crate) writer: Arc<Writer>,
-    pub(crate) framing: Framing,
-    pub(crate) recv_max_size: usize,
     pub(crate) reason: String,
 }
 
 /// What a pipe's task is to do next.
-#[derive(Debug)]
 pub(crate) enum Plan {
     /// Write this, if there is something, and read, if allowed.
-    Work { batch: Option<Batch>, read: bool },
+    Work {
+        batch: Option<Batch>,
+        read: bool,
+        /// There may be something to read from this.
+        intake: Option<Box<Intake>>,
+    },
     /// Somebody asked for its end.
     Stop(Stop),
 }
@@ -118,11 +132,8 @@ impl Wakes {
 }
 
 impl<P: Pattern> State<P> {
-    fn end(&mut self, key: Key) -> Option<&mut End> {
-        self.ends
-            .get_mut(key.slot)?
-            .as_mut()
-            .filter(|end| end.info.id == key.id)
+    pub(super) fn end(&mut self, key: Key) -> Option<&mut End> {
+        find(&mut self.ends, key)
     }
 
     pub(crate) fn writer(&mut self, key: Key) -> Option<Arc<Writer>> {
@@ -199,6 +210,8 @@ impl<P: Pattern> Core<P> {
             pattern,
             pipes: Pipes::new(limits),
             ends: Vec::new(),
+            handed_over: VecDeque::new(),
+            receiving: false,
             senders: Waiters::default(),
             receivers: Waiters::default(),
             contexts: HashMap::new(),
@@ -245,6 +258,9 @@ impl<P: Pattern> Core<P> {
         let id = PipeId::next();
         let framing = link.framing();
         let (reader, writer) = link.split()?;
+        let limit = recv_max_size.unwrap_or(self.options.recv_max_size);
+        let mut own = Some(Box::new(Intake::new(reader, framing, limit)));
+        let shared = !writer.needs_reader();
         let writer = Arc::new(writer);
         let info = PipeInfo {
             id,
@@ -253,9 +269,10 @@ impl<P: Pattern> Core<P> {
             peer_address,
             credentials,
         };
-        let end = End {
+        let mut end = End {
             info: info.clone(),
             writer: Arc::clone(&writer),
+            reading: Reading::Own,
             task: None,
             writers: Waiters::default(),
             disconnect: false,
@@ -272,21 +289,21 @@ impl<P: Pattern> Core<P> {
             if state.ends.len() <= key.slot {
                 state.ends.resize_with(key.slot + 1, || None);
             }
+            if shared && let Some(intake) = own.take() {
+                end.reading = Reading::Task(intake);
+            }
             if let Some(slot) = state.ends.get_mut(key.slot) {
                 *slot = Some(end);
             }
             Ok(key)
         })?;
         self.events.publish(Event::PipeAdded(info));
-        let recv_max_size = recv_max_size.unwrap_or(self.options.recv_max_size);
         let reason = "its endpoint or socket was closed".to_owned();
         Ok(Attached {
             core: Arc::clone(self),
             key,
-            reader: Some(reader),
+            intake: own,
             writer,
-            framing,
-            recv_max_size,
             reason,
         })
     }
@@ -299,6 +316,7 @@ impl<P: Pattern> Core<P> {
         let end = state.ends.get_mut(key.slot).and_then(Option::take);
         let State { pattern, pipes, .. } = &mut *state;
         pattern.detach(pipes, key, now());
+        state.handed_over.retain(|other| *other != key);
         let mut wakes = state.settle();
         drop(state);
         if let Some(mut end) = end {
@@ -308,8 +326,8 @@ impl<P: Pattern> Core<P> {
         self.events.publish(Event::PipeRemoved { pipe: key.id, reason });
     }
 
-    /// What the pipe's task is to do; it is woken when that changes.
-    pub(crate) fn plan(&self, key: Key, cx: &Context<'_>) -> Plan {
+    /// What the pipe's task is to do; it is woken when that changes. Does it `hold` the receiving half?
+    pub(crate) fn plan(&self, key: Key, cx: &Context<'_>, holds: bool) -> Plan {
         let mut state = self.lock();
         let State {
             pattern,
@@ -327,13 +345,18 @@ impl<P: Pattern> Core<P> {
         if end.disconnect {
             return Plan::Stop(Stop::Disconnected);
         }
-        if closed && flushed {
-            return Plan::Stop(Stop::Closed);
-        }
         if !end.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
             end.task = Some(cx.waker().clone());
         }
-        Plan::Work { batch, read }
+        if closed && flushed {
+            return Plan::Stop(Stop::Closed);
+        }
+        let intake = if read && !holds {
+            state.claim(key, false)
+        } else {
+            None
+        };
+        Plan::Work { batch, read, intake }
     }
 
     /// Ends a write of `batch`, of which nothing or a part may be left.
@@ -366,15 +389,6 @@ impl<P: Pattern> Core<P> {
         }
         drop(state);
         wakes.wake();
-    }
-
-    /// Hands what has come in to the pattern.
-    pub(crate) fn deliver(&self, key: Key, frames: &mut Vec<Bytes>) -> Result<(), Violation> {
-        self.with(|state| {
-            let State { pattern, pipes, .. } = state;
-            pipes.note_received(key, frames);
-            pattern.handle_frames(pipes, key, frames)
-        })
     }
 
     pub(crate) fn pipes(&self) -> Vec<PipeInfo> {

@@ -11,8 +11,10 @@ mod core;
 mod dialer;
 mod events;
 mod greeting;
+mod intake;
 mod owner;
 mod pipe;
+mod reading;
 mod send;
 mod waiters;
 

@@ -26,15 +26,21 @@ pub(crate) struct IpcReader {
 #[derive(Clone, Copy, Debug)]
 enum Room {
     Ignored,
-    /// For so many more reads, unless a writer has to wait again.
+    /// For so many more reads, unless a writer waits.
     Watched {
         reads: u8,
+        waiting: bool,
     },
 }
 
 /// A pipe that is written to faster than its peer reads waits for room again and again; it is registered anew
 /// only after this many reads without.
 const READS: u8 = 32;
+
+const WAITING: Room = Room::Watched {
+    reads: READS,
+    waiting: true,
+};
 
 /// The sending direction, for whoever has begun a write.
 pub(crate) type IpcWriter = Arc<UnixStream>;
@@ -85,8 +91,11 @@ impl IpcReader {
     ) -> Poll<io::Result<usize>> {
         match &mut self.room {
             Room::Ignored => {}
-            Room::Watched { reads: 0 } => self.watch(Room::Ignored)?,
-            Room::Watched { reads } => *reads -= 1,
+            Room::Watched { reads, waiting } => {
+                if !*waiting {
+                    *reads = reads.saturating_sub(1);
+                }
+            }
         }
         let Some(fd) = &self.fd else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
@@ -116,8 +125,8 @@ impl IpcReader {
         mut write: impl FnMut() -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         match &mut self.room {
-            Room::Ignored => self.watch(Room::Watched { reads: READS })?,
-            Room::Watched { reads } => *reads = READS,
+            Room::Ignored => self.watch(WAITING)?,
+            room => *room = WAITING,
         }
         let Some(fd) = &self.fd else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
@@ -125,9 +134,30 @@ impl IpcReader {
         loop {
             let mut ready = ready!(fd.poll_write_ready(cx))?;
             if let Ok(result) = ready.try_io(|_| write()) {
+                drop(ready);
+                self.room = Room::Watched {
+                    reads: READS,
+                    waiting: false,
+                };
                 return Poll::Ready(result);
             }
         }
+    }
+
+    /// Has nobody waited for room for long?
+    pub(crate) fn wants_care(&self) -> bool {
+        matches!(
+            self.room,
+            Room::Watched {
+                reads: 0,
+                waiting: false
+            }
+        )
+    }
+
+    /// Stops watching for room. Whoever waits for something to read has to ask again.
+    pub(crate) fn take_care(&mut self) -> io::Result<()> {
+        self.watch(Room::Ignored)
     }
 
     /// Registers anew; what is ready by then is reported again, so nothing is missed.
@@ -203,7 +233,11 @@ mod tests {
     #[tokio::test]
     async fn a_writer_waits_for_room_and_reading_goes_on_before_and_after() {
         let (mut reader, writer, mut theirs) = pair();
-        for _ in 0..3 {
+        for round in 0..3 {
+            assert_eq!(reader.wants_care(), round > 0);
+            if round > 0 {
+                reader.take_care().unwrap();
+            }
             assert!(matches!(reader.room, Room::Ignored));
             let mut filled = fill(&writer);
             let waiting = poll_fn(|cx| reader.poll_write(cx, || write(&writer, &[IoSlice::new(&PIECE)])));
