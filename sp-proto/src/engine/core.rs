@@ -38,20 +38,23 @@ pub(crate) struct State<P> {
     pub(super) handed_over: VecDeque<Key>,
     /// Has a receiver taken something since a pipe's task looked?
     pub(super) receiving: bool,
+    /// Do receivers that are woken come? Not once they have let a pipe wait, until one takes something again.
+    pub(super) prompt: bool,
     pub(crate) senders: Waiters,
     pub(crate) receivers: Waiters,
     pub(crate) contexts: HashMap<ContextId, Waker>,
     pub(crate) closed: bool,
-    /// Small messages that were sent or received since one was charged for.
+    /// Shares of a unit of budget that were used up since one was charged for.
     uncharged: u8,
 }
 
-/// Tokio's budget is one unit per operation, 128 per turn of a task. A small message costs so little that four
-/// share a unit: a turn is still some tens of microseconds.
-const SMALL_PER_UNIT: u8 = 4;
+/// Tokio's budget is one unit per operation, 128 per turn of a task. A small message costs so little that several
+/// share a unit; a turn is still about a hundred microseconds. More turns would be no kindness to other tasks:
+/// with the end of each, tokio wakes another worker.
+const SHARES: u8 = 8;
 
-/// The largest small message, in bytes.
-const SMALL: usize = 2 * 1024;
+/// The largest message that takes one share, in bytes, and the largest that takes two.
+const SMALL: (usize, usize) = (512, 2 * 1024);
 
 /// The engine's side of a pipe.
 pub(super) struct End {
@@ -146,8 +149,12 @@ impl<P: Pattern> State<P> {
 
     /// Is a unit of the task's budget due for a message of this length?
     pub(crate) fn charge(&mut self, len: usize) -> bool {
-        self.uncharged += 1;
-        let due = len > SMALL || self.uncharged >= SMALL_PER_UNIT;
+        self.uncharged += match len {
+            len if len <= SMALL.0 => 1,
+            len if len <= SMALL.1 => 2,
+            _ => SHARES,
+        };
+        let due = self.uncharged >= SHARES;
         if due {
             self.uncharged = 0;
         }
@@ -212,6 +219,7 @@ impl<P: Pattern> Core<P> {
             ends: Vec::new(),
             handed_over: VecDeque::new(),
             receiving: false,
+            prompt: true,
             senders: Waiters::default(),
             receivers: Waiters::default(),
             contexts: HashMap::new(),

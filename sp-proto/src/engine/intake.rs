@@ -10,14 +10,18 @@ use crate::transport::Reader;
 #[cfg(feature = "ws")]
 use crate::wire::websocket::WebSocketError;
 use crate::wire::{Decoder, FrameError, Framing, Spares};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::cell::RefCell;
 use std::io;
 use std::task::{Context, Poll, Waker, ready};
 use tokio::sync::mpsc;
 
-/// How much is read at a time, in bytes.
-const READ: usize = 64 * 1024;
+/// How much is read at a time, in bytes: a write of 64 KiB of payload and its framing.
+const READ: usize = 68 * 1024;
+
+/// A read of at least this much lends its buffer to the large messages in it. What such a message pins is then
+/// mostly other messages, and no room that nothing came into.
+const SHARE: usize = READ / 2;
 
 /// A payload of which at least this much is missing is read straight into its own buffer.
 const STRAIGHT: usize = 32 * 1024;
@@ -26,13 +30,13 @@ thread_local! {
     /// Where reads go before they are decoded. One per thread and not per pipe: no connection's bytes stay
     /// in it between polls, and a thousand idle pipes need none.
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        buffer: vec![0; READ].into_boxed_slice(),
+        buffer: BytesMut::zeroed(READ),
         spares: Spares::default(),
     });
 }
 
 struct Scratch {
-    buffer: Box<[u8]>,
+    buffer: BytesMut,
     spares: Spares,
 }
 
@@ -152,7 +156,7 @@ impl Intake {
     }
 
     /// Reads once, into `buffer` or straight into a large payload, and says how much it was.
-    fn poll_decode(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, End>> {
+    fn poll_decode(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<Result<usize, End>> {
         if self.decoder.missing() >= STRAIGHT
             && let Some(mut body) = self.decoder.body()
         {
@@ -161,8 +165,14 @@ impl Intake {
             return Poll::Ready(Ok(read));
         }
         let read = ready!(self.reader.poll_read(cx, buffer))?;
-        let input = buffer.get(..read).unwrap_or_default();
-        self.decoder.decode(input, &mut self.frames)?;
+        if read >= SHARE && self.decoder.expects_large() {
+            let full = self.decoder.lend(buffer);
+            self.decoder
+                .decode_shared(&full.slice(..read), &mut self.frames)?;
+        } else {
+            let input = buffer.get(..read).unwrap_or_default();
+            self.decoder.decode(input, &mut self.frames)?;
+        }
         Poll::Ready(Ok(read))
     }
 }

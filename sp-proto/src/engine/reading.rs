@@ -114,7 +114,8 @@ impl<P: Pattern> Core<P> {
     /// Ends the turn of the pipe's task. Says whether receivers were left to read: only those that are awake.
     pub(crate) fn end_turn(&self, key: Key, intake: Box<Intake>, more: bool) -> bool {
         let mut state = self.lock();
-        let hand_over = more && (std::mem::take(&mut state.receiving) || !state.receivers.is_empty());
+        let waiting = state.prompt && !state.receivers.is_empty();
+        let hand_over = more && (std::mem::take(&mut state.receiving) || waiting);
         let gone = state.give_back(key, intake, hand_over);
         let wakes = state.settle();
         drop(state);
@@ -127,12 +128,16 @@ impl<P: Pattern> Core<P> {
     pub(crate) fn is_handed_over(&self, key: Key) -> bool {
         let mut state = self.lock();
         let State {
-            ends, handed_over, ..
+            ends,
+            handed_over,
+            prompt,
+            ..
         } = &mut *state;
         let Some(end) = find(ends, key) else { return false };
         match std::mem::replace(&mut end.reading, Reading::Own) {
             Reading::HandedOver { intake, read: false } => {
                 handed_over.retain(|other| *other != key);
+                *prompt = false;
                 end.reading = Reading::Task(intake);
                 false
             }
@@ -157,6 +162,7 @@ impl<P: Pattern> Core<P> {
         loop {
             if let Some(taken) = take(&mut state) {
                 state.receiving = true;
+                state.prompt = true;
                 return (state, Some(taken));
             }
             let Some((key, mut intake)) = state.take_over() else {
