@@ -59,7 +59,7 @@
 //! in a row; keeping one of them for long keeps its buffer. Copy what is to be kept. The buffers of messages
 //! from 32 KiB up and those read buffers are used again once they are dropped; each thread keeps at most 8 MiB
 //! of them. A pipe that has been under load keeps the two buffers of its writes, at most 1 MiB each, until it has
-//! written a few single messages.
+//! written a few single messages. The kernel holds up to 416 KiB of an ipc pipe whose peer does not read.
 #![cfg_attr(not(feature = "tokio"), allow(dead_code, unused_imports))]
 // With inproc alone there is one kind of connection, and nothing to choose.
 #![cfg_attr(

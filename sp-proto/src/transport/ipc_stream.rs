@@ -45,8 +45,14 @@ const WAITING: Room = Room::Watched {
 /// The sending direction, for whoever has begun a write.
 pub(crate) type IpcWriter = Arc<UnixStream>;
 
+/// What the kernel is asked to hold for the peer, in bytes; Linux takes it twice, for its own overhead, and by
+/// default gives half of this. A megabyte then stops for lack of room half as often.
+const SEND_BUFFER: usize = 208 * 1024;
+
 /// Takes a connection over from tokio.
 pub(crate) fn split(stream: tokio::net::UnixStream) -> io::Result<(IpcReader, IpcWriter)> {
+    // As much as the system allows without privileges. Refused, it stays at what it was.
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER);
     let stream = Arc::new(stream.into_std()?);
     let reader = IpcReader {
         fd: Some(register(Arc::clone(&stream), Interest::READABLE)?),
