@@ -288,8 +288,11 @@ impl Reader {
             (Self::Tls(stream), _) => poll_write_all(Pin::new(stream), cx, batch),
             #[cfg(feature = "ws")]
             (Self::WebSocket(socket), _) => socket.poll_write(cx, batch),
-            // An inproc pipe is waited for through a `PollSender`.
-            _ => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+            // An inproc pipe is waited for through a `PollSender`, and a tcp pipe through its writer.
+            _ => {
+                let _ = (cx, batch);
+                Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+            }
         }
     }
 }
