@@ -33,7 +33,6 @@ pub(crate) async fn run<P: Pattern>(mut attached: Attached<P>) {
         keeps: own.is_some(),
         intake: own,
         unwritten: None,
-        handed_over: 0,
         patience: None,
         is_patient: false,
     };
@@ -59,8 +58,6 @@ struct Driver<'a, P> {
     intake: Option<Box<Intake>>,
     /// Begun, and waiting for the connection to take more.
     unwritten: Option<Batch>,
-    /// Payload bytes that receivers were given in this turn.
-    handed_over: usize,
     /// Runs while receivers read, to see whether they do. Kept, for it is set again and again.
     patience: Option<Pin<Box<Sleep>>>,
     is_patient: bool,
@@ -82,6 +79,8 @@ impl<P: Pattern> Driver<'_, P> {
                 self.be_patient();
             }
         }
+        // Payload bytes that receivers were given in this turn.
+        let mut handed_over = 0;
         loop {
             // One unit of tokio's budget per round, so that a flood leaves the other tasks their time.
             let budget = ready!(coop::poll_proceed(cx));
@@ -117,7 +116,7 @@ impl<P: Pattern> Driver<'_, P> {
                 }
                 if intake.poll(Some(cx)).is_ready() {
                     progress = true;
-                    self.handed_over += intake.frames.iter().map(Bytes::len).sum::<usize>();
+                    handed_over += intake.frames.iter().map(Bytes::len).sum::<usize>();
                     self.core.with(|state| state.deliver(self.key, intake));
                     if let Some(end) = intake.end.take() {
                         return Poll::Ready(end);
@@ -128,8 +127,7 @@ impl<P: Pattern> Driver<'_, P> {
                 return Poll::Pending;
             }
             budget.made_progress();
-            if self.handed_over >= TURN {
-                self.handed_over = 0;
+            if handed_over >= TURN {
                 // Receivers first: what has just been read is still in the processor's cache. They read on by
                 // themselves if they are awake; else this comes back.
                 if !self.end_turn(true) {
