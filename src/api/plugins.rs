@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::Host;
 use super::error::ApiError;
 use super::request::{JsonBody, Name};
-use crate::plugin::{self, InstallError, InstallRequest, RemoveError};
+use crate::plugin::{self, ArchiveError, DownloadError, InstallError, InstallRequest, RemoveError};
 
 pub(super) fn routes() -> Router<Host> {
     Router::new()
@@ -132,7 +132,11 @@ fn absent(name: &str) -> String {
 fn not_installed(error: InstallError) -> ApiError {
     match error {
         InstallError::NotFound(_) => ApiError::not_found(error),
-        InstallError::Io { .. } => ApiError::internal(error),
+        InstallError::Io { .. }
+        | InstallError::Archive(ArchiveError::Write { .. })
+        | InstallError::Download(DownloadError::Write(_) | DownloadError::Authorities { .. }) => {
+            ApiError::internal(error)
+        }
         InstallError::Interrupted(_) => ApiError::unavailable(error),
         _ => ApiError::invalid(error),
     }

@@ -13,7 +13,7 @@ use super::error::{ControlError, InstallError, OpenError, RemoveError};
 use super::events::Event;
 use super::function::Function;
 use super::install::InstallRequest;
-use super::manager::Shared;
+use super::manager::{BUILDING, Shared};
 use super::output::Line;
 use super::sink::Sink;
 use super::source::Source;
@@ -323,6 +323,7 @@ impl Handle {
     fn entry_status(&self, name: &str, entry: &Entry) -> Status {
         let mut status = match entry {
             Entry::Accepted(_) | Entry::Held(_, Hold::Stopped | Hold::Leaving) => self.running_status(name),
+            Entry::Held(_, Hold::Installing) => Status::without_worker(State::Installing, BUILDING),
             Entry::Held(_, Hold::Starting) => Status::without_worker(State::Starting, ""),
             Entry::Incomplete(_, reason) => Status::without_worker(State::Incomplete, reason),
             Entry::Refused(_, reason) | Entry::Unreadable(reason) => {
