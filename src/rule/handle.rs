@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use super::compile::resolve_source;
 use super::definition::Definition;
+use super::needs::Needs;
 use super::registry::{Rule, Shared};
+use super::run::State;
 use super::stream::Stream;
 use super::{Error, RuleSummary, StreamSummary, graph, internal, invalid};
 use crate::store::Table;
@@ -200,6 +202,19 @@ impl Handle {
             status: rule.status.state().word().to_owned(),
         };
         self.shared.registry().rules.values().map(summary).collect()
+    }
+
+    /// The rules that run, or are to run, and use a symbol of `plugin`, by id: without it, they wait for it.
+    pub fn rules_using(&self, plugin: &str) -> Vec<String> {
+        let streams = self.shared.streams();
+        let uses = |rule: &&Arc<Rule>| {
+            let wanted = !matches!(rule.status.state(), State::Stopped { .. });
+            let needs = || Needs::of(&rule.definition(), &streams).unwrap_or_default();
+            wanted && needs().include(plugin, &self.shared.plugins)
+        };
+        let rules: Vec<_> = self.shared.registry().rules.values().cloned().collect();
+        let users = rules.iter().filter(uses);
+        users.map(|rule| rule.id.to_string()).collect()
     }
 
     /// A rule's definition as it was given.

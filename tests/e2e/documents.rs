@@ -108,7 +108,7 @@ async fn play(host: &mut Host, document: &str, zip: &Path) -> usize {
 }
 
 /// The example plugin as a zip.
-async fn packed_car(folder: &Path) -> PathBuf {
+pub(crate) async fn packed_car(folder: &Path) -> PathBuf {
     let mut zip = ZipFileWriter::new(Vec::new());
     for (name, path) in [
         ("car.json", example("car").join("car.json")),

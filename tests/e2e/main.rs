@@ -4,6 +4,7 @@
 
 mod documents;
 mod host;
+mod parking;
 mod plugins;
 mod rest;
 mod restart;

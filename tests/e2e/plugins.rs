@@ -30,7 +30,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A home folder with the plugin `car` in it, as an administrator lays it out.
-fn home_with_car() -> TempDir {
+pub(crate) fn home_with_car() -> TempDir {
     let home = TempDir::new().unwrap();
     let folder = home.path().join("plugins/portable/car");
     std::fs::create_dir_all(&folder).unwrap();
