@@ -44,6 +44,7 @@ mod settings;
 mod sink;
 mod source;
 mod status;
+mod throttle;
 mod turn;
 mod users;
 mod worker;

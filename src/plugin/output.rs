@@ -1,14 +1,25 @@
 //! Owns what a plugin's processes have said last on their standard output and error: a bounded number of
-//! bounded lines, which survive the process. Every line also goes into the host's log.
+//! bounded lines, which survive the process. Every line also goes to whoever follows, and into the host's log
+//! unless there are too many for that.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::sync::broadcast;
+
+use super::throttle::Throttle;
 
 /// The longest line that is kept, in bytes; the rest of a longer one is cut.
 const MAX_LINE: usize = 4096;
+
+/// How many lines a slow follower may be behind before it misses the oldest.
+const BEHIND: usize = 256;
+
+/// How many lines of one plugin go into the host's log at once, and per second after that.
+const BURST: u32 = 200;
+const PER_SECOND: u32 = 50;
 
 /// Which of its two outputs a process wrote to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +47,8 @@ pub(super) struct Output {
     plugin: String,
     most: usize,
     lines: Mutex<VecDeque<Line>>,
+    followers: broadcast::Sender<Line>,
+    throttle: Mutex<Throttle>,
 }
 
 impl Output {
@@ -45,11 +58,18 @@ impl Output {
             plugin: plugin.to_owned(),
             most,
             lines: Mutex::default(),
+            followers: broadcast::channel(BEHIND).0,
+            throttle: Mutex::new(Throttle::new(BURST, PER_SECOND, Instant::now())),
         }
     }
 
     pub(super) fn lines(&self) -> Vec<Line> {
         self.lock().iter().cloned().collect()
+    }
+
+    /// Every line from now on. One that is too slow misses some, and is told how many.
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<Line> {
+        self.followers.subscribe()
     }
 
     /// The last line with something in it that was written to standard error since `since`.
@@ -98,20 +118,38 @@ impl Output {
         if cut {
             text.push('…');
         }
-        match stream {
-            Stream::Stdout => tracing::info!(plugin = self.plugin, "stdout: {text}"),
-            Stream::Stderr => tracing::info!(plugin = self.plugin, "stderr: {text}"),
-        }
+        self.log(stream, &text);
+        let line = Line {
+            at: SystemTime::now(),
+            stream,
+            text,
+        };
         let mut lines = self.lock();
         if lines.len() >= self.most {
             lines.pop_front();
         }
         if self.most > 0 {
-            lines.push_back(Line {
-                at: SystemTime::now(),
-                stream,
-                text,
-            });
+            lines.push_back(line.clone());
+        }
+        // Under the lock, so that all see the same order. Mostly nobody follows.
+        let _unfollowed = self.followers.send(line);
+    }
+
+    fn log(&self, stream: Stream, text: &str) {
+        let allowed = {
+            let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+            throttle.take(Instant::now())
+        };
+        let Some(left_out) = allowed else {
+            return;
+        };
+        let plugin = &self.plugin;
+        if left_out > 0 {
+            tracing::warn!(plugin, "{left_out} lines of its output were left out here");
+        }
+        match stream {
+            Stream::Stdout => tracing::info!(plugin, "stdout: {text}"),
+            Stream::Stderr => tracing::info!(plugin, "stderr: {text}"),
         }
     }
 
@@ -134,6 +172,15 @@ mod tests {
     async fn only_the_last_lines_are_kept() {
         assert_eq!(lines(2, b"a\nb\r\n\nlast").await, ["", "last"]);
         assert!(lines(0, b"a\n").await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn followers_see_every_line_even_those_that_are_not_kept() {
+        let output = Output::new("car", 0);
+        let mut follower = output.subscribe();
+        output.follow(Stream::Stdout, b"a\nb".as_slice()).await;
+        assert_eq!(follower.recv().await.unwrap().text, "a");
+        assert_eq!(follower.recv().await.unwrap().text, "b");
     }
 
     #[tokio::test]
