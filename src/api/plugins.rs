@@ -1,5 +1,5 @@
 //! Routes of portable plugins, under eKuiper's path `/plugins/portables` and the shorter `/plugins/portable`,
-//! whose list has names only.
+//! whose list has names only. What they say and do at run time is in `operate`.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
 use mangrove_protocol::manifest::Manifest;
 use mangrove_protocol::name::PluginName;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Host;
 use super::error::ApiError;
@@ -21,9 +21,11 @@ pub(super) fn routes() -> Router<Host> {
         .route("/plugins/portables", get(manifests).post(install))
         .route("/plugins/portables/{name}", one())
         .route("/plugins/portables/{name}/status", get(status))
+        .route("/plugins/portables/status/all", get(status_of_all))
         .route("/plugins/portable", get(names).post(install))
         .route("/plugins/portable/{name}", one())
         .route("/plugins/portable/{name}/status", get(status))
+        .route("/plugins/portable/status/all", get(status_of_all))
 }
 
 fn one() -> MethodRouter<Host> {
@@ -107,36 +109,64 @@ async fn update(
 }
 
 async fn remove(State(host): State<Host>, Name(name): Name) -> Result<String, ApiError> {
+    let rules = host.rules.rules_using(&name);
     host.plugins.remove(&name).await.map_err(not_removed)?;
-    Ok(format!("portable plugin {name} is deleted"))
+    Ok(match rules.as_slice() {
+        [] => format!("portable plugin {name} is deleted"),
+        rules => format!(
+            "portable plugin {name} is deleted; rules that wait for it: {}",
+            rules.join(", ")
+        ),
+    })
+}
+
+/// Of `/plugins/portables/{name}/status`.
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    status: plugin::Status,
+    /// The rules that run, or are to run, with it: without it, they wait.
+    rules: Vec<String>,
 }
 
 /// A folder that was refused has a status too: why it is not used.
-async fn status(State(host): State<Host>, Name(name): Name) -> Result<Json<plugin::Status>, ApiError> {
-    if let Some(plugin) = host.plugins.get(&name) {
-        return Ok(Json(plugin.status));
-    }
-    match refusal(&host, &name) {
-        Some(reason) => Ok(Json(plugin::Status {
-            ref_count: BTreeMap::new(),
-            status: plugin::State::Refused,
-            err_msg: reason,
-            pid: None,
-            restarts: 0,
-            started: None,
-        })),
-        None => Err(ApiError::not_found(absent(&name))),
-    }
+async fn status(State(host): State<Host>, Name(name): Name) -> Result<Json<Report>, ApiError> {
+    let status = match host.plugins.get(&name) {
+        Some(plugin) => plugin.status,
+        None => refused(&refusal(&host, &name).ok_or_else(|| ApiError::not_found(absent(&name)))?),
+    };
+    Ok(Json(report(&host, &name, status)))
 }
 
-fn refusal(host: &Host, name: &str) -> Option<String> {
+async fn status_of_all(State(host): State<Host>) -> Json<BTreeMap<String, Report>> {
+    let named = |plugin: plugin::Plugin| (plugin.manifest.name.to_string(), plugin.status);
+    let unreadable = host.plugins.refused().into_iter();
+    let all = host.plugins.list().into_iter().map(named);
+    let all = all.chain(unreadable.map(|(name, reason)| (name, refused(&reason))));
+    let reported = |(name, status): (String, plugin::Status)| {
+        let report = report(&host, &name, status);
+        (name, report)
+    };
+    Json(all.map(reported).collect())
+}
+
+fn report(host: &Host, name: &str, status: plugin::Status) -> Report {
+    let rules = host.rules.rules_using(name);
+    Report { status, rules }
+}
+
+fn refused(reason: &str) -> plugin::Status {
+    plugin::Status::without_worker(plugin::State::Refused, reason)
+}
+
+pub(super) fn refusal(host: &Host, name: &str) -> Option<String> {
     let refused = host.plugins.refused();
     refused
         .into_iter()
         .find_map(|(folder, reason)| (folder == name).then_some(reason))
 }
 
-fn absent(name: &str) -> String {
+pub(super) fn absent(name: &str) -> String {
     format!("there is no plugin {name:?}")
 }
 

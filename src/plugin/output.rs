@@ -72,6 +72,12 @@ impl Output {
         self.followers.subscribe()
     }
 
+    /// The last lines, and every one after them.
+    pub(super) fn replay(&self) -> (Vec<Line>, broadcast::Receiver<Line>) {
+        let lines = self.lock();
+        (lines.iter().cloned().collect(), self.subscribe())
+    }
+
     /// The last line with something in it that was written to standard error since `since`.
     pub(super) fn last_error(&self, since: SystemTime) -> Option<String> {
         let lines = self.lock();

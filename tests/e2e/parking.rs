@@ -51,7 +51,16 @@ async fn a_rule_waits_for_a_plugin_that_is_removed_and_goes_on_when_it_is_back()
     rule_over_car(&host, "", "e2e-park").await;
     host.logged("e2e-park").await;
 
-    assert_eq!(host.delete("/plugins/portables/car").await.status, 200);
+    let plugin = host.get("/plugins/portables/car/status").await.json();
+    assert_eq!(plugin["rules"], json!(["e2e-park"]));
+    let reply = host.delete("/plugins/portables/car").await;
+    assert_eq!(
+        (reply.status, reply.body.as_str()),
+        (
+            200,
+            "portable plugin car is deleted; rules that wait for it: e2e-park"
+        )
+    );
     parked(&mut host, "e2e-park").await;
     let removed = json!("waiting for plugin \"car\": the plugin \"car\" was removed");
     // What the catalog said first was that it is being removed.
@@ -97,4 +106,67 @@ async fn a_rule_waits_for_a_plugin_that_is_removed_and_goes_on_when_it_is_back()
         (json!("stopped"), json!("canceled manually"))
     );
     assert!(host.interrupt().await.success());
+}
+
+#[tokio::test]
+async fn rules_of_a_shared_stream_wait_while_their_plugin_is_stopped() {
+    let _car = testkit::exclusive("car");
+    let home = home_with_car();
+    let mut host = Host::start(home.path()).await;
+    rule_over_car(&host, r#", SHARED="true""#, "e2e-one").await;
+    host.rule(&json!({"id": "e2e-two", "sql": "SELECT color FROM cars", "actions": [{"nop": {}}]}))
+        .await;
+    host.logged("e2e-one").await;
+    let mut events = host.follow("/events?plugin=car").await;
+    let mut logs = host
+        .follow("/plugins/portable/car/logs?lines=0&follow=true")
+        .await;
+
+    let stopped = host.post("/plugins/portables/car/stop", &json!({})).await;
+    assert_eq!(
+        (stopped.status, stopped.body.as_str()),
+        (200, "portable plugin car is stopped")
+    );
+    let event = events.next().await.unwrap();
+    assert_eq!(
+        (&event["plugin"], &event["state"]),
+        (&json!("car"), &json!("stopped")),
+        "{event}"
+    );
+    while !logs.next().await.unwrap()["text"]
+        .as_str()
+        .unwrap()
+        .contains("SIGTERM")
+    {}
+    let plugin = host.get("/plugins/portables/car/status").await.json();
+    assert_eq!(
+        (&plugin["status"], &plugin["rules"]),
+        (&json!("stopped"), &json!(["e2e-one", "e2e-two"]))
+    );
+    let waiting = json!("waiting for plugin \"car\": the plugin \"car\" is stopped");
+    for rule in ["e2e-one", "e2e-two"] {
+        assert_eq!(status(&host, rule).await, (json!("waiting"), waiting.clone()));
+    }
+
+    let started = host.post("/plugins/portables/car/start", &json!({})).await;
+    assert_eq!(started.status, 200, "{}", started.body);
+    resumed(&mut host, "e2e-one").await;
+    let old = host.get("/plugins/portables/car/status").await.json();
+    let restarted = host.post("/plugins/portables/car/restart", &json!({})).await;
+    assert_eq!(restarted.status, 200, "{}", restarted.body);
+    let new = host.get("/plugins/portables/car/status").await.json();
+    assert_ne!(old["pid"], new["pid"]);
+
+    for path in ["none/start", "none/stop", "none/restart"] {
+        let reply = host.post(&format!("/plugins/portables/{path}"), &json!({})).await;
+        assert!(reply.error(404).contains("\"none\""), "{}", reply.body);
+    }
+    assert_eq!(host.get("/plugins/portables/none/logs").await.status, 404);
+    assert_eq!(host.get("/plugins/portables/car/logs?lines=x").await.status, 400);
+    let lines = host.get("/plugins/portables/car/logs?lines=1").await.json();
+    assert_eq!(lines.as_array().unwrap().len(), 1, "{lines}");
+
+    assert!(host.interrupt().await.success());
+    while events.next().await.is_some() {}
+    while logs.next().await.is_some() {}
 }
