@@ -153,6 +153,10 @@ impl Host {
         follower
     }
 
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// Ends the host as Ctrl-C does.
     pub(crate) async fn interrupt(mut self) -> ExitStatus {
         self.process.signal(Signal::INT);
