@@ -1,7 +1,7 @@
 //! Routes of portable plugins, under eKuiper's path `/plugins/portables` and the shorter `/plugins/portable`,
 //! whose list has names only. What they say and do at run time is in `operate`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -109,14 +109,15 @@ async fn update(
 }
 
 async fn remove(State(host): State<Host>, Name(name): Name) -> Result<String, ApiError> {
-    let rules = host.rules.rules_using(&name);
+    let rules = host.rules.rules_by_plugin().remove(&name);
     host.plugins.remove(&name).await.map_err(not_removed)?;
-    Ok(match rules.as_slice() {
-        [] => format!("portable plugin {name} is deleted"),
-        rules => format!(
-            "portable plugin {name} is deleted; rules that wait for it: {}",
-            rules.join(", ")
-        ),
+    let deleted = format!("portable plugin {name} is deleted");
+    Ok(match rules {
+        None => deleted,
+        Some(rules) => {
+            let rules: Vec<String> = rules.into_iter().collect();
+            format!("{deleted}; rules that wait for it: {}", rules.join(", "))
+        }
     })
 }
 
@@ -126,7 +127,7 @@ struct Report {
     #[serde(flatten)]
     status: plugin::Status,
     /// The rules that run, or are to run, with it: without it, they wait.
-    rules: Vec<String>,
+    rules: BTreeSet<String>,
 }
 
 /// A folder that was refused has a status too: why it is not used.
@@ -135,7 +136,8 @@ async fn status(State(host): State<Host>, Name(name): Name) -> Result<Json<Repor
         Some(plugin) => plugin.status,
         None => refused(&refusal(&host, &name).ok_or_else(|| ApiError::not_found(absent(&name)))?),
     };
-    Ok(Json(report(&host, &name, status)))
+    let rules = host.rules.rules_by_plugin().remove(&name).unwrap_or_default();
+    Ok(Json(Report { status, rules }))
 }
 
 async fn status_of_all(State(host): State<Host>) -> Json<BTreeMap<String, Report>> {
@@ -143,16 +145,13 @@ async fn status_of_all(State(host): State<Host>) -> Json<BTreeMap<String, Report
     let unreadable = host.plugins.refused().into_iter();
     let all = host.plugins.list().into_iter().map(named);
     let all = all.chain(unreadable.map(|(name, reason)| (name, refused(&reason))));
-    let reported = |(name, status): (String, plugin::Status)| {
-        let report = report(&host, &name, status);
-        (name, report)
-    };
-    Json(all.map(reported).collect())
-}
-
-fn report(host: &Host, name: &str, status: plugin::Status) -> Report {
-    let rules = host.rules.rules_using(name);
-    Report { status, rules }
+    let mut users = host.rules.rules_by_plugin();
+    let mut reports = BTreeMap::new();
+    for (name, status) in all {
+        let rules = users.remove(&name).unwrap_or_default();
+        reports.insert(name, Report { status, rules });
+    }
+    Json(reports)
 }
 
 fn refused(reason: &str) -> plugin::Status {

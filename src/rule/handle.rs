@@ -1,5 +1,6 @@
 //! What the rest of the host may do with streams and rules.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mangrove_protocol::Object;
@@ -204,17 +205,22 @@ impl Handle {
         self.shared.registry().rules.values().map(summary).collect()
     }
 
-    /// The rules that run, or are to run, and use a symbol of `plugin`, by id: without it, they wait for it.
-    pub fn rules_using(&self, plugin: &str) -> Vec<String> {
+    /// For each plugin the rules that run with it, or would if it ran, by id: without it, they wait for it.
+    pub fn rules_by_plugin(&self) -> BTreeMap<String, BTreeSet<String>> {
         let streams = self.shared.streams();
-        let uses = |rule: &&Arc<Rule>| {
-            let wanted = !matches!(rule.status.state(), State::Stopped { .. });
-            let needs = || Needs::of(&rule.definition(), &streams).unwrap_or_default();
-            wanted && needs().include(plugin, &self.shared.plugins)
-        };
         let rules: Vec<_> = self.shared.registry().rules.values().cloned().collect();
-        let users = rules.iter().filter(uses);
-        users.map(|rule| rule.id.to_string()).collect()
+        let mut users: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for rule in rules {
+            if matches!(rule.status.state(), State::Stopped { .. }) {
+                continue;
+            }
+            let needs = Needs::of(&rule.definition(), &streams).unwrap_or_default();
+            for plugin in needs.plugins(&self.shared.plugins) {
+                let users = users.entry(plugin.to_string()).or_default();
+                users.insert(rule.id.to_string());
+            }
+        }
+        users
     }
 
     /// A rule's definition as it was given.

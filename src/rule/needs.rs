@@ -4,6 +4,7 @@
 //! missing.
 
 use mangrove_protocol::manifest::SymbolKind;
+use mangrove_protocol::name::PluginName;
 use tokio::sync::{broadcast, watch};
 
 use super::compile::{CompileError, Streams};
@@ -74,12 +75,10 @@ impl Needs {
         }
     }
 
-    /// Whether `plugin` defines one of them now.
-    pub(crate) fn include(&self, plugin: &str, plugins: &plugin::Handle) -> bool {
-        self.0.iter().any(|(kind, name)| {
-            let owner = plugins.symbol(*kind, name);
-            owner.is_some_and(|(owner, _)| owner.as_str() == plugin)
-        })
+    /// The plugins that define them now; one that defines several comes several times.
+    pub(crate) fn plugins(&self, plugins: &plugin::Handle) -> impl Iterator<Item = PluginName> {
+        let owner = |(kind, name): &(SymbolKind, String)| Some(plugins.symbol(*kind, name)?.0);
+        self.0.iter().filter_map(owner)
     }
 
     /// Waits for the news that one of their plugins runs.
@@ -89,7 +88,11 @@ impl Needs {
     pub(crate) async fn running(&self, plugins: &plugin::Handle, events: &mut broadcast::Receiver<Event>) {
         loop {
             match events.recv().await {
-                Ok(event) if event.state == State::Running && self.include(&event.plugin, plugins) => return,
+                Ok(event) if event.state == State::Running => {
+                    if self.plugins(plugins).any(|name| name.as_str() == event.plugin) {
+                        return;
+                    }
+                }
                 // One that was lost may have been the one.
                 Err(broadcast::error::RecvError::Lagged(_)) => return,
                 Err(broadcast::error::RecvError::Closed) => std::future::pending::<()>().await,

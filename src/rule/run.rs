@@ -169,7 +169,6 @@ pub(crate) async fn run(shared: Arc<Shared>, rule: Arc<Rule>, stop: Cancellation
         if !park(&shared, &rule, &needs, &stop).await {
             break CANCELED;
         }
-        let mut events = shared.plugins.events();
         let started = Instant::now();
         let failure = match attempt(&shared, &rule, &needs, &stop).await {
             Outcome::Over(why) => break why,
@@ -185,7 +184,7 @@ pub(crate) async fn run(shared: Arc<Shared>, rule: Arc<Rule>, stop: Cancellation
             why: failure,
             retry_in,
         });
-        let mut changes = shared.plugins.changes();
+        let (mut changes, mut events) = (shared.plugins.changes(), shared.plugins.events());
         tokio::select! {
             () = stop.cancelled() => break CANCELED,
             () = tokio::time::sleep(retry_in) => {}

@@ -1,6 +1,9 @@
 //! Rules whose plugin goes away: they wait for it, and go on when it is back.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::documents::packed_car;
 use crate::host::Host;
@@ -169,4 +172,35 @@ async fn rules_of_a_shared_stream_wait_while_their_plugin_is_stopped() {
     assert!(host.interrupt().await.success());
     while events.next().await.is_some() {}
     while logs.next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn a_rule_that_is_still_being_opened_lets_go_of_its_plugin() {
+    let home = TempDir::new().unwrap();
+    let folder = home.path().join("plugins/portable/e2emute");
+    std::fs::create_dir_all(&folder).unwrap();
+    let manifest = r#"{"version":"1","language":"sh","executable":"run","sources":["e2emute"]}"#;
+    std::fs::write(folder.join("e2emute.json"), manifest).unwrap();
+    // It never says a word, and has an hour to do so.
+    std::fs::write(folder.join("run"), "#!/bin/sh\nexec sleep 600\n").unwrap();
+    std::fs::set_permissions(folder.join("run"), PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::create_dir_all(home.path().join("etc")).unwrap();
+    let settings = "portable:\n  startTimeout: 3600000\n";
+    std::fs::write(home.path().join("etc/mangrove.yaml"), settings).unwrap();
+    let mut host = Host::start(home.path()).await;
+    host.stream(r#"CREATE STREAM mute () WITH (TYPE="e2emute")"#)
+        .await;
+    host.rule(&json!({"id": "e2e-mute", "sql": "SELECT * FROM mute", "actions": [{"nop": {}}]}))
+        .await;
+    testkit::within("the rule to open its source", async {
+        let users =
+            || async { host.get("/plugins/portables/e2emute/status").await.json()["refCount"].clone() };
+        while users().await != json!({"e2e-mute": 1}) {}
+    })
+    .await;
+    assert_eq!(status(&host, "e2e-mute").await.0, "starting");
+    assert_eq!(host.delete("/plugins/portables/e2emute").await.status, 200);
+    parked(&mut host, "e2e-mute").await;
+    assert!(!host.process.transcript().contains("have not let go"));
+    assert!(host.interrupt().await.success());
 }
