@@ -61,6 +61,8 @@ pub struct Portable {
     pub python_bin: String,
     /// The command that runs Python plugins of `virtualEnvType` `conda`.
     pub conda_bin: String,
+    /// The command that builds environments of `virtualEnvType` `uv`.
+    pub uv_bin: String,
     /// Certificate authorities, in PEM, that are trusted beside the well-known ones when packages are fetched.
     pub ca_file: Option<PathBuf>,
     /// How long each step of an installation may take: the download, the package's `install.sh`, a Python
@@ -78,6 +80,12 @@ pub struct Portable {
     pub call_timeout: Duration,
     /// How long a sink may take to acknowledge.
     pub ack_timeout: Duration,
+    /// How long a plugin's folder has to stay as it is until the host acts on it.
+    pub settle: Duration,
+    /// How often the host looks at all folders even if nothing says that they have changed.
+    pub rescan: Duration,
+    /// How many plugins may be starting at the same time; 0: twice as many as there are processors.
+    pub parallel_starts: usize,
     /// Between SIGTERM and SIGKILL.
     pub stop_grace: Duration,
     /// Until the first restart after a failure; it grows from there.
@@ -186,6 +194,7 @@ impl Config {
             portable: Portable {
                 python_bin: "python3".to_owned(),
                 conda_bin: "conda".to_owned(),
+                uv_bin: "uv".to_owned(),
                 ca_file: None,
                 install_timeout: Duration::from_secs(600),
                 send_timeout: Duration::from_secs(1),
@@ -193,6 +202,9 @@ impl Config {
                 command_timeout: Duration::from_secs(10),
                 call_timeout: Duration::from_secs(5),
                 ack_timeout: Duration::from_secs(5),
+                settle: Duration::from_millis(500),
+                rescan: Duration::from_secs(30),
+                parallel_starts: 0,
                 stop_grace: Duration::from_secs(5),
                 restart_delay_min: Duration::from_millis(200),
                 restart_delay_max: Duration::from_secs(30),

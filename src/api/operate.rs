@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Host;
 use super::error::ApiError;
-use super::plugins::{absent, refusal};
+use super::plugins::absent;
 use super::request::Name;
 use crate::plugin::{self, ControlError};
 
@@ -87,9 +87,9 @@ async fn logs(
 ) -> Result<Response, ApiError> {
     let Query(wanted) = query.map_err(unreadable)?;
     let Some((mut lines, rest)) = host.plugins.follow_output(&name) else {
-        return Err(ApiError::not_found(match is_there(&host, &name) {
-            true => format!("nothing of the plugin {name:?} has run yet"),
-            false => absent(&name),
+        return Err(ApiError::not_found(match host.plugins.status(&name) {
+            Some(_) => format!("nothing of the plugin {name:?} has run yet"),
+            None => absent(&name),
         }));
     };
     let skipped = lines.len().saturating_sub(wanted.lines.unwrap_or(usize::MAX));
@@ -99,11 +99,6 @@ async fn logs(
     }
     let lines: Vec<Line> = lines.into_iter().map(Line::from).collect();
     Ok(Json(lines).into_response())
-}
-
-/// Whether there is a folder of that name, with or without a manifest that can be read.
-fn is_there(host: &Host, name: &str) -> bool {
-    host.plugins.get(name).is_some() || refusal(host, name).is_some()
 }
 
 #[derive(Deserialize)]

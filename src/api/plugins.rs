@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Host;
 use super::error::ApiError;
 use super::request::{JsonBody, Name};
-use crate::plugin::{self, InstallError, InstallRequest, RemoveError};
+use crate::plugin::{self, ArchiveError, DownloadError, InstallError, InstallRequest, RemoveError};
 
 pub(super) fn routes() -> Router<Host> {
     Router::new()
@@ -132,33 +132,28 @@ struct Report {
 
 /// A folder that was refused has a status too: why it is not used.
 async fn status(State(host): State<Host>, Name(name): Name) -> Result<Json<Report>, ApiError> {
-    let status = match host.plugins.get(&name) {
-        Some(plugin) => plugin.status,
-        None => refused(&refusal(&host, &name).ok_or_else(|| ApiError::not_found(absent(&name)))?),
-    };
+    let status = host.plugins.status(&name);
+    let status = status.ok_or_else(|| ApiError::not_found(absent(&name)))?;
     let rules = host.rules.rules_by_plugin().remove(&name).unwrap_or_default();
     Ok(Json(Report { status, rules }))
 }
 
 async fn status_of_all(State(host): State<Host>) -> Json<BTreeMap<String, Report>> {
-    let named = |plugin: plugin::Plugin| (plugin.manifest.name.to_string(), plugin.status);
+    let readable = host.plugins.list().into_iter();
     let unreadable = host.plugins.refused().into_iter();
-    let all = host.plugins.list().into_iter().map(named);
-    let all = all.chain(unreadable.map(|(name, reason)| (name, refused(&reason))));
+    let names = readable.map(|plugin| plugin.manifest.name.to_string());
     let mut users = host.rules.rules_by_plugin();
-    let mut reports = BTreeMap::new();
-    for (name, status) in all {
+    let report = |name: String| {
+        // One that was removed since the plugins were listed is left out.
+        let status = host.plugins.status(&name)?;
         let rules = users.remove(&name).unwrap_or_default();
-        reports.insert(name, Report { status, rules });
-    }
-    Json(reports)
+        Some((name, Report { status, rules }))
+    };
+    let names = names.chain(unreadable.map(|(name, _)| name));
+    Json(names.filter_map(report).collect())
 }
 
-fn refused(reason: &str) -> plugin::Status {
-    plugin::Status::without_worker(plugin::State::Refused, reason)
-}
-
-pub(super) fn refusal(host: &Host, name: &str) -> Option<String> {
+fn refusal(host: &Host, name: &str) -> Option<String> {
     let refused = host.plugins.refused();
     refused
         .into_iter()
@@ -173,7 +168,11 @@ pub(super) fn absent(name: &str) -> String {
 fn not_installed(error: InstallError) -> ApiError {
     match error {
         InstallError::NotFound(_) => ApiError::not_found(error),
-        InstallError::Io { .. } => ApiError::internal(error),
+        InstallError::Io { .. }
+        | InstallError::Archive(ArchiveError::Write { .. })
+        | InstallError::Download(DownloadError::Write(_) | DownloadError::Authorities { .. }) => {
+            ApiError::internal(error)
+        }
         InstallError::Interrupted(_) => ApiError::unavailable(error),
         _ => ApiError::invalid(error),
     }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use mangrove_protocol::manifest::{Manifest, SymbolKind};
 use mangrove_protocol::name::{PluginName, SymbolName};
 
+use super::diff::Verdict;
+
 /// A symbol that another plugin already defines.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the {kind} \"{symbol}\" of the plugin \"{plugin}\" is already defined by the plugin \"{owner}\"")]
@@ -33,6 +35,10 @@ pub struct Missing {
 /// Why a plugin's symbols may not be used just now, although they are its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
+    /// Its environment is being built.
+    Installing,
+    /// It is about to be started.
+    Starting,
     /// Somebody stopped it.
     Stopped,
     /// It is being removed.
@@ -46,6 +52,8 @@ pub(super) enum Entry {
     Accepted(Arc<Manifest>),
     /// Its symbols are nobody else's, but may not be used.
     Held(Arc<Manifest>, Hold),
+    /// Something of it is not there yet.
+    Incomplete(Option<Arc<Manifest>>, String),
     /// Its manifest is fine, something else is not.
     Refused(Arc<Manifest>, String),
     /// It has no manifest that can be read.
@@ -57,7 +65,17 @@ impl Entry {
     pub(super) fn manifest(&self) -> Option<&Arc<Manifest>> {
         match self {
             Self::Accepted(manifest) | Self::Held(manifest, _) | Self::Refused(manifest, _) => Some(manifest),
+            Self::Incomplete(manifest, _) => manifest.as_ref(),
             Self::Unreadable(_) => None,
+        }
+    }
+
+    /// Why it does not run, when it is not accepted.
+    pub(super) fn unfit(&self) -> Option<Verdict> {
+        match self {
+            Self::Accepted(_) | Self::Held(..) => None,
+            Self::Incomplete(_, reason) => Some(Verdict::Incomplete(reason.clone())),
+            Self::Refused(_, reason) | Self::Unreadable(reason) => Some(Verdict::Refused(reason.clone())),
         }
     }
 }
@@ -79,6 +97,8 @@ struct Departed {
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
     entries: BTreeMap<String, Entry>,
+    /// What accepted plugins are about to become: their new symbols are nobody else's any more.
+    claims: BTreeMap<PluginName, Arc<Manifest>>,
     /// At most [`MEMORY`], the latest at the end; each symbol once.
     departed: VecDeque<Departed>,
 }
@@ -88,9 +108,10 @@ impl Catalog {
     pub(super) fn check(&self, manifest: &Manifest) -> Result<(), Conflict> {
         for kind in SymbolKind::ALL {
             for symbol in manifest.symbols(kind) {
-                if let Some(owner) = self.owner(kind, symbol.as_str())
-                    && owner.name != manifest.name
-                {
+                let mut others = self.owners().chain(self.claims.values());
+                let owner =
+                    others.find(|other| other.name != manifest.name && other.symbols(kind).contains(symbol));
+                if let Some(owner) = owner {
                     return Err(Conflict {
                         kind,
                         symbol: symbol.clone(),
@@ -103,18 +124,51 @@ impl Catalog {
         Ok(())
     }
 
-    /// Enters a plugin, as accepted when no other one defines its symbols and as refused otherwise.
+    /// Keeps the symbols of `manifest` for its plugin, which is to become this.
+    pub(super) fn claim(&mut self, manifest: Arc<Manifest>) -> Result<(), Conflict> {
+        self.check(&manifest)?;
+        self.claims.insert(manifest.name.clone(), manifest);
+        Ok(())
+    }
+
+    /// It did not become what was claimed.
+    pub(super) fn release(&mut self, name: &str) {
+        self.claims.remove(name);
+    }
+
+    /// Enters a plugin whose symbols nobody else defines, and withholds them.
+    pub(super) fn enter(&mut self, manifest: Arc<Manifest>, hold: Hold) -> Result<(), Conflict> {
+        self.check(&manifest)?;
+        self.put(manifest, |manifest| Entry::Held(manifest, hold));
+        Ok(())
+    }
+
+    /// Enters a plugin whose symbols nobody else defines.
     pub(super) fn accept(&mut self, manifest: Arc<Manifest>) -> Result<(), Conflict> {
-        let verdict = self.check(&manifest);
-        let name = manifest.name.to_string();
-        let entry = match &verdict {
-            Ok(()) => Entry::Accepted(Arc::clone(&manifest)),
-            Err(conflict) => Entry::Refused(Arc::clone(&manifest), conflict.to_string()),
-        };
-        if let Some(old) = self.entries.insert(name, entry) {
+        self.check(&manifest)?;
+        self.put(manifest, Entry::Accepted);
+        Ok(())
+    }
+
+    fn put(&mut self, manifest: Arc<Manifest>, entry: impl FnOnce(Arc<Manifest>) -> Entry) {
+        self.claims.remove(&manifest.name);
+        let old = self
+            .entries
+            .insert(manifest.name.to_string(), entry(Arc::clone(&manifest)));
+        if let Some(old) = old {
             self.remember(&old, Some(&manifest));
         }
-        verdict
+    }
+
+    /// Says how far a plugin is that was entered and not accepted yet. False when it is none.
+    pub(super) fn prepare(&mut self, name: &str, hold: Hold) -> bool {
+        match self.entries.get_mut(name) {
+            Some(Entry::Held(_, held @ (Hold::Installing | Hold::Starting))) => {
+                *held = hold;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Withholds the symbols of an accepted plugin. False when it is none.
@@ -130,17 +184,25 @@ impl Catalog {
         }
     }
 
-    /// Enters something that is not accepted.
-    pub(super) fn refuse(&mut self, folder: String, manifest: Option<Arc<Manifest>>, reason: String) {
-        let entry = match manifest {
-            Some(manifest) => Entry::Refused(manifest, reason),
-            None => Entry::Unreadable(reason),
+    /// Enters something that does not run. True when that is news.
+    pub(super) fn show(&mut self, folder: &str, manifest: Option<Arc<Manifest>>, verdict: Verdict) -> bool {
+        let entry = match (verdict, manifest) {
+            (Verdict::Whole, _) => return false,
+            (Verdict::Incomplete(reason), manifest) => Entry::Incomplete(manifest, reason),
+            (Verdict::Refused(reason), Some(manifest)) => Entry::Refused(manifest, reason),
+            (Verdict::Refused(reason), None) => Entry::Unreadable(reason),
         };
-        self.entries.insert(folder, entry);
+        let is = entry.unfit();
+        let old = self.entries.insert(folder.to_owned(), entry);
+        if let Some(old) = &old {
+            self.remember(old, None);
+        }
+        old.and_then(|old| old.unfit()) != is
     }
 
     pub(super) fn remove(&mut self, name: &str) -> Option<Entry> {
         let entry = self.entries.remove(name)?;
+        self.claims.remove(name);
         self.remember(&entry, None);
         Some(entry)
     }
@@ -177,11 +239,17 @@ impl Catalog {
         let mut refused = None;
         for entry in self.entries.values() {
             let (manifest, state) = match entry {
-                Entry::Accepted(manifest) if is_defined_by(manifest) => return None,
+                Entry::Accepted(manifest) | Entry::Held(manifest, Hold::Starting)
+                    if is_defined_by(manifest) =>
+                {
+                    return None;
+                }
+                Entry::Held(manifest, Hold::Installing) => (manifest, "is being installed".to_owned()),
                 Entry::Held(manifest, Hold::Stopped) => (manifest, "is stopped".to_owned()),
                 Entry::Held(manifest, Hold::Leaving) => (manifest, "is being removed".to_owned()),
                 Entry::Refused(manifest, reason) => (manifest, format!("is refused: {reason}")),
-                Entry::Accepted(_) | Entry::Unreadable(_) => continue,
+                Entry::Incomplete(Some(manifest), reason) => (manifest, format!("is incomplete: {reason}")),
+                _ => continue,
             };
             if is_defined_by(manifest) {
                 refused = Some(Missing {
@@ -233,7 +301,7 @@ impl Catalog {
     /// A refused plugin that would define the symbol, and why it is refused.
     pub(super) fn refused_owner(&self, kind: SymbolKind, symbol: &str) -> Option<(&PluginName, &str)> {
         self.entries.values().find_map(|entry| match entry {
-            Entry::Refused(manifest, reason)
+            Entry::Refused(manifest, reason) | Entry::Incomplete(Some(manifest), reason)
                 if manifest.symbols(kind).iter().any(|name| name.as_str() == symbol) =>
             {
                 Some((&manifest.name, reason.as_str()))
@@ -255,7 +323,7 @@ impl Catalog {
     fn owners(&self) -> impl Iterator<Item = &Arc<Manifest>> {
         self.entries.values().filter_map(|entry| match entry {
             Entry::Accepted(manifest) | Entry::Held(manifest, _) => Some(manifest),
-            Entry::Refused(..) | Entry::Unreadable(_) => None,
+            Entry::Incomplete(..) | Entry::Refused(..) | Entry::Unreadable(_) => None,
         })
     }
 }
@@ -282,6 +350,10 @@ mod tests {
         );
         // None of its symbols is usable, not even those that nobody else defines.
         assert!(catalog.owner(SymbolKind::Sink, "a").is_none());
+        let refused = Verdict::Refused(conflict.to_string());
+        let bus = || Some(manifest("bus", r#""sinks":["a"],"sources":["json"]"#));
+        assert!(catalog.show("bus", bus(), refused.clone()));
+        assert!(!catalog.show("bus", bus(), refused));
         assert_eq!(
             catalog.refused_owner(SymbolKind::Sink, "a").unwrap().0.as_str(),
             "bus"
@@ -333,11 +405,8 @@ mod tests {
             reason(&catalog).unwrap(),
             r#"no plugin defines the source "json""#
         );
-        catalog.refuse(
-            "bus".to_owned(),
-            Some(manifest("bus", r#""sources":["json"]"#)),
-            "no program".to_owned(),
-        );
+        let bus = manifest("bus", r#""sources":["json"]"#);
+        catalog.show("bus", Some(bus), Verdict::Refused("no program".to_owned()));
         assert_eq!(
             reason(&catalog).unwrap(),
             r#"the plugin "bus" is refused: no program"#
@@ -365,6 +434,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_plugin_is_about_to_become_is_nobody_elses() {
+        let mut catalog = Catalog::default();
+        catalog.accept(manifest("car", r#""sources":["json"]"#)).unwrap();
+        catalog.claim(manifest("car", r#""sources":["udp"]"#)).unwrap();
+        // Until it has become that, it is what it was.
+        assert!(catalog.owner(SymbolKind::Source, "udp").is_none());
+        for taken in ["json", "udp"] {
+            let bus = manifest("bus", &format!(r#""sources":["{taken}"]"#));
+            assert_eq!(catalog.claim(bus).unwrap_err().owner.as_str(), "car");
+        }
+        catalog.release("car");
+        catalog
+            .enter(manifest("bus", r#""sources":["udp"]"#), Hold::Starting)
+            .unwrap();
+        assert_eq!(catalog.missing(SymbolKind::Source, "udp"), None);
+        assert!(catalog.accept(manifest("car", r#""sources":["udp"]"#)).is_err());
+    }
+
+    #[test]
     fn what_is_remembered_of_plugins_that_are_gone_is_bounded() {
         let mut catalog = Catalog::default();
         for i in 0..MEMORY + 10 {
@@ -378,7 +466,7 @@ mod tests {
     #[test]
     fn a_folder_without_a_manifest_has_only_a_reason() {
         let mut catalog = Catalog::default();
-        catalog.refuse("what ever".to_owned(), None, "no manifest".to_owned());
+        catalog.show("what ever", None, Verdict::Refused("no manifest".to_owned()));
         assert!(catalog.entry("what ever").unwrap().manifest().is_none());
         assert_eq!(catalog.entries().count(), 1);
     }

@@ -1,19 +1,19 @@
 //! Owns what the rest of the host may do with plugins: look at them, change them, use their symbols.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use mangrove_protocol::Object;
 use mangrove_protocol::control::Meta;
-use mangrove_protocol::manifest::{Manifest, SymbolKind};
+use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::name::{PluginName, SymbolName};
 use tokio::sync::{broadcast, watch};
 
-use super::catalog::{Entry, Missing};
+use super::catalog::{Entry, Hold, Missing};
 use super::error::{ControlError, InstallError, OpenError, RemoveError};
 use super::events::Event;
 use super::function::Function;
 use super::install::InstallRequest;
-use super::manager::Shared;
+use super::manager::{BUILDING, Shared};
 use super::output::Line;
 use super::sink::Sink;
 use super::source::Source;
@@ -49,14 +49,28 @@ impl Handle {
         self.plugin(catalog.entry(name)?)
     }
 
+    /// How the plugin `name` is; also of a folder without a manifest that can be read.
+    pub fn status(&self, name: &str) -> Option<Status> {
+        let catalog = self.shared.catalog();
+        Some(self.entry_status(name, catalog.entry(name)?))
+    }
+
     /// Folders without a manifest that can be read, each with the reason.
     pub fn refused(&self) -> Vec<(String, String)> {
         let catalog = self.shared.catalog();
         let unreadable = catalog.entries().filter_map(|(name, entry)| match entry {
-            Entry::Unreadable(reason) => Some((name.to_owned(), reason.clone())),
-            Entry::Accepted(_) | Entry::Held(..) | Entry::Refused(..) => None,
+            Entry::Unreadable(reason) | Entry::Incomplete(None, reason) => {
+                Some((name.to_owned(), reason.clone()))
+            }
+            _ => None,
         });
         unreadable.collect()
+    }
+
+    /// Why the plugins' folder cannot be read now; what runs goes on meanwhile.
+    pub fn trouble(&self) -> Option<String> {
+        let trouble = self.shared.trouble.lock();
+        trouble.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The last lines that the plugin's processes have written.
@@ -132,11 +146,8 @@ impl Handle {
     /// # Cancel safety
     /// The start goes on when the future is dropped.
     pub async fn start(&self, name: &str) -> Result<(), ControlError> {
-        self.control(
-            name,
-            |shared, name| async move { shared.start_by_hand(name).await },
-        )
-        .await
+        self.control(name, |shared, name| async move { shared.start(name).await })
+            .await
     }
 
     /// Stops a plugin until it is started, its files change, or the host starts again. Its symbols are withheld
@@ -227,7 +238,7 @@ impl Handle {
         data_source: &str,
         config: Object,
     ) -> Result<Source, OpenError> {
-        let (remote, name) = self.find(SymbolKind::Source, symbol)?;
+        let (remote, name) = self.find(SymbolKind::Source, symbol).await?;
         Source::open(remote, name, meta, data_source, config).await
     }
 
@@ -246,7 +257,7 @@ impl Handle {
         config: Object,
         require_ack: bool,
     ) -> Result<Sink, OpenError> {
-        let (remote, name) = self.find(SymbolKind::Sink, symbol)?;
+        let (remote, name) = self.find(SymbolKind::Sink, symbol).await?;
         Sink::open(remote, name, meta, config, require_ack).await
     }
 
@@ -259,44 +270,75 @@ impl Handle {
     /// # Cancel safety
     /// May be dropped; the function is started all the same.
     pub async fn function(&self, symbol: &str, rule: &str) -> Result<Function, OpenError> {
-        let (remote, name) = self.find(SymbolKind::Function, symbol)?;
+        let (remote, name) = self.find(SymbolKind::Function, symbol).await?;
         Function::open(remote, name, rule).await
     }
 
-    fn find(&self, kind: SymbolKind, symbol: &str) -> Result<(Remote, SymbolName), OpenError> {
+    /// Waits while the plugin that defines the symbol is about to be started.
+    async fn find(&self, kind: SymbolKind, symbol: &str) -> Result<(Remote, SymbolName), OpenError> {
+        let mut changes = self.changes();
+        loop {
+            changes.mark_unchanged();
+            match self.look_up(kind, symbol) {
+                Some(found) => return found,
+                None if changes.changed().await.is_err() => return Err(OpenError::Stopping),
+                None => {}
+            }
+        }
+    }
+
+    fn look_up(&self, kind: SymbolKind, symbol: &str) -> Option<Result<(Remote, SymbolName), OpenError>> {
         let catalog = self.shared.catalog();
-        let found = catalog.owner(kind, symbol).and_then(|owner| {
-            let name = owner.symbols(kind).iter().find(|name| name.as_str() == symbol)?;
-            Some((self.shared.remote(owner.name.as_str())?, name.clone()))
-        });
-        found.ok_or_else(|| match catalog.refused_owner(kind, symbol) {
+        if let Some(owner) = catalog.owner(kind, symbol) {
+            if let Some(Entry::Held(_, Hold::Starting)) = catalog.entry(owner.name.as_str())
+                && !self.shared.is_stopping()
+            {
+                return None;
+            }
+            let name = owner.symbols(kind).iter().find(|name| name.as_str() == symbol);
+            if let (Some(name), Some(remote)) = (name, self.shared.remote(owner.name.as_str())) {
+                return Some(Ok((remote, name.clone())));
+            }
+        }
+        let name = symbol.to_owned();
+        Some(Err(match catalog.refused_owner(kind, symbol) {
             Some((plugin, reason)) => OpenError::Refused {
                 kind,
-                name: symbol.to_owned(),
+                name,
                 plugin: plugin.clone(),
                 reason: reason.to_owned(),
             },
-            None => OpenError::Unknown {
-                kind,
-                name: symbol.to_owned(),
-            },
-        })
+            None => OpenError::Unknown { kind, name },
+        }))
     }
 
     fn plugin(&self, entry: &Entry) -> Option<Plugin> {
-        let status = match entry {
-            Entry::Accepted(manifest) | Entry::Held(manifest, _) => self.status(manifest),
-            Entry::Refused(_, reason) => Status::without_worker(State::Refused, reason),
-            Entry::Unreadable(_) => return None,
-        };
+        let manifest = entry.manifest()?;
         Some(Plugin {
-            manifest: entry.manifest()?.as_ref().clone(),
-            status,
+            manifest: manifest.as_ref().clone(),
+            status: self.entry_status(manifest.name.as_str(), entry),
         })
     }
 
-    fn status(&self, manifest: &Manifest) -> Status {
-        let Some(remote) = self.shared.remote(manifest.name.as_str()) else {
+    fn entry_status(&self, name: &str, entry: &Entry) -> Status {
+        let mut status = match entry {
+            Entry::Accepted(_) | Entry::Held(_, Hold::Stopped | Hold::Leaving) => self.running_status(name),
+            Entry::Held(_, Hold::Installing) => Status::without_worker(State::Installing, BUILDING),
+            Entry::Held(_, Hold::Starting) => Status::without_worker(State::Starting, ""),
+            Entry::Incomplete(_, reason) => Status::without_worker(State::Incomplete, reason),
+            Entry::Refused(_, reason) | Entry::Unreadable(reason) => {
+                Status::without_worker(State::Refused, reason)
+            }
+        };
+        let records = self.shared.records();
+        if let Some(record) = records.get(name) {
+            status.note = record.shown();
+        }
+        status
+    }
+
+    fn running_status(&self, name: &str) -> Status {
+        let Some(remote) = self.shared.remote(name) else {
             return Status::without_worker(State::Starting, "");
         };
         let snapshot = remote.status.borrow().clone();
@@ -304,6 +346,7 @@ impl Handle {
             ref_count: remote.users.rules(),
             status: snapshot.state,
             err_msg: snapshot.reason,
+            note: String::new(),
             pid: snapshot.pid,
             restarts: snapshot.restarts,
             started: snapshot.started,

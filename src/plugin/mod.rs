@@ -7,16 +7,20 @@
 //! | | module | what it owns |
 //! |---|---|---|
 //! | pure | `catalog` | which plugins and symbols there are, and who comes first |
+//! | pure | `diff` | what has to be done so that what runs is what lies in the folder |
 //! | pure | `lifecycle` | the states of one plugin, and which command comes next |
 //! | pure | `turn` | whose turn it is on a turned-around channel |
 //! | pure | `backoff` | how long to wait before the next process |
 //! | pure | `launch` | how a process is called |
 //! | I/O | `package`, `archive`, `download`, `install` | folders, zips, and how one becomes the other |
 //! | I/O | `settings`, `checksum` | `etc` files of symbols, told apart from the user's by their sums |
+//! | I/O | `watch`, `scan`, `fingerprint`, `inspect` | what lies in the folder, and when it changes |
+//! | I/O | `script`, `environment` | programs that run while a plugin is installed, and the Python environments that some build |
 //! | I/O | `process`, `output` | processes and what they say |
 //! | I/O | `worker` | one plugin at run time: the task around its `lifecycle` |
 //! | I/O | `source`, `sink`, `function` | the data channels |
 //! | I/O | `events` | what happened to them, for whoever listens |
+//! | I/O | `reconcile`, `operate` | what is done because the folder changed, and what by hand |
 //! | I/O | `manager`, `handle` | all of it together, and the edge |
 //!
 //! Whatever a plugin does, no part of the host waits for it without a limit, and nothing that it sends is
@@ -27,19 +31,28 @@ mod backoff;
 mod catalog;
 mod channel;
 mod checksum;
+mod diff;
 mod download;
+mod environment;
 mod error;
 mod events;
+mod fingerprint;
 mod function;
 mod gate;
 mod handle;
+mod inspect;
 mod install;
 mod launch;
 mod lifecycle;
+mod locks;
 mod manager;
+mod operate;
 mod output;
 mod package;
 mod process;
+mod reconcile;
+mod scan;
+mod script;
 mod settings;
 mod sink;
 mod source;
@@ -47,12 +60,14 @@ mod status;
 mod throttle;
 mod turn;
 mod users;
+mod watch;
 mod worker;
 
 pub use archive::{ArchiveError, EntryError};
 pub use catalog::{Conflict, Missing};
 pub use checksum::{Checksum, ChecksumError};
 pub use download::DownloadError;
+pub use environment::EnvironmentError;
 pub use error::{CallError, ChannelError, ControlError, InstallError, OpenError, RemoveError};
 pub use events::Event;
 pub use function::Function;
@@ -61,6 +76,7 @@ pub use install::InstallRequest;
 pub use manager::Manager;
 pub use output::{Line, Stream};
 pub use package::PackageError;
+pub use script::{Said, ScriptError};
 pub use sink::Sink;
 pub use source::{Source, Tuple};
 pub use status::{Plugin, State, Status};
@@ -82,6 +98,7 @@ fn test_settings() -> Portable {
     Portable {
         python_bin: "python3".to_owned(),
         conda_bin: "conda".to_owned(),
+        uv_bin: "uv".to_owned(),
         ca_file: None,
         install_timeout: Duration::from_secs(50),
         send_timeout: Duration::from_secs(10),
@@ -94,6 +111,9 @@ fn test_settings() -> Portable {
         restart_delay_max: Duration::from_millis(100),
         restart_limit: 5,
         log_lines: 100,
+        settle: Duration::from_millis(50),
+        rescan: Duration::from_secs(30),
+        parallel_starts: 4,
         max_message: 1 << 20,
     }
 }

@@ -180,9 +180,9 @@ async fn what_goes_wrong_is_said_with_an_exit_code() {
     let wrong = ask(&host, &wrong).await;
     assert!(wrong.error.contains("SHA-256"), "{}", wrong.error);
     let list = ask(&host, "plugin list").await.output;
-    assert!(list.contains("odd   -        refused"), "{list}");
+    assert!(list.contains("odd   -        incomplete"), "{list}");
     let list: Value = serde_json::from_str(&ask(&host, "plugin list --json").await.output).unwrap();
-    assert_eq!(list["odd"]["status"], "refused", "{list}");
+    assert_eq!(list["odd"]["status"], "incomplete", "{list}");
     let completions = ask(&host, "completions bash").await;
     assert!(completions.output.contains("mangrove__"), "{}", completions.error);
 }

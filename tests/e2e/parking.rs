@@ -1,13 +1,11 @@
 //! Rules whose plugin goes away: they wait for it, and go on when it is back.
 
-use std::os::unix::fs::PermissionsExt;
-
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use testkit::process::Signal;
 
 use crate::documents::packed_car;
 use crate::host::Host;
-use crate::plugins::home_with_car;
+use crate::plugins::{home_with_car, signal};
 
 /// Creates the stream `cars` and a rule that uses a source and a function of the plugin `car`.
 async fn rule_over_car(host: &Host, options: &str, id: &str) {
@@ -176,30 +174,34 @@ async fn rules_of_a_shared_stream_wait_while_their_plugin_is_stopped() {
 
 #[tokio::test]
 async fn a_rule_that_is_still_being_opened_lets_go_of_its_plugin() {
-    let home = TempDir::new().unwrap();
-    let folder = home.path().join("plugins/portable/e2emute");
-    std::fs::create_dir_all(&folder).unwrap();
-    let manifest = r#"{"version":"1","language":"sh","executable":"run","sources":["e2emute"]}"#;
-    std::fs::write(folder.join("e2emute.json"), manifest).unwrap();
-    // It never says a word, and has an hour to do so.
-    std::fs::write(folder.join("run"), "#!/bin/sh\nexec sleep 600\n").unwrap();
-    std::fs::set_permissions(folder.join("run"), PermissionsExt::from_mode(0o755)).unwrap();
-    std::fs::create_dir_all(home.path().join("etc")).unwrap();
-    let settings = "portable:\n  startTimeout: 3600000\n";
+    let _car = testkit::exclusive("car");
+    let home = home_with_car();
+    // A command may take an hour.
+    let settings = "portable:\n  commandTimeout: 3600000\n  stopGrace: 100\n";
     std::fs::write(home.path().join("etc/mangrove.yaml"), settings).unwrap();
     let mut host = Host::start(home.path()).await;
-    host.stream(r#"CREATE STREAM mute () WITH (TYPE="e2emute")"#)
+    let plugin = || async { host.get("/plugins/portables/car/status").await.json() };
+    let pid = testkit::within("the plugin", async {
+        loop {
+            let plugin = plugin().await;
+            if plugin["status"] == "running" {
+                return plugin["pid"].as_u64().unwrap();
+            }
+        }
+    })
+    .await;
+    // Nor will it be answered.
+    signal(pid, Signal::STOP);
+    host.stream(r#"CREATE STREAM cars () WITH (TYPE="json", CONF_KEY="fast")"#)
         .await;
-    host.rule(&json!({"id": "e2e-mute", "sql": "SELECT * FROM mute", "actions": [{"nop": {}}]}))
+    host.rule(&json!({"id": "e2e-mute", "sql": "SELECT * FROM cars", "actions": [{"nop": {}}]}))
         .await;
     testkit::within("the rule to open its source", async {
-        let users =
-            || async { host.get("/plugins/portables/e2emute/status").await.json()["refCount"].clone() };
-        while users().await != json!({"e2e-mute": 1}) {}
+        while plugin().await["refCount"] != json!({"e2e-mute": 1}) {}
     })
     .await;
     assert_eq!(status(&host, "e2e-mute").await.0, "starting");
-    assert_eq!(host.delete("/plugins/portables/e2emute").await.status, 200);
+    assert_eq!(host.delete("/plugins/portables/car").await.status, 200);
     parked(&mut host, "e2e-mute").await;
     assert!(!host.process.transcript().contains("have not let go"));
     assert!(host.interrupt().await.success());

@@ -187,7 +187,7 @@ async fn a_comment_full_of_false_ends_is_no_way_to_make_the_host_search_for_ever
 #[tokio::test]
 async fn archives_of_programs_that_write_to_a_pipe_and_of_those_that_prepare_for_the_worst_are_fine() {
     // The sizes follow the data, or stand in a field for 64 bits; larger than what a bomb may always have.
-    let data: Vec<u8> = (0..2u32 << 20).map(|byte| (byte * 31 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..2u32 << 20).map(|byte| ((byte * 31) >> 3) as u8).collect();
     let descriptor = Said {
         flags: 8,
         ..Said::file("descriptor", &data)
