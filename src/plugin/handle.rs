@@ -78,10 +78,10 @@ impl Handle {
         self.shared.remote(name).map(|remote| remote.output.lines())
     }
 
-    /// Every line that the plugin's processes write from now on. A follower that is too slow misses some, and is
-    /// told how many.
-    pub fn follow_output(&self, name: &str) -> Option<broadcast::Receiver<Line>> {
-        self.shared.remote(name).map(|remote| remote.output.subscribe())
+    /// The same lines, and every later one, with none between them lost. Up to 256 wait for a slow listener, who
+    /// is then told how many it has lost.
+    pub fn follow_output(&self, name: &str) -> Option<(Vec<Line>, broadcast::Receiver<Line>)> {
+        self.shared.remote(name).map(|remote| remote.output.replay())
     }
 
     /// Unpacks the package beside the plugins, checks it, moves it into place and starts it. Returns when it
