@@ -78,6 +78,12 @@ impl Handle {
         self.shared.remote(name).map(|remote| remote.output.lines())
     }
 
+    /// The same lines, and every later one, with none between them lost. Up to 256 wait for a slow listener, who
+    /// is then told how many it has lost.
+    pub fn follow_output(&self, name: &str) -> Option<(Vec<Line>, broadcast::Receiver<Line>)> {
+        self.shared.remote(name).map(|remote| remote.output.replay())
+    }
+
     /// Unpacks the package beside the plugins, checks it, moves it into place and starts it. Returns when it
     /// runs. On an error nothing is left behind.
     ///

@@ -94,6 +94,8 @@ use peers::Peers;
 fn socket_options(settings: &Portable, peers: &Arc<Peers>) -> sp_proto::SocketOptions {
     sp_proto::SocketOptions {
         recv_max_size: settings.max_message,
+        // Only the newest keep-alive of a plugin matters, and it has one request at a time.
+        rep_backlog: 1,
         admission: peers.admission(),
         ..Default::default()
     }

@@ -6,8 +6,8 @@
 //! | `operate` | the same, stopped and started by hand |
 //! | `folder`, `install` | the same, in folders and zips that are good, broken or hostile, from near and far |
 //! | `watch` | the same, in folders and zips that come, change and go |
-//! | `environment` | the same, in Python with an environment of its own, built by the real tools |
 //! | `guard` | processes that try to get away, and strangers |
+//! | `environment` | the same, in Python with an environment of its own, built by the real tools |
 //! | `sdk` | an unmodified plugin on published releases of the `ekuiper` package |
 //! | `swap`, `supervision` | the same, and the example `car`, replaced, killed and stopped in their tracks under load |
 

@@ -12,11 +12,18 @@ mod core;
 mod dialer;
 mod events;
 mod greeting;
+mod intake;
+#[cfg(all(test, sp_loom))]
+mod model;
 mod owner;
 mod pipe;
+mod reading;
 mod send;
+mod timer;
 mod waiters;
 
+#[cfg(all(test, sp_loom))]
+use self::core::Unattached;
 pub(crate) use self::core::{Core, State};
 pub(crate) use acceptor::Acceptor;
 pub use acceptor::ListenerOptions;
@@ -27,7 +34,7 @@ pub(crate) use greeting::Greeted;
 pub(crate) use greeting::Manners;
 pub use owner::Endpoint;
 pub(crate) use owner::{Owner, bind};
-pub(crate) use send::{Attempt, Sends, with_limit};
+pub(crate) use send::{Attempt, Sends};
 pub(crate) use waiters::Waiters;
 
 use std::time::Instant;

@@ -80,6 +80,7 @@ fn spawn(program: &OsString, args: impl Iterator<Item = OsString>, limits: Limit
     let guard = rustix::process::getpid();
     // SAFETY: between fork and exec only async-signal-safe calls are allowed. These are plain system calls on
     // copied integers, and making an error of a constant allocates nothing.
+    #[expect(unsafe_code, reason = "what runs between fork and exec")]
     unsafe {
         command.pre_exec(move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
