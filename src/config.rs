@@ -80,6 +80,12 @@ pub struct Portable {
     pub call_timeout: Duration,
     /// How long a sink may take to acknowledge.
     pub ack_timeout: Duration,
+    /// How long a plugin's folder has to stay as it is until the host acts on it.
+    pub settle: Duration,
+    /// How often the host looks at all folders even if nothing says that they have changed.
+    pub rescan: Duration,
+    /// How many plugins may be starting at the same time; 0: twice as many as there are processors.
+    pub parallel_starts: usize,
     /// Between SIGTERM and SIGKILL.
     pub stop_grace: Duration,
     /// Until the first restart after a failure; it grows from there.
@@ -196,6 +202,9 @@ impl Config {
                 command_timeout: Duration::from_secs(10),
                 call_timeout: Duration::from_secs(5),
                 ack_timeout: Duration::from_secs(5),
+                settle: Duration::from_millis(500),
+                rescan: Duration::from_secs(30),
+                parallel_starts: 0,
                 stop_grace: Duration::from_secs(5),
                 restart_delay_min: Duration::from_millis(200),
                 restart_delay_max: Duration::from_secs(30),

@@ -1,8 +1,6 @@
 //! Routes of portable plugins, under eKuiper's path `/plugins/portables` and the shorter `/plugins/portable`,
 //! whose list has names only.
 
-use std::collections::BTreeMap;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{MethodRouter, get};
@@ -113,18 +111,8 @@ async fn remove(State(host): State<Host>, Name(name): Name) -> Result<String, Ap
 
 /// A folder that was refused has a status too: why it is not used.
 async fn status(State(host): State<Host>, Name(name): Name) -> Result<Json<plugin::Status>, ApiError> {
-    if let Some(plugin) = host.plugins.get(&name) {
-        return Ok(Json(plugin.status));
-    }
-    match refusal(&host, &name) {
-        Some(reason) => Ok(Json(plugin::Status {
-            ref_count: BTreeMap::new(),
-            status: plugin::State::Refused,
-            err_msg: reason,
-            pid: None,
-            restarts: 0,
-            started: None,
-        })),
+    match host.plugins.status(&name) {
+        Some(status) => Ok(Json(status)),
         None => Err(ApiError::not_found(absent(&name))),
     }
 }

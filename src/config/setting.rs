@@ -40,6 +40,8 @@ use Kind::{Address, Command, Count, File, Level, Milliseconds, Number};
 const WAIT: RangeInclusive<u64> = 1..=3_600_000;
 /// Well below what the host takes for all plugins together when it shuts down.
 const GRACE: RangeInclusive<u64> = 1..=15_000;
+/// More often than once a second it would do little else.
+const RESCAN: RangeInclusive<u64> = 1_000..=3_600_000;
 const MANY: RangeInclusive<u64> = 1..=1_000_000;
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -59,6 +61,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("portable", "commandTimeout", Milliseconds(WAIT, |c| &mut c.portable.command_timeout)),
     setting("portable", "callTimeout", Milliseconds(WAIT, |c| &mut c.portable.call_timeout)),
     setting("portable", "ackTimeout", Milliseconds(WAIT, |c| &mut c.portable.ack_timeout)),
+    setting("portable", "settle", Milliseconds(WAIT, |c| &mut c.portable.settle)),
+    setting("portable", "rescan", Milliseconds(RESCAN, |c| &mut c.portable.rescan)),
+    setting("portable", "parallelStarts", Number("plugins", 0..=1000, |c| &mut c.portable.parallel_starts)),
     setting("portable", "stopGrace", Milliseconds(GRACE, |c| &mut c.portable.stop_grace)),
     setting("portable", "restartDelayMin", Milliseconds(WAIT, |c| &mut c.portable.restart_delay_min)),
     setting("portable", "restartDelayMax", Milliseconds(WAIT, |c| &mut c.portable.restart_delay_max)),

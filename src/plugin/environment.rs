@@ -73,8 +73,19 @@ fn is_ours(target: &Path) -> bool {
     target.components().count() == 1 && target.to_string_lossy().starts_with(OURS)
 }
 
+/// Whether the manifest asks for an environment in the plugin's folder.
+pub(super) fn is_asked_for(manifest: &Manifest) -> bool {
+    let tool = manifest.virtual_env_type;
+    manifest.language == Language::Python && matches!(tool, Some(VirtualEnvType::Venv | VirtualEnvType::Uv))
+}
+
+/// Where the interpreter will be found when the environment has been built.
+pub(super) fn future_interpreter(folder: &Path) -> PathBuf {
+    folder.join(LINK).join("bin/python")
+}
+
 /// Makes sure that the plugin in `folder` has the environment that its manifest asks for; `run` runs one
-/// program to its end. Minutes may go by.
+/// program to its end. Minutes may go by. Returns its interpreter, if one is asked for.
 ///
 /// # Cancel safety
 /// What was begun is begun anew by the next call.
@@ -83,15 +94,19 @@ pub(super) async fn prepare<F: Future<Output = Result<(), ScriptError>>>(
     folder: &Path,
     settings: &Arc<Portable>,
     run: impl Fn(Launch) -> F,
-) -> Result<(), EnvironmentError> {
-    match needed(manifest, folder, settings).await? {
-        Some(missing) => build(missing, settings, run).await,
-        None => Ok(()),
+) -> Result<Option<PathBuf>, EnvironmentError> {
+    if !is_asked_for(manifest) {
+        return Ok(None);
     }
+    if let Some(missing) = needed(manifest, folder, settings).await? {
+        tracing::info!(plugin = %manifest.name, "building its Python environment");
+        build(missing, settings, run).await?;
+    }
+    Ok(interpreter(folder))
 }
 
-/// What [`prepare`] would build; `None` when it would do nothing.
-pub(super) async fn needed(
+/// What has to be built; `None` when all is there.
+async fn needed(
     manifest: &Arc<Manifest>,
     folder: &Path,
     settings: &Arc<Portable>,
@@ -114,16 +129,9 @@ pub(super) struct Build {
 /// What has to be built for the plugin in `folder`; `None` when its environment is there, or it needs none.
 /// Blocking.
 fn plan(manifest: &Manifest, folder: &Path, settings: &Portable) -> Result<Option<Build>, EnvironmentError> {
-    let uv_or_venv = matches!(
-        manifest.virtual_env_type,
-        Some(VirtualEnvType::Venv | VirtualEnvType::Uv)
-    );
-    let Some(tool) = manifest.virtual_env_type.filter(|_| uv_or_venv) else {
+    let Some(tool) = manifest.virtual_env_type.filter(|_| is_asked_for(manifest)) else {
         return Ok(None);
     };
-    if manifest.language != Language::Python {
-        return Ok(None);
-    }
     let in_use = interpreter(folder);
     if in_use.as_ref().is_some_and(|path| !is_below_ours(folder, path)) {
         return Ok(None);

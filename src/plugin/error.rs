@@ -124,6 +124,34 @@ pub enum RemoveError {
     Interrupted(String),
 }
 
+/// A plugin was not started, stopped, restarted or attached.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// There is no such plugin.
+    #[error("there is no plugin {0:?}")]
+    NotFound(String),
+    /// What lies in its folder cannot run.
+    #[error("the plugin {name:?} cannot run: {reason}")]
+    Refused {
+        /// The plugin.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// It could run, but does not.
+    #[error("the plugin {name:?} does not run: {reason}")]
+    Failed {
+        /// The plugin.
+        name: String,
+        /// Why, with the last that it said.
+        reason: String,
+    },
+    /// The host is ending.
+    #[error("the command for the plugin {0:?} was interrupted: the host is stopping")]
+    Interrupted(String),
+}
+
 /// A symbol did not come to run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -1,14 +1,16 @@
 //! Owns what the rest of the host may do with plugins: look at them, change them, use their symbols.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use mangrove_protocol::Object;
 use mangrove_protocol::control::Meta;
-use mangrove_protocol::manifest::{Manifest, SymbolKind};
+use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::name::{PluginName, SymbolName};
+use tokio::sync::{broadcast, watch};
 
-use super::catalog::Entry;
-use super::error::{InstallError, OpenError, RemoveError};
+use super::catalog::{Entry, Hold, Missing};
+use super::error::{ControlError, InstallError, OpenError, RemoveError};
+use super::events::Event;
 use super::function::Function;
 use super::install::InstallRequest;
 use super::manager::Shared;
@@ -17,6 +19,13 @@ use super::sink::Sink;
 use super::source::Source;
 use super::status::{Plugin, State, Status};
 use super::worker::Remote;
+
+/// A plugin was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// The rules that used it, by name.
+    pub rules: Vec<String>,
+}
 
 /// The way to all plugins. Cheap to clone.
 #[derive(Clone)]
@@ -40,14 +49,28 @@ impl Handle {
         self.plugin(catalog.entry(name)?)
     }
 
+    /// How the plugin `name` is; also of a folder without a manifest that can be read.
+    pub fn status(&self, name: &str) -> Option<Status> {
+        let catalog = self.shared.catalog();
+        Some(self.entry_status(name, catalog.entry(name)?))
+    }
+
     /// Folders without a manifest that can be read, each with the reason.
     pub fn refused(&self) -> Vec<(String, String)> {
         let catalog = self.shared.catalog();
         let unreadable = catalog.entries().filter_map(|(name, entry)| match entry {
-            Entry::Unreadable(reason) => Some((name.to_owned(), reason.clone())),
-            Entry::Accepted(_) | Entry::Refused(..) => None,
+            Entry::Unreadable(reason) | Entry::Incomplete(None, reason) => {
+                Some((name.to_owned(), reason.clone()))
+            }
+            _ => None,
         });
         unreadable.collect()
+    }
+
+    /// Why the plugins' folder cannot be read now; what runs goes on meanwhile.
+    pub fn trouble(&self) -> Option<String> {
+        let trouble = self.shared.trouble.lock();
+        trouble.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The last lines that the plugin's processes have written.
@@ -90,15 +113,15 @@ impl Handle {
         task.await.unwrap_or(Err(InstallError::Interrupted(name)))
     }
 
-    /// Stops a plugin's process and deletes its folder. Rules that use it keep their channels, which go on
-    /// when a plugin of this name is installed again.
+    /// Withholds a plugin's symbols, waits up to 5 s until the rules that use them have let go, stops its
+    /// process and deletes its folder.
     ///
     /// # Errors
     /// There is no such plugin, or its folder cannot be deleted.
     ///
     /// # Cancel safety
     /// The removal goes on when the future is dropped.
-    pub async fn remove(&self, name: &str) -> Result<(), RemoveError> {
+    pub async fn remove(&self, name: &str) -> Result<Removed, RemoveError> {
         let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
         let removed = name.clone();
         let task = self
@@ -108,14 +131,84 @@ impl Handle {
         task.await.unwrap_or(Err(RemoveError::Interrupted(name)))
     }
 
-    /// The plugin that defines the symbol, with its version.
+    /// Starts a plugin that was stopped, has failed, or whose folder was refused, from what lies in its folder
+    /// now. Returns when it runs.
+    ///
+    /// # Errors
+    /// There is no such plugin, its folder is refused, or it does not start.
+    ///
+    /// # Cancel safety
+    /// The start goes on when the future is dropped.
+    pub async fn start(&self, name: &str) -> Result<(), ControlError> {
+        self.control(name, |shared, name| async move { shared.start(name).await })
+            .await
+    }
+
+    /// Stops a plugin until it is started, its files change, or the host starts again. Its symbols are withheld
+    /// first, and the rules that use them have up to 5 s to let go. Returns when no process is left.
+    ///
+    /// # Errors
+    /// There is no such plugin, or it is refused.
+    ///
+    /// # Cancel safety
+    /// The stop goes on when the future is dropped.
+    pub async fn stop(&self, name: &str) -> Result<(), ControlError> {
+        self.control(name, |shared, name| async move { shared.stop(name).await })
+            .await
+    }
+
+    /// Stops a plugin's process and starts another one; its rules wait for it. Returns when it runs.
+    ///
+    /// # Errors
+    /// As [`Handle::start`].
+    ///
+    /// # Cancel safety
+    /// The restart goes on when the future is dropped.
+    pub async fn restart(&self, name: &str) -> Result<(), ControlError> {
+        self.control(name, |shared, name| async move { shared.restart(name).await })
+            .await
+    }
+
+    /// In a task of its own, so that a caller who goes away leaves nothing half done.
+    async fn control<F>(
+        &self,
+        name: &str,
+        command: impl FnOnce(Arc<Shared>, String) -> F,
+    ) -> Result<(), ControlError>
+    where
+        F: Future<Output = Result<(), ControlError>> + Send + 'static,
+    {
+        let command = command(Arc::clone(&self.shared), name.to_owned());
+        let task = self.shared.tasks.spawn(command);
+        task.await
+            .unwrap_or_else(|_| Err(ControlError::Interrupted(name.to_owned())))
+    }
+
+    /// Counts up whenever the set of usable symbols may have changed: look with [`Handle::missing`].
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.usable.subscribe()
+    }
+
+    /// Why nobody can use the symbol now; `None` when some plugin defines it that is neither refused nor
+    /// stopped nor being removed. It may still be starting or have failed: who opens it is told.
+    pub fn missing(&self, kind: SymbolKind, name: &str) -> Option<Missing> {
+        self.shared.catalog().missing(kind, name)
+    }
+
+    /// Every state change of every plugin from now on. Up to 256 wait for a slow listener, who is then told how
+    /// many it has lost.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.shared.events.subscribe()
+    }
+
+    /// The plugin that defines the symbol, with its version. It may be stopped: see [`Handle::missing`].
     pub fn symbol(&self, kind: SymbolKind, name: &str) -> Option<(PluginName, String)> {
         let catalog = self.shared.catalog();
         let owner = catalog.owner(kind, name)?;
         Some((owner.name.clone(), owner.version.clone()))
     }
 
-    /// Every symbol of a kind that may be used, with its plugin and the plugin's version.
+    /// Every symbol of a kind that is not refused, with its plugin and the plugin's version.
     pub fn symbols(&self, kind: SymbolKind) -> Vec<(SymbolName, PluginName, String)> {
         let catalog = self.shared.catalog();
         let symbols = catalog.symbols(kind);
@@ -139,7 +232,7 @@ impl Handle {
         data_source: &str,
         config: Object,
     ) -> Result<Source, OpenError> {
-        let (remote, name) = self.find(SymbolKind::Source, symbol)?;
+        let (remote, name) = self.find(SymbolKind::Source, symbol).await?;
         Source::open(remote, name, meta, data_source, config).await
     }
 
@@ -158,7 +251,7 @@ impl Handle {
         config: Object,
         require_ack: bool,
     ) -> Result<Sink, OpenError> {
-        let (remote, name) = self.find(SymbolKind::Sink, symbol)?;
+        let (remote, name) = self.find(SymbolKind::Sink, symbol).await?;
         Sink::open(remote, name, meta, config, require_ack).await
     }
 
@@ -171,44 +264,77 @@ impl Handle {
     /// # Cancel safety
     /// May be dropped; the function is started all the same.
     pub async fn function(&self, symbol: &str, rule: &str) -> Result<Function, OpenError> {
-        let (remote, name) = self.find(SymbolKind::Function, symbol)?;
+        let (remote, name) = self.find(SymbolKind::Function, symbol).await?;
         Function::open(remote, name, rule).await
     }
 
-    fn find(&self, kind: SymbolKind, symbol: &str) -> Result<(Remote, SymbolName), OpenError> {
+    /// Waits while the plugin that defines the symbol is about to be started.
+    async fn find(&self, kind: SymbolKind, symbol: &str) -> Result<(Remote, SymbolName), OpenError> {
+        let mut changes = self.changes();
+        loop {
+            changes.mark_unchanged();
+            match self.look_up(kind, symbol) {
+                Some(found) => return found,
+                None if changes.changed().await.is_err() => return Err(OpenError::Stopping),
+                None => {}
+            }
+        }
+    }
+
+    fn look_up(&self, kind: SymbolKind, symbol: &str) -> Option<Result<(Remote, SymbolName), OpenError>> {
         let catalog = self.shared.catalog();
-        let found = catalog.owner(kind, symbol).and_then(|owner| {
-            let name = owner.symbols(kind).iter().find(|name| name.as_str() == symbol)?;
-            Some((self.shared.remote(owner.name.as_str())?, name.clone()))
-        });
-        found.ok_or_else(|| match catalog.refused_owner(kind, symbol) {
+        if let Some(owner) = catalog.owner(kind, symbol) {
+            if let Some(Entry::Held(_, Hold::Starting)) = catalog.entry(owner.name.as_str())
+                && !self.shared.is_stopping()
+            {
+                return None;
+            }
+            let name = owner.symbols(kind).iter().find(|name| name.as_str() == symbol);
+            if let (Some(name), Some(remote)) = (name, self.shared.remote(owner.name.as_str())) {
+                return Some(Ok((remote, name.clone())));
+            }
+        }
+        let name = symbol.to_owned();
+        Some(Err(match catalog.refused_owner(kind, symbol) {
             Some((plugin, reason)) => OpenError::Refused {
                 kind,
-                name: symbol.to_owned(),
+                name,
                 plugin: plugin.clone(),
                 reason: reason.to_owned(),
             },
-            None => OpenError::Unknown {
-                kind,
-                name: symbol.to_owned(),
-            },
-        })
+            None => OpenError::Unknown { kind, name },
+        }))
     }
 
     fn plugin(&self, entry: &Entry) -> Option<Plugin> {
-        let status = match entry {
-            Entry::Accepted(manifest) => self.status(manifest),
-            Entry::Refused(_, reason) => Status::without_worker(State::Refused, reason),
-            Entry::Unreadable(_) => return None,
-        };
+        let manifest = entry.manifest()?;
         Some(Plugin {
-            manifest: entry.manifest()?.as_ref().clone(),
-            status,
+            manifest: manifest.as_ref().clone(),
+            status: self.entry_status(manifest.name.as_str(), entry),
         })
     }
 
-    fn status(&self, manifest: &Manifest) -> Status {
-        let Some(remote) = self.shared.remote(manifest.name.as_str()) else {
+    fn entry_status(&self, name: &str, entry: &Entry) -> Status {
+        let mut status = match entry {
+            Entry::Accepted(_) | Entry::Held(_, Hold::Stopped | Hold::Leaving) => self.running_status(name),
+            Entry::Held(_, Hold::Starting) => Status::without_worker(State::Starting, ""),
+            Entry::Incomplete(_, reason) => Status::without_worker(State::Incomplete, reason),
+            Entry::Refused(_, reason) | Entry::Unreadable(reason) => {
+                Status::without_worker(State::Refused, reason)
+            }
+        };
+        let records = self.shared.records();
+        if let Some(record) = records.get(name) {
+            status.note = record.shown();
+            if record.is_preparing && status.status == State::Starting {
+                status.status = State::Installing;
+            }
+        }
+        status
+    }
+
+    fn running_status(&self, name: &str) -> Status {
+        let Some(remote) = self.shared.remote(name) else {
             return Status::without_worker(State::Starting, "");
         };
         let snapshot = remote.status.borrow().clone();
@@ -216,6 +342,7 @@ impl Handle {
             ref_count: remote.users.rules(),
             status: snapshot.state,
             err_msg: snapshot.reason,
+            note: String::new(),
             pid: snapshot.pid,
             restarts: snapshot.restarts,
             started: snapshot.started,

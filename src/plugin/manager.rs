@@ -1,44 +1,56 @@
-//! Owns the plugins' folder, the catalog and the workers: scans at start, installs, replaces, removes, stops.
-//! Changes are made one after the other, each in a task of its own, so a caller that goes away leaves nothing
-//! half done.
+//! Owns the catalog, the workers and what is known of each folder; brings all of it up and down. What is done
+//! with a plugin is done by one at a time, in a task of its own, so a caller that goes away leaves nothing half
+//! done. What lies in the folder is watched by `reconcile`, what somebody wants is done by `operate`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use mangrove_protocol::manifest::Manifest;
 use mangrove_protocol::name::PluginName;
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::catalog::{Catalog, Entry};
+use super::catalog::{Catalog, Hold};
+use super::diff::{Churn, Verdict};
 use super::environment;
-use super::error::{InstallError, RemoveError};
+use super::events::Events;
+use super::fingerprint::Fingerprint;
 use super::handle::Handle;
-use super::install::{self, InstallRequest, Staged};
+use super::inspect::{self, Unfit, Whole};
+use super::install;
 use super::launch::Launch;
-use super::package;
+use super::locks::{Locked, Locks};
 use super::process::Spawner;
+use super::reconcile::Reconciler;
 use super::script::{self, ScriptError};
 use super::settings::Settings;
 use super::status::State;
+use super::watch::Dirty;
 use super::worker::{Assignment, Remote, Request, Worker};
 use crate::config::{Config, Portable};
 
 /// What ending a process may take beyond its grace, until the host no longer waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The owner of all plugins: scans, starts, supervises.
+/// How long a plugin that is stopped or removed waits for its rules to let go of it.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long a start may keep others from starting: what takes longer waits more than it works.
+const BUSY: Duration = Duration::from_secs(2);
+
+/// The owner of all plugins: watches, starts, supervises.
 pub struct Manager {
     shared: Arc<Shared>,
     spawner_thread: std::thread::JoinHandle<()>,
 }
 
 impl Manager {
-    /// Scans `<home>/plugins/portable` and starts every plugin's process in the background. A bad plugin is
-    /// refused and stops nothing else.
+    /// Looks at `<home>/plugins/portable`, starts what lies there in the background, and follows its changes
+    /// from then on. A bad plugin is refused and stops nothing else.
     ///
     /// # Errors
     /// The folder cannot be made or read, or the system gives no thread.
@@ -49,16 +61,23 @@ impl Manager {
         // Made absolute, because it becomes part of command lines with another working directory.
         let portable = tokio::fs::canonicalize(&portable).await?;
         let (spawner, spawner_thread) = Spawner::start()?;
-        let shared = Arc::new_cyclic(|me| Shared {
-            me: Weak::clone(me),
+        let shared = Arc::new(Shared {
             etc: Settings::new(&config.home),
             plugins: portable.parent().unwrap_or(&plugins).to_owned(),
             portable,
             settings: Arc::new(config.portable.clone()),
             catalog: RwLock::default(),
             workers: Mutex::default(),
-            preparing: Mutex::default(),
-            changes: tokio::sync::Mutex::default(),
+            records: Mutex::default(),
+            locks: Locks::default(),
+            dirty: Arc::default(),
+            trouble: Mutex::default(),
+            starts: Semaphore::new(match config.portable.parallel_starts {
+                0 => 2 * std::thread::available_parallelism().map_or(1, usize::from),
+                limit => limit,
+            }),
+            usable: watch::Sender::new(0),
+            events: Events::default(),
             tasks: TaskTracker::new(),
             shutdown,
             spawner: Mutex::new(Some(spawner)),
@@ -70,7 +89,8 @@ impl Manager {
         let (etc, portable) = (shared.etc.clone(), shared.portable.clone());
         let is_there = move |name: &str| portable.join(name).symlink_metadata().is_ok();
         shared.with_settings(move || etc.remove_departed(is_there)).await;
-        shared.scan().await?;
+        let reconciler = Reconciler::start(Arc::clone(&shared)).await?;
+        shared.tasks.spawn(reconciler.run(shared.shutdown.child_token()));
         Ok(Self {
             shared,
             spawner_thread,
@@ -87,6 +107,7 @@ impl Manager {
     /// Stops every process, all at the same time: SIGTERM, the grace, SIGKILL. Returns when they have ended.
     pub async fn shutdown(self) {
         self.shared.shutdown.cancel();
+        self.shared.starts.close();
         self.shared.tasks.close();
         let limit = self.shared.settings.stop_grace + PATIENCE;
         if tokio::time::timeout(limit, self.shared.tasks.wait())
@@ -123,42 +144,154 @@ impl Manager {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+/// Work that waits for the disk.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(io::Error::other)?
 }
 
-/// What the manager and its handles share.
+/// What is known of a name beyond what the catalog says.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    /// The folder that its plugin was started from.
+    pub(super) from: Option<Fingerprint>,
+    /// The folder that did not start when it was to replace the plugin.
+    pub(super) tried: Option<Fingerprint>,
+    /// The folder whose program could not be started because somebody writes it.
+    pub(super) written: Option<Fingerprint>,
+    /// The folder whose environment could not be built, and why.
+    pub(super) unprepared: Option<(Fingerprint, String)>,
+    /// A script runs, or its environment is being built.
+    pub(super) is_preparing: bool,
+    /// Manifest and program of the plugin, relative to its folder, and their fingerprint.
+    pub(super) core: Vec<PathBuf>,
+    pub(super) of_core: Option<Fingerprint>,
+    /// Only these count, because the plugin keeps changing the others itself.
+    pub(super) core_only: bool,
+    /// The same, because there are too many others.
+    pub(super) too_many: bool,
+    pub(super) churn: Churn,
+    /// Why the plugin is not what lies in the folder, or beside it.
+    pub(super) note: String,
+    /// The zip that could not be installed, and why.
+    pub(super) zip: Option<(Fingerprint, String)>,
+}
+
+impl Record {
+    /// The plugin is what lay in the folder when it looked like this.
+    pub(super) fn taken(&mut self, whole: &Whole) {
+        self.from = Some(whole.all);
+        self.core_only = false;
+        self.too_many = whole.too_many;
+        self.of_core = Some(whole.of_core);
+        self.core.clone_from(&whole.core);
+        (self.tried, self.written, self.unprepared) = (None, None, None);
+        self.note.clear();
+    }
+
+    /// What there is to say beside the state; empty when all is well.
+    pub(super) fn shown(&self) -> String {
+        let core = match (self.core_only, self.too_many) {
+            (true, _) => {
+                "it keeps changing files in its own folder, so only its manifest and program are watched"
+            }
+            (_, true) => "its folder has too many files, so only its manifest and program are watched",
+            _ => "",
+        };
+        let zip = self.zip.as_ref().map_or("", |(_, reason)| reason);
+        let notes = [&self.note, core, zip];
+        let notes = notes.into_iter().filter(|note| !note.is_empty());
+        notes.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// What the manager, its tasks and its handles share.
 pub(super) struct Shared {
-    /// For tasks.
-    me: Weak<Self>,
     etc: Settings,
-    plugins: PathBuf,
-    portable: PathBuf,
+    pub(super) plugins: PathBuf,
+    pub(super) portable: PathBuf,
     pub(super) settings: Arc<Portable>,
-    pub(super) catalog: RwLock<Catalog>,
+    catalog: RwLock<Catalog>,
     workers: Mutex<BTreeMap<PluginName, Remote>>,
-    /// Whose environment is being built.
-    preparing: Mutex<BTreeSet<String>>,
-    /// Held while the folder or the catalog is being changed.
-    changes: tokio::sync::Mutex<()>,
+    records: Mutex<BTreeMap<String, Record>>,
+    locks: Locks,
+    pub(super) dirty: Arc<Dirty>,
+    /// Why the folder cannot be read.
+    pub(super) trouble: Mutex<Option<String>>,
+    /// How many plugins may be starting.
+    starts: Semaphore,
+    /// Counts up when the set of usable symbols may have changed.
+    pub(super) usable: watch::Sender<u64>,
+    pub(super) events: Events,
     pub(super) tasks: TaskTracker,
     shutdown: CancellationToken,
     spawner: Mutex<Option<Spawner>>,
 }
 
+/// The right to change what has a name. When it is given back, the folder is compared again.
+pub(super) struct Turn {
+    name: String,
+    locked: Option<Locked>,
+    dirty: Arc<Dirty>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // In this order: whoever locks it next knows that it has to look again, and who is woken may lock it.
+        self.dirty.done(&self.name);
+        self.locked.take();
+        self.dirty.wake();
+    }
+}
+
 impl Shared {
-    fn workers(&self) -> MutexGuard<'_, BTreeMap<PluginName, Remote>> {
+    pub(super) fn workers(&self) -> MutexGuard<'_, BTreeMap<PluginName, Remote>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn catalog(&self) -> std::sync::RwLockReadGuard<'_, Catalog> {
+    pub(super) fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn catalog_mut(&self) -> std::sync::RwLockWriteGuard<'_, Catalog> {
-        self.catalog.write().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn records(&self) -> MutexGuard<'_, BTreeMap<String, Record>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is known of a name.
+    pub(super) fn note<T>(&self, name: &str, change: impl FnOnce(&mut Record) -> T) -> T {
+        change(self.records().entry(name.to_owned()).or_default())
+    }
+
+    /// Changes the catalog, and says so.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Catalog) -> T) -> T {
+        let outcome = change(&mut self.catalog.write().unwrap_or_else(PoisonError::into_inner));
+        self.usable.send_modify(|count| *count += 1);
+        outcome
+    }
+
+    /// Waits until nobody else changes what has this name.
+    pub(super) async fn turn(&self, name: &str) -> Turn {
+        Turn {
+            name: name.to_owned(),
+            locked: Some(self.locks.lock(name).await),
+            dirty: Arc::clone(&self.dirty),
+        }
+    }
+
+    /// The same; `None` when somebody else does.
+    pub(super) fn try_turn(&self, name: &str) -> Option<Turn> {
+        Some(Turn {
+            name: name.to_owned(),
+            locked: Some(self.locks.try_lock(name)?),
+            dirty: Arc::clone(&self.dirty),
+        })
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.shutdown.is_cancelled()
     }
 
     /// The way to the plugin's worker, if there is one.
@@ -166,125 +299,36 @@ impl Shared {
         self.workers().get(name).cloned()
     }
 
-    /// Enters every folder that is not accepted yet, in the order of their names, and starts what is
-    /// acceptable.
-    async fn scan(&self) -> io::Result<()> {
-        let portable = self.portable.clone();
-        for name in blocking(move || list_folders(&portable)).await? {
-            if !matches!(self.catalog().entry(&name), Some(Entry::Accepted(_))) {
-                self.enter(name).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// Enters the folder `name`, and starts its plugin if that is acceptable.
-    async fn enter(&self, name: String) {
-        if let Some(manifest) = self.lacks_environment(&name).await {
-            let reason = "its Python environment is being built";
-            self.catalog_mut()
-                .refuse(name.clone(), Some(Arc::clone(&manifest)), reason.to_owned());
-            let mut preparing = self.preparing.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(shared) = self.me.upgrade().filter(|_| preparing.insert(name.clone())) {
-                self.tasks
-                    .spawn(async move { shared.prepare_and_enter(name, manifest).await });
-            }
+    /// Says that what lies in the folder `name` does not run, and why.
+    pub(super) fn show(&self, name: &str, unfit: &Unfit) {
+        let Unfit { manifest, verdict } = unfit.clone();
+        let version = manifest.as_ref().map(|manifest| manifest.version.clone());
+        let is_news = self.change(|catalog| catalog.show(name, manifest, verdict));
+        if !is_news {
             return;
         }
-        self.admit(name).await;
-    }
-
-    /// Enters the folder `name`, which has all that it needs.
-    async fn admit(&self, name: String) {
-        let assignment = match self.read(&name).await {
-            Ok(assignment) => assignment,
-            Err((manifest, reason)) => {
-                tracing::warn!(plugin = name, "refused: {reason}");
-                self.catalog_mut().refuse(name, manifest, reason);
-                return;
-            }
-        };
-        let verdict = self.catalog_mut().accept(Arc::clone(&assignment.manifest));
-        match verdict {
-            Ok(()) => {
-                self.install_settings(&assignment.manifest, self.portable.join(&name))
-                    .await;
-                self.start_worker(assignment).await;
-            }
-            Err(conflict) => tracing::warn!(plugin = name, "refused: {conflict}"),
+        let (state, reason) = (unfit.state(), unfit.reason());
+        match unfit.verdict {
+            Verdict::Refused(_) => tracing::warn!(plugin = name, "{state}: {reason}"),
+            _ => tracing::info!(plugin = name, "{state}: {reason}"),
         }
+        self.events.say(name, version.as_deref(), state, reason);
     }
 
-    /// The plugin's manifest, if its environment has to be built before it can start.
-    async fn lacks_environment(&self, name: &str) -> Option<Arc<Manifest>> {
-        let folder = self.portable.join(name);
-        let manifest = Arc::new(self.read_manifest(&name.parse().ok()?, &folder).await.ok()?);
-        let needed = environment::needed(&manifest, &folder, &self.settings).await;
-        // A list that cannot be read is reported by the attempt to build.
-        (!matches!(needed, Ok(None))).then_some(manifest)
+    /// Reads and checks the folder `name`.
+    pub(super) async fn inspect(&self, name: &str) -> Result<Whole, Unfit> {
+        let (name, portable, settings) = (name.to_owned(), self.portable.clone(), Arc::clone(&self.settings));
+        let inspected = blocking(move || Ok(inspect::inspect(&name, &portable, &settings))).await;
+        inspected.unwrap_or_else(|error| Err(Unfit::refused(error.to_string())))
     }
 
-    async fn prepare_and_enter(&self, name: String, manifest: Arc<Manifest>) {
-        let folder = self.portable.join(&name);
-        let run = |launch| self.run_to_end(&manifest.name, launch);
-        let prepared = environment::prepare(&manifest, &folder, &self.settings, run);
-        let prepared = self.unless_stopping(prepared).await;
-        self.preparing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&name);
-        let Some(prepared) = prepared else { return };
-        let _changes = self.changes.lock().await;
-        // Meanwhile it may have been removed, or replaced.
-        let is_there = folder.symlink_metadata().is_ok();
-        if !is_there || matches!(self.catalog().entry(&name), None | Some(Entry::Accepted(_))) {
-            return;
-        }
-        match prepared {
-            Ok(()) => self.admit(name).await,
-            Err(error) => {
-                tracing::warn!(plugin = name, "refused: {error}");
-                self.catalog_mut().refuse(name, Some(manifest), error.to_string());
-            }
-        }
-    }
-
-    /// Reads and checks one folder.
-    async fn read(&self, name: &str) -> Result<Assignment, (Option<Arc<Manifest>>, String)> {
-        let plugin: PluginName = name.parse().map_err(|error| (None, format!("{error}")))?;
-        let folder = self.portable.join(name);
-        let at = folder.clone();
-        let read = blocking(move || {
-            let manifest = match package::read_manifest(&plugin, &at) {
-                Ok(manifest) => Arc::new(manifest),
-                Err(error) => return Ok(Err((None, error.to_string()))),
-            };
-            let program = package::find_program(&manifest, &at);
-            let interpreter = environment::interpreter(&at);
-            Ok(match program {
-                Ok(program) => Ok((manifest, program, interpreter)),
-                Err(error) => Err((Some(manifest), error.to_string())),
-            })
-        });
-        let (manifest, program, interpreter) = read.await.map_err(|error| (None, error.to_string()))??;
-        match Launch::new(&manifest, &folder, &program, interpreter, &self.settings) {
-            Ok(launch) => Ok(Assignment { manifest, launch }),
-            Err(error) => Err((Some(manifest), error.to_string())),
-        }
-    }
-
-    async fn read_manifest(&self, name: &PluginName, folder: &Path) -> Result<Manifest, InstallError> {
-        let (plugin, at) = (name.clone(), folder.to_owned());
-        let read = tokio::task::spawn_blocking(move || package::read_manifest(&plugin, &at)).await;
-        Ok(read.map_err(|_| InstallError::Interrupted(name.clone()))??)
-    }
-
-    async fn install_settings(&self, manifest: &Arc<Manifest>, folder: PathBuf) {
+    pub(super) async fn install_settings(&self, manifest: &Arc<Manifest>) {
         let (manifest, etc) = (Arc::clone(manifest), self.etc.clone());
+        let folder = self.portable.join(manifest.name.as_str());
         self.with_settings(move || etc.install(&manifest, &folder)).await;
     }
 
-    async fn remove_settings(&self, name: &str) {
+    pub(super) async fn remove_settings(&self, name: &str) {
         if let Ok(name) = name.parse() {
             let etc = self.etc.clone();
             self.with_settings(move || etc.remove(&name)).await;
@@ -297,42 +341,124 @@ impl Shared {
         }
     }
 
-    fn spawner(&self) -> Option<Spawner> {
-        let spawner = self.spawner.lock().unwrap_or_else(PoisonError::into_inner);
-        spawner.clone()
+    /// Makes sure that a plugin has its Python environment, and has it run in that.
+    pub(super) async fn prepare(&self, assignment: &mut Assignment) -> Result<(), String> {
+        let manifest = &assignment.manifest;
+        let name = &manifest.name;
+        let folder = self.portable.join(name.as_str());
+        let run = |launch| self.run_to_end(name, launch);
+        let preparing = environment::prepare(manifest, &folder, &self.settings, run);
+        let prepared = self.unless_stopping(preparing).await;
+        let prepared = prepared.ok_or_else(|| "the host is stopping".to_owned())?;
+        if let Some(interpreter) = prepared.map_err(|error| error.to_string())? {
+            assignment.launch.program = interpreter.into();
+        }
+        Ok(())
     }
 
-    /// The way to the plugin's worker, which is made when there is none. `None` when the host is stopping.
-    fn worker(&self, plugin: &PluginName) -> Option<Remote> {
-        if let Some(remote) = self.remote(plugin.as_str())
-            && !remote.requests.is_closed()
-        {
-            return Some(remote);
+    /// Runs a program for a plugin, whose output it becomes.
+    pub(super) async fn run_to_end(&self, name: &PluginName, launch: Launch) -> Result<(), ScriptError> {
+        let known = self
+            .remote(name.as_str())
+            .filter(|remote| !remote.requests.is_closed());
+        let remote = known
+            .or_else(|| self.new_worker(name))
+            .ok_or(ScriptError::Stopping)?;
+        let spawner = self.spawner().ok_or(ScriptError::Stopping)?;
+        script::run(&spawner, &launch, &remote.output, self.settings.install_timeout).await
+    }
+
+    /// `None`, and `work` given up, when the host is stopping.
+    pub(super) async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.shutdown.run_until_cancelled(work).await
+    }
+
+    /// Starts an entered plugin when its turn has come, and accepts it. Returns when it runs, or why it does not
+    /// yet.
+    pub(super) async fn run(&self, mut assignment: Assignment) -> Result<(), String> {
+        self.prepare(&mut assignment).await?;
+        self.order(assignment, true).await
+    }
+
+    /// Has the new version take over from the running one. When it does not start, the old one runs on.
+    pub(super) async fn replace(&self, mut assignment: Assignment) -> Result<(), String> {
+        self.prepare(&mut assignment).await?;
+        let name = assignment.manifest.name.clone();
+        self.stop_worker(name.as_str(), "being replaced").await;
+        self.order(assignment, false).await
+    }
+
+    /// Tells the plugin's worker what to run; makes one when there is none.
+    async fn order(&self, assignment: Assignment, accept: bool) -> Result<(), String> {
+        let stopping = || "the host is stopping".to_owned();
+        let permit = self.starts.acquire().await.map_err(|_| stopping())?;
+        self.install_settings(&assignment.manifest).await;
+        let mut remote = loop {
+            let (remote, answer) = self.send_start(assignment.clone()).await.ok_or_else(stopping)?;
+            if accept {
+                // Not before the worker knows: who uses a symbol now finds it starting.
+                let manifest = Arc::clone(&assignment.manifest);
+                self.change(|catalog| catalog.accept(manifest))
+                    .map_err(|conflict| conflict.to_string())?;
+            }
+            if answer.await.is_ok() {
+                break remote;
+            }
+            // It was ending just now, because nobody used it any more.
+            if self.is_stopping() {
+                return Err(stopping());
+            }
+        };
+        let started = async {
+            let settled = remote
+                .status
+                .wait_for(|status| status.state != State::Starting)
+                .await;
+            let settled = settled.map_err(|_| stopping())?;
+            match settled.state {
+                State::Running | State::Unhealthy => Ok(()),
+                _ => Err(settled.reason.clone()),
+            }
+        };
+        let mut started = std::pin::pin!(started);
+        if let Ok(started) = tokio::time::timeout(BUSY, &mut started).await {
+            return started;
         }
-        let (worker, remote) = Worker::new(plugin.clone(), Arc::clone(&self.settings), self.spawner()?);
+        drop(permit);
+        started.await
+    }
+
+    async fn send_start(&self, assignment: Assignment) -> Option<(Remote, oneshot::Receiver<()>)> {
+        let plugin = assignment.manifest.name.clone();
+        let (reply, answer) = oneshot::channel();
+        let mut request = Request::Start(Box::new(assignment), reply);
+        if let Some(remote) = self.remote(plugin.as_str()) {
+            match remote.requests.send(request).await {
+                Ok(()) => return Some((remote, answer)),
+                Err(unsent) => request = unsent.0,
+            }
+        }
+        let remote = self.new_worker(&plugin)?;
+        remote.requests.send(request).await.ok()?;
+        Some((remote, answer))
+    }
+
+    fn spawner(&self) -> Option<Spawner> {
+        let spawner = self.spawner.lock().unwrap_or_else(PoisonError::into_inner);
+        spawner.clone().filter(|_| !self.is_stopping())
+    }
+
+    /// A worker that runs nothing yet. `None` when the host is stopping.
+    fn new_worker(&self, plugin: &PluginName) -> Option<Remote> {
+        let (settings, events) = (Arc::clone(&self.settings), self.events.clone());
+        let (worker, remote) = Worker::new(plugin.clone(), settings, self.spawner()?, events);
         self.tasks.spawn(worker.run(self.shutdown.child_token()));
         self.workers().insert(plugin.clone(), remote.clone());
         Some(remote)
     }
 
-    /// Tells the plugin's worker what to run. `None` when the host is stopping.
-    async fn start_worker(&self, assignment: Assignment) -> Option<Remote> {
-        let plugin = assignment.manifest.name.clone();
-        let assignment = Box::new(assignment);
-        loop {
-            let (remote, again) = (self.worker(&plugin)?, assignment.clone());
-            // It may be ending just now, because nobody used it any more.
-            if remote.ask(|reply| Request::Start(again, reply)).await.is_some() {
-                return Some(remote);
-            }
-            if self.shutdown.is_cancelled() {
-                return None;
-            }
-        }
-    }
-
     /// Stops the plugin's process and waits for its end. Uses stay, and wait for its return.
-    async fn stop_worker(&self, name: &str, reason: &str) {
+    pub(super) async fn stop_worker(&self, name: &str, reason: &str) {
         if let Some(remote) = self.remote(name) {
             let reason = reason.to_owned();
             let _ = remote
@@ -345,231 +471,44 @@ impl Shared {
         }
     }
 
-    /// Installs a plugin under a free name.
-    pub(super) async fn install(&self, request: InstallRequest) -> Result<(), InstallError> {
-        let _changes = self.changes.lock().await;
-        let name = &request.name;
-        let folder = self.portable.join(name.as_str());
-        if self.catalog().entry(name.as_str()).is_some() || folder.symlink_metadata().is_ok() {
-            return Err(InstallError::AlreadyExists(name.clone()));
+    /// Takes the plugin's symbols away and gives the rules that use them time to let go. Returns their names.
+    pub(super) async fn withhold(&self, name: &str, hold: Hold) -> Vec<String> {
+        if !self.change(|catalog| catalog.hold(name, hold)) {
+            return Vec::new();
         }
-        let staged = self.stage(&request).await?;
-        let outcome = self.put_in_place(&staged, &folder, &request.shell_paras).await;
-        staged.clean().await;
-        outcome
-    }
-
-    /// Replaces an installed plugin, or a folder that was refused. The old one stays when the new one is not
-    /// a plugin, and comes back when the new one does not start.
-    pub(super) async fn update(&self, request: InstallRequest) -> Result<(), InstallError> {
-        let _changes = self.changes.lock().await;
-        let name = &request.name;
-        if self.catalog().entry(name.as_str()).is_none() {
-            return Err(InstallError::NotFound(name.clone()));
-        }
-        let folder = self.portable.join(name.as_str());
-        let staged = self.stage(&request).await?;
-        let outcome = self.replace(&staged, &folder, &request.shell_paras).await;
-        staged.clean().await;
-        outcome
-    }
-
-    async fn replace(&self, staged: &Staged, folder: &Path, paras: &[String]) -> Result<(), InstallError> {
-        let name = staged.manifest.name.as_str();
-        // Asked before anything is stopped.
-        self.catalog().check(&staged.manifest)?;
-        self.stop_worker(name, "being replaced").await;
-        let attic = staged.attic();
-        let outcome = match rename("move away", folder, &attic).await {
-            Ok(()) => {
-                self.catalog_mut().remove(name);
-                carry(&attic, &staged.folder).await;
-                let outcome = self.put_in_place(staged, folder, paras).await;
-                if outcome.is_err() {
-                    carry(&staged.folder, &attic).await;
-                    rename("move back from", &attic, folder).await?;
-                }
-                outcome
-            }
-            failed => failed,
+        let Some(remote) = self.remote(name) else {
+            return Vec::new();
         };
-        if outcome.is_err() {
+        let rules: Vec<String> = remote.users.rules().into_keys().collect();
+        let idle = async {
+            tokio::select! {
+                () = remote.users.idle() => {}
+                () = self.shutdown.cancelled() => {}
+            }
+        };
+        if tokio::time::timeout(DRAIN, idle).await.is_err() {
+            let late: Vec<String> = remote.users.rules().into_keys().collect();
+            let late = late.join(", ");
             tracing::warn!(
                 plugin = name,
-                "the new version was not taken: going back to the old one"
+                "these rules have not let go within {DRAIN:?}: {late}"
             );
-            self.enter(name.to_owned()).await;
         }
-        // Symbols may have become free for others.
-        self.rescan().await;
-        outcome
+        rules
     }
 
-    /// Moves a staged plugin to its free place, starts it and waits until it runs. Undoes all of it on an
-    /// error.
-    async fn put_in_place(
-        &self,
-        staged: &Staged,
-        folder: &Path,
-        paras: &[String],
-    ) -> Result<(), InstallError> {
-        let name = &staged.manifest.name;
-        self.catalog().check(&staged.manifest)?;
-        rename("move into place", &staged.folder, folder).await?;
-        let outcome = self.bring_up(name, folder, paras).await;
-        if outcome.is_err() {
-            self.stop_worker(name.as_str(), "its installation is being undone")
-                .await;
-            self.catalog_mut().remove(name.as_str());
-            self.remove_settings(name.as_str()).await;
-            // Its script may have removed it.
-            if folder.symlink_metadata().is_ok() {
-                rename("move away", folder, &staged.folder).await?;
-            }
-            return outcome;
-        }
-        tracing::info!(plugin = %name, version = staged.manifest.version, "installed");
-        Ok(())
+    /// Takes a plugin out of use and stops it. Its folder is somebody else's matter. Returns the rules that used
+    /// it.
+    pub(super) async fn retire(&self, name: &str) -> Vec<String> {
+        let rules = self.withhold(name, Hold::Leaving).await;
+        self.stop_worker(name, "removed").await;
+        let entry = self.change(|catalog| catalog.remove(name));
+        self.remove_settings(name).await;
+        self.records().remove(name);
+        let manifest = entry.as_ref().and_then(|entry| entry.manifest());
+        let version = manifest.map(|manifest| manifest.version.as_str());
+        tracing::info!(plugin = name, version, "removed");
+        self.events.say(name, version, State::Removed, "");
+        rules
     }
-
-    /// Prepares a plugin that was just put in its place, and starts it.
-    async fn bring_up(&self, name: &PluginName, folder: &Path, paras: &[String]) -> Result<(), InstallError> {
-        let run = |launch| self.run_to_end(name, launch);
-        let prepared = install::prepare(name, folder, paras, &self.settings, run);
-        let interrupted = || Err(InstallError::Interrupted(name.clone()));
-        let prepared = self.unless_stopping(prepared).await;
-        let manifest = prepared.unwrap_or_else(interrupted)?;
-        self.install_settings(&manifest, folder.to_owned()).await;
-        self.start(name).await.map_err(|reason| InstallError::Start {
-            name: name.clone(),
-            reason,
-        })
-    }
-
-    /// Runs a program for a plugin, whose output it becomes.
-    async fn run_to_end(&self, name: &PluginName, launch: Launch) -> Result<(), ScriptError> {
-        let (Some(remote), Some(spawner)) = (self.worker(name), self.spawner()) else {
-            return Err(ScriptError::Stopping);
-        };
-        script::run(&spawner, &launch, &remote.output, self.settings.install_timeout).await
-    }
-
-    async fn stage(&self, request: &InstallRequest) -> Result<Staged, InstallError> {
-        let staging = install::stage(request, &self.plugins, &self.settings);
-        let staged = self.unless_stopping(staging).await;
-        staged.unwrap_or_else(|| Err(InstallError::Interrupted(request.name.clone())))
-    }
-
-    /// `None`, and `work` given up, when the host is stopping.
-    async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        self.shutdown.run_until_cancelled(work).await
-    }
-
-    /// Starts the plugin in its folder and waits for its first handshake, or its first failure.
-    async fn start(&self, name: &PluginName) -> Result<(), String> {
-        let assignment = self.read(name.as_str()).await.map_err(|(_, reason)| reason)?;
-        let manifest = Arc::clone(&assignment.manifest);
-        self.catalog_mut()
-            .accept(manifest)
-            .map_err(|conflict| conflict.to_string())?;
-        let stopping = || "the host is stopping".to_owned();
-        let mut remote = self.start_worker(assignment).await.ok_or_else(stopping)?;
-        let settled = remote
-            .status
-            .wait_for(|status| status.state != State::Starting)
-            .await;
-        let settled = settled.map_err(|_| stopping())?;
-        match settled.state {
-            State::Running | State::Unhealthy => Ok(()),
-            _ => Err(settled.reason.clone()),
-        }
-    }
-
-    /// Stops a plugin and deletes its folder.
-    pub(super) async fn remove(&self, name: String) -> Result<(), RemoveError> {
-        let _changes = self.changes.lock().await;
-        // Only a name that the catalog knows becomes part of a path.
-        if self.catalog().entry(&name).is_none() {
-            return Err(RemoveError::NotFound(name));
-        }
-        self.stop_worker(&name, "removed").await;
-        self.catalog_mut().remove(&name);
-        self.remove_settings(&name).await;
-        let folder = self.portable.join(&name);
-        let removed = self.remove_folder(&folder).await;
-        removed.map_err(|source| RemoveError::Io { path: folder, source })?;
-        tracing::info!(plugin = name, "removed");
-        // Its symbols are free now: who was refused for their sake is not any more.
-        self.rescan().await;
-        Ok(())
-    }
-
-    /// First moved out of sight in one step, so that half a plugin is never found in its place.
-    async fn remove_folder(&self, folder: &Path) -> io::Result<()> {
-        if folder.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
-            return tokio::fs::remove_file(folder).await;
-        }
-        let hidden = install::hidden_folder(&self.plugins)
-            .await
-            .map_err(io::Error::other)?;
-        let moved = tokio::fs::rename(folder, hidden.path().join("removed")).await;
-        install::remove(hidden).await;
-        match moved {
-            // Somebody was quicker: it is gone.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            moved => moved,
-        }
-    }
-
-    async fn rescan(&self) {
-        if let Err(error) = self.scan().await {
-            tracing::error!("cannot read {}: {error}", self.portable.display());
-        }
-    }
-}
-
-/// A failure costs a build, nothing more.
-async fn carry(from: &Path, to: &Path) {
-    let (old, new) = (from.to_owned(), to.to_owned());
-    if let Err(error) = blocking(move || environment::carry(&old, &new)).await {
-        tracing::warn!(
-            "cannot keep the Python environment of {}: {error}",
-            from.display()
-        );
-    }
-}
-
-async fn rename(what: &'static str, from: &Path, to: &Path) -> Result<(), InstallError> {
-    let renamed = tokio::fs::rename(from, to).await;
-    renamed.map_err(|source| InstallError::Io {
-        what,
-        path: from.to_owned(),
-        source,
-    })
-}
-
-/// The names of all folders, and of the links that may lead to one, in order. Hidden ones are nobody's
-/// plugins.
-fn list_folders(portable: &Path) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in portable.read_dir()? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let kind = entry.file_type()?;
-        if name.starts_with('.') {
-            continue;
-        }
-        if kind.is_dir() || kind.is_symlink() {
-            names.push(name);
-        } else if name.ends_with(".zip") {
-            tracing::warn!(
-                "{} lies there packed; install it over REST",
-                entry.path().display()
-            );
-        } else {
-            tracing::debug!("{} is not a folder, so it is no plugin", entry.path().display());
-        }
-    }
-    names.sort();
-    Ok(names)
 }

@@ -7,6 +7,7 @@
 //! | | module | what it owns |
 //! |---|---|---|
 //! | pure | `catalog` | which plugins and symbols there are, and who comes first |
+//! | pure | `diff` | what has to be done so that what runs is what lies in the folder |
 //! | pure | `lifecycle` | the states of one plugin, and which command comes next |
 //! | pure | `turn` | whose turn it is on a turned-around channel |
 //! | pure | `backoff` | how long to wait before the next process |
@@ -14,9 +15,12 @@
 //! | I/O | `package`, `archive`, `download`, `install` | folders, zips, and how one becomes the other |
 //! | I/O | `settings`, `checksum` | `etc` files of symbols, told apart from the user's by their sums |
 //! | I/O | `script`, `environment` | programs that run while a plugin is installed, and the Python environments that some build |
+//! | I/O | `watch`, `scan`, `fingerprint`, `inspect` | what lies in the folder, and when it changes |
 //! | I/O | `process`, `output` | processes and what they say |
 //! | I/O | `worker` | one plugin at run time: the task around its `lifecycle` |
 //! | I/O | `source`, `sink`, `function` | the data channels |
+//! | I/O | `events` | what happened to them, for whoever listens |
+//! | I/O | `reconcile`, `operate` | what is done because the folder changed, and what by hand |
 //! | I/O | `manager`, `handle` | all of it together, and the edge |
 //!
 //! Whatever a plugin does, no part of the host waits for it without a limit, and nothing that it sends is
@@ -27,19 +31,27 @@ mod backoff;
 mod catalog;
 mod channel;
 mod checksum;
+mod diff;
 mod download;
 mod environment;
 mod error;
+mod events;
+mod fingerprint;
 mod function;
 mod gate;
 mod handle;
+mod inspect;
 mod install;
 mod launch;
 mod lifecycle;
+mod locks;
 mod manager;
+mod operate;
 mod output;
 mod package;
 mod process;
+mod reconcile;
+mod scan;
 mod script;
 mod settings;
 mod sink;
@@ -47,16 +59,18 @@ mod source;
 mod status;
 mod turn;
 mod users;
+mod watch;
 mod worker;
 
 pub use archive::{ArchiveError, EntryError};
-pub use catalog::Conflict;
+pub use catalog::{Conflict, Missing};
 pub use checksum::{Checksum, ChecksumError};
 pub use download::DownloadError;
 pub use environment::EnvironmentError;
-pub use error::{CallError, ChannelError, InstallError, OpenError, RemoveError};
+pub use error::{CallError, ChannelError, ControlError, InstallError, OpenError, RemoveError};
+pub use events::Event;
 pub use function::Function;
-pub use handle::Handle;
+pub use handle::{Handle, Removed};
 pub use install::InstallRequest;
 pub use manager::Manager;
 pub use output::{Line, Stream};
@@ -96,6 +110,9 @@ fn test_settings() -> Portable {
         restart_delay_max: Duration::from_millis(100),
         restart_limit: 5,
         log_lines: 100,
+        settle: Duration::from_millis(50),
+        rescan: Duration::from_secs(30),
+        parallel_starts: 4,
         max_message: 1 << 20,
     }
 }

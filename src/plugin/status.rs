@@ -27,6 +27,8 @@ pub enum State {
     Stopped,
     /// It is not allowed to run.
     Refused,
+    /// It is gone. Only ever seen in an [`Event`](super::Event).
+    Removed,
 }
 
 impl std::fmt::Display for State {
@@ -41,6 +43,7 @@ impl std::fmt::Display for State {
             Self::Failed => "failed",
             Self::Stopped => "stopped",
             Self::Refused => "refused",
+            Self::Removed => "removed",
         })
     }
 }
@@ -55,6 +58,8 @@ pub struct Status {
     pub status: State,
     /// Why it is in this state; empty when all is well.
     pub err_msg: String,
+    /// Why it is not what lies in its folder, or what else there is to say; empty when all is well.
+    pub note: String,
     /// Its process, if one runs.
     pub pid: Option<u32>,
     /// How often its process was started again after a failure, since the host started.
@@ -71,6 +76,7 @@ impl Status {
             ref_count: BTreeMap::new(),
             status,
             err_msg: reason.to_owned(),
+            note: String::new(),
             pid: None,
             restarts: 0,
             started: None,

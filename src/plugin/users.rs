@@ -16,6 +16,7 @@ pub(super) struct Users {
     next: AtomicU64,
     shared: Mutex<Shared>,
     changed: Notify,
+    idle: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +46,23 @@ impl Users {
     /// How many symbols each rule uses.
     pub(super) fn rules(&self) -> BTreeMap<String, u32> {
         self.lock().rules.clone()
+    }
+
+    /// Waits until no rule uses the plugin any more.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub(super) async fn idle(&self) {
+        let mut idle = std::pin::pin!(self.idle.notified());
+        loop {
+            // Listens before it looks, so that the last one's leave is not missed.
+            idle.as_mut().enable();
+            if self.lock().rules.is_empty() {
+                return;
+            }
+            idle.as_mut().await;
+            idle.set(self.idle.notified());
+        }
     }
 
     /// Waits until somebody has left.
@@ -83,13 +101,19 @@ impl Drop for User {
             }
         }
         shared.left.extend(self.id);
+        let idle = shared.rules.is_empty();
         drop(shared);
         self.users.changed.notify_one();
+        if idle {
+            self.users.idle.notify_waiters();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
@@ -106,5 +130,19 @@ mod tests {
         drop(second);
         assert!(users.rules().is_empty());
         assert_ne!(users.next_id(), id);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_the_last_rule_is_woken_by_it() {
+        let users = Arc::new(Users::default());
+        users.idle().await;
+        let (first, second) = (users.enter("r1", None), users.enter("r2", None));
+        let mut idle = std::pin::pin!(users.idle());
+        let mut pending = async || tokio::time::timeout(Duration::ZERO, idle.as_mut()).await.is_err();
+        assert!(pending().await);
+        drop(first);
+        assert!(pending().await);
+        drop(second);
+        idle.await;
     }
 }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::error::{OpenError, with_sources};
+use super::events::Events;
 use super::function::{self, Channel};
 use super::gate::Gate;
 use super::launch::Launch;
@@ -97,6 +98,9 @@ pub(super) struct Worker {
     status: watch::Sender<Snapshot>,
     users: Arc<Users>,
     output: Arc<Output>,
+    events: Events,
+    /// Of what it was told to run.
+    version: Option<String>,
     lifecycle: Lifecycle<PipeId>,
     launch: Option<Launch>,
     process: Option<Process>,
@@ -130,7 +134,12 @@ enum Wake {
 
 impl Worker {
     /// A worker that runs nothing yet, and the way to it.
-    pub(super) fn new(plugin: PluginName, settings: Arc<Portable>, spawner: Spawner) -> (Self, Remote) {
+    pub(super) fn new(
+        plugin: PluginName,
+        settings: Arc<Portable>,
+        spawner: Spawner,
+        events: Events,
+    ) -> (Self, Remote) {
         let (sender, requests) = mpsc::channel(QUEUE);
         let (status, snapshot) = watch::channel(Snapshot::new(State::Stopped, "not started"));
         let users = Arc::<Users>::default();
@@ -148,6 +157,8 @@ impl Worker {
             status,
             users: Arc::clone(&users),
             output: Arc::clone(&output),
+            events,
+            version: None,
             lifecycle: Lifecycle::new(backoff, fastrand::u64(..)),
             launch: None,
             process: None,
@@ -246,6 +257,7 @@ impl Worker {
             Request::Start(assignment, reply) => {
                 let Assignment { manifest, launch } = *assignment;
                 self.retiring = false;
+                self.version = Some(manifest.version.clone());
                 self.launch = Some(launch);
                 let limits = Limits {
                     start: manifest
@@ -486,6 +498,8 @@ impl Worker {
                     }
                     _ => tracing::info!(plugin = %self.plugin, "{snapshot}"),
                 }
+                self.events
+                    .announce(&self.plugin, self.version.as_deref(), &snapshot);
                 *current = snapshot;
             }
             changed

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mangrove::plugin::{InstallError, InstallRequest, State};
 use testkit::within;
 
-use crate::folder::{tree, write_package, zip};
+use crate::folder::{tree, write_package, zip_bytes};
 use crate::home::{Home, Host, manifest, unique};
 use crate::peer::Peer;
 
@@ -17,7 +17,7 @@ const PROGRAM: &str = "import greet, sys, time\nprint(greet.WORD, sys.prefix)\nt
 
 async fn wheel() -> Vec<u8> {
     let info = "greet-1.0.dist-info";
-    zip(&[
+    zip_bytes(&[
         ("greet.py", b"WORD = 'hello from a wheel'\n"),
         (
             &format!("{info}/METADATA"),
@@ -47,7 +47,7 @@ async fn package(home: &Home, name: &str, manifest: &str, requirements: &str) ->
         ("requirements.txt", requirements.as_bytes()),
         (WHEEL, &wheel().await),
     ];
-    write_package(home, name, &zip(&files).await)
+    write_package(home, name, &zip_bytes(&files).await)
 }
 
 /// The one environment that the host has built in the plugin's folder.

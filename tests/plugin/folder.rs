@@ -17,14 +17,20 @@ use crate::peer::Peer;
 
 /// Writes a zip with these files and asks for its installation as `name`.
 pub(crate) async fn package(home: &Home, name: &str, files: &[(&str, &str)]) -> InstallRequest {
+    write_package(home, name, &zip(files).await)
+}
+
+/// A zip with these files.
+pub(crate) async fn zip(files: &[(&str, &str)]) -> Vec<u8> {
     let files: Vec<_> = files
         .iter()
         .map(|(path, text)| (*path, text.as_bytes()))
         .collect();
-    write_package(home, name, &zip(&files).await)
+    zip_bytes(&files).await
 }
 
-pub(crate) async fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
+/// The same, of files that are no text.
+pub(crate) async fn zip_bytes(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut writer = ZipFileWriter::new(Vec::new());
     for (path, bytes) in files {
         let entry = ZipEntryBuilder::new((*path).into(), Compression::Deflate);
@@ -103,7 +109,10 @@ async fn broken_folders_are_refused_and_stop_nobody() {
         assert_eq!(status.status, State::Refused);
         status.err_msg
     };
-    assert!(reason("hnoexec").contains("cannot be found"));
+    let incomplete = host.status("hnoexec");
+    assert_eq!(incomplete.status, State::Incomplete);
+    assert!(incomplete.err_msg.contains("cannot be found"));
+    assert_eq!(host.plugins.status("hempty").unwrap().status, State::Incomplete);
     assert!(reason(&twin).contains(&format!(r#"already defined by the plugin "{good}""#)));
     let error = host
         .plugins

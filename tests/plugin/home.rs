@@ -55,6 +55,7 @@ impl Home {
             restart_delay_min: Duration::from_millis(10),
             restart_delay_max: Duration::from_millis(50),
             restart_limit: 3,
+            settle: Duration::from_millis(50),
             ..Config::new(folder.path().to_owned()).portable
         };
         Self { folder, settings }
@@ -70,8 +71,12 @@ impl Home {
 
     /// Puts a plugin into its folder: a manifest with these fields, and the program `run`.
     pub(crate) fn add(&self, name: &str, language: &str, fields: &str, program: &str) {
-        let folder = self.plugin_folder(name);
-        std::fs::create_dir_all(&folder).unwrap();
+        self.add_at(&self.plugin_folder(name), name, language, fields, program);
+    }
+
+    /// The same in another place.
+    pub(crate) fn add_at(&self, folder: &Path, name: &str, language: &str, fields: &str, program: &str) {
+        std::fs::create_dir_all(folder).unwrap();
         let manifest = manifest(language, fields);
         std::fs::write(folder.join(format!("{name}.json")), manifest).unwrap();
         std::fs::write(folder.join("run"), program).unwrap();

@@ -5,6 +5,8 @@
 //! | `control`, `channels` | a process that only sleeps, with a scripted peer in the test on its sockets |
 //! | `folder`, `install` | the same, in folders and zips that are good, broken or hostile, from near and far |
 //! | `environment` | the same, in Python with an environment of its own, built by the real tools |
+//! | `operate` | the same, stopped and started by hand |
+//! | `watch` | the same, in folders and zips that come, change and go |
 //! | `sdk` | an unmodified plugin on published releases of the `ekuiper` package |
 
 mod channels;
@@ -13,5 +15,7 @@ mod environment;
 mod folder;
 mod home;
 mod install;
+mod operate;
 mod peer;
 mod sdk;
+mod watch;

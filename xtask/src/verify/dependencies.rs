@@ -16,7 +16,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[("mangrove", "ring")];
 const BUILDERS: &[&str] = &["cc", "cmake", "bindgen", "pkg-config", "vcpkg", "autotools"];
 
 /// Named `-sys`, yet nothing but Rust declarations.
-const DECLARATIONS: &[&str] = &["linux-raw-sys"];
+const DECLARATIONS: &[&str] = &["inotify-sys", "linux-raw-sys"];
 
 pub(super) fn check(checkout: &Checkout) -> Result<Outcome> {
     let mut found = Vec::new();

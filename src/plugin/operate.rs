@@ -1,0 +1,379 @@
+//! Owns what somebody does with a plugin by hand: install, update, remove, start, stop, restart. Each takes the
+//! turn of its name first, so that the reconciliation leaves the folder alone meanwhile, and leaves behind what
+//! the reconciliation will then find to be as it should be.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mangrove_protocol::name::PluginName;
+use rustix::fs::{CWD, RenameFlags};
+
+use super::catalog::{Entry, Hold};
+use super::environment;
+use super::error::{ControlError, InstallError, RemoveError};
+use super::handle::Removed;
+use super::inspect::Whole;
+use super::install::{self, InstallRequest, Staged};
+use super::manager::{Shared, blocking};
+use super::status::State;
+
+impl Shared {
+    /// Installs a plugin under a free name.
+    pub(super) async fn install(&self, request: InstallRequest) -> Result<(), InstallError> {
+        let _turn = self.turn(request.name.as_str()).await;
+        if self.is_taken(&request.name) {
+            return Err(InstallError::AlreadyExists(request.name));
+        }
+        self.install_or_update(&request).await
+    }
+
+    /// Replaces an installed plugin, or a folder that was refused. The old one runs on when the new one is not
+    /// a plugin or does not start.
+    pub(super) async fn update(&self, request: InstallRequest) -> Result<(), InstallError> {
+        let _turn = self.turn(request.name.as_str()).await;
+        if !self.is_taken(&request.name) {
+            return Err(InstallError::NotFound(request.name));
+        }
+        self.install_or_update(&request).await
+    }
+
+    fn is_taken(&self, name: &PluginName) -> bool {
+        // A zip that could not be installed has an entry, too, but takes no place.
+        let is_accepted = matches!(
+            self.catalog().entry(name.as_str()),
+            Some(Entry::Accepted(_) | Entry::Held(..))
+        );
+        is_accepted || self.portable.join(name.as_str()).symlink_metadata().is_ok()
+    }
+
+    /// Brings the plugin of `request` into its place, whatever is there. The caller has its turn.
+    pub(super) async fn install_or_update(&self, request: &InstallRequest) -> Result<(), InstallError> {
+        let staging = install::stage(request, &self.plugins, &self.settings);
+        let interrupted = || Err(InstallError::Interrupted(request.name.clone()));
+        let staged = self.unless_stopping(staging).await.unwrap_or_else(interrupted)?;
+        let outcome = self.put_in_place(&staged, &request.shell_paras).await;
+        staged.clean().await;
+        outcome
+    }
+
+    async fn put_in_place(&self, staged: &Staged, paras: &[String]) -> Result<(), InstallError> {
+        let (manifest, name) = (&staged.manifest, &staged.manifest.name);
+        let is_accepted = matches!(
+            self.catalog().entry(name.as_str()),
+            Some(Entry::Accepted(_) | Entry::Held(..))
+        );
+        let old = self.version(name.as_str());
+        self.change(|catalog| match is_accepted {
+            true => catalog.claim(Arc::clone(manifest)),
+            false => catalog.enter(Arc::clone(manifest), Hold::Starting),
+        })?;
+        let outcome = match self.exchange(staged).await {
+            Ok(()) => {
+                let folder = self.portable.join(name.as_str());
+                carry(&staged.folder, &folder).await;
+                let outcome = self.start_in_place(staged, paras, is_accepted).await;
+                if outcome.is_err() {
+                    carry(&folder, &staged.folder).await;
+                    // A script may have removed what there was.
+                    if folder.symlink_metadata().is_ok() || staged.folder.symlink_metadata().is_ok() {
+                        self.exchange(staged).await?;
+                    }
+                }
+                outcome
+            }
+            failed => failed,
+        };
+        match &outcome {
+            Ok(()) => tracing::info!(plugin = %name, old, new = manifest.version, "installed"),
+            Err(_) if is_accepted => {
+                self.change(|catalog| catalog.release(name.as_str()));
+                let old = self
+                    .catalog()
+                    .entry(name.as_str())
+                    .and_then(Entry::manifest)
+                    .cloned();
+                if let Some(old) = old {
+                    self.install_settings(&old).await;
+                }
+                self.bring_back(name).await;
+            }
+            Err(_) => {
+                // Whatever was there before is found again.
+                self.change(|catalog| catalog.remove(name.as_str()));
+                self.records().remove(name.as_str());
+                self.remove_settings(name.as_str()).await;
+            }
+        }
+        outcome
+    }
+
+    /// Starts what has been put into the folder, in place of what runs if there is such a thing.
+    async fn start_in_place(
+        &self,
+        staged: &Staged,
+        paras: &[String],
+        is_accepted: bool,
+    ) -> Result<(), InstallError> {
+        let name = &staged.manifest.name;
+        self.prepare_in_place(name, paras, is_accepted).await?;
+        let start = |reason: String| InstallError::Start {
+            name: name.clone(),
+            reason,
+        };
+        let whole = self.inspect(name.as_str()).await;
+        let whole = whole.map_err(|unfit| start(unfit.reason().to_owned()))?;
+        let started = if is_accepted {
+            self.replace(whole.assignment.clone()).await
+        } else {
+            self.run(whole.assignment.clone()).await
+        };
+        match started {
+            Ok(()) => {
+                self.settle_swap(&whole, None);
+                Ok(())
+            }
+            Err(reason) => {
+                if !is_accepted {
+                    self.stop_worker(name.as_str(), "its installation is being undone")
+                        .await;
+                }
+                Err(start(reason))
+            }
+        }
+    }
+
+    /// Runs what has to run before the first start. Of a plugin that was not there before it leaves no worker
+    /// when it fails.
+    async fn prepare_in_place(
+        &self,
+        name: &PluginName,
+        paras: &[String],
+        is_accepted: bool,
+    ) -> Result<(), InstallError> {
+        let folder = self.portable.join(name.as_str());
+        let run = |launch| self.run_to_end(name, launch);
+        let preparing = install::prepare(name, &folder, paras, &self.settings, run);
+        self.note(name.as_str(), |record| record.is_preparing = true);
+        let prepared = self.unless_stopping(preparing).await;
+        self.note(name.as_str(), |record| record.is_preparing = false);
+        let prepared = prepared.unwrap_or_else(|| Err(InstallError::Interrupted(name.clone())));
+        if prepared.is_err() && !is_accepted {
+            self.stop_worker(name.as_str(), "its installation is being undone")
+                .await;
+        }
+        prepared.map(drop)
+    }
+
+    /// Starts the old version again, should it not run.
+    async fn bring_back(&self, name: &PluginName) {
+        tracing::warn!(plugin = %name, "the new version was not taken: going on with the old one");
+        let is_stopped = matches!(self.catalog().entry(name.as_str()), Some(Entry::Held(..)));
+        if is_stopped || self.is_up(name.as_str()) {
+            return;
+        }
+        match self.inspect(name.as_str()).await {
+            Ok(Whole { assignment, .. }) => {
+                if let Err(reason) = self.run(assignment).await {
+                    tracing::warn!(plugin = %name, "the old version does not start: {reason}");
+                }
+            }
+            Err(unfit) => tracing::warn!(plugin = %name, "the old version is gone: {}", unfit.reason()),
+        }
+    }
+
+    /// Has the staged folder and the one in place change places. A second call undoes the first.
+    async fn exchange(&self, staged: &Staged) -> Result<(), InstallError> {
+        let folder = self.portable.join(staged.manifest.name.as_str());
+        let (new, attic, portable) = (staged.folder.clone(), staged.attic(), self.portable.clone());
+        let place = folder.clone();
+        let exchanged = blocking(move || {
+            // Somebody may have removed it.
+            std::fs::create_dir_all(&portable)?;
+            exchange(&new, &place, &attic)
+        });
+        exchanged.await.map_err(|source| InstallError::Io {
+            what: "replace",
+            path: folder,
+            source,
+        })
+    }
+
+    /// Stops a plugin and deletes its folder. Its rules are given time to let go of it.
+    pub(super) async fn remove(&self, name: String) -> Result<Removed, RemoveError> {
+        let _turn = self.turn(&name).await;
+        // Only a name that the catalog knows becomes part of a path.
+        if self.catalog().entry(&name).is_none() {
+            return Err(RemoveError::NotFound(name));
+        }
+        let has_zip = self
+            .records()
+            .get(&name)
+            .is_some_and(|record| record.zip.is_some());
+        let rules = self.retire(&name).await;
+        let remove = async |path: PathBuf| {
+            let removed = self.remove_entry(&path).await;
+            removed.map_err(|source| RemoveError::Io { path, source })
+        };
+        remove(self.portable.join(&name)).await?;
+        if has_zip {
+            remove(self.portable.join(format!("{name}.zip"))).await?;
+        }
+        Ok(Removed { rules })
+    }
+
+    /// First moved out of sight in one step, so that half a plugin is never found in its place.
+    async fn remove_entry(&self, path: &Path) -> io::Result<()> {
+        if path.symlink_metadata().is_ok_and(|found| !found.is_dir()) {
+            return tokio::fs::remove_file(path).await;
+        }
+        let hidden = install::hidden_folder(&self.plugins)
+            .await
+            .map_err(io::Error::other)?;
+        let moved = tokio::fs::rename(path, hidden.path().join("removed")).await;
+        install::remove(hidden).await;
+        match moved {
+            // Somebody was quicker: it is gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            moved => moved,
+        }
+    }
+
+    /// Stops a plugin until somebody starts it or its files change.
+    pub(super) async fn stop(&self, name: String) -> Result<(), ControlError> {
+        let _turn = self.turn(&name).await;
+        self.accepted(&name)?;
+        self.withhold(&name, Hold::Stopped).await;
+        self.stop_worker(&name, "stopped by hand").await;
+        Ok(())
+    }
+
+    /// Starts a plugin that does not run, from what lies in its folder now.
+    pub(super) async fn start(&self, name: String) -> Result<(), ControlError> {
+        let _turn = self.turn(&name).await;
+        let is_stopped = matches!(self.catalog().entry(&name), Some(Entry::Held(..)));
+        if !is_stopped && self.is_up(&name) {
+            return Ok(());
+        }
+        self.begin(name, None).await
+    }
+
+    /// Stops a plugin and starts it again; its rules wait meanwhile.
+    pub(super) async fn restart(&self, name: String) -> Result<(), ControlError> {
+        let _turn = self.turn(&name).await;
+        self.accepted(&name)?;
+        self.begin(name, Some("being restarted")).await
+    }
+
+    /// Starts what lies in the folder, and stops what runs before, if there is a reason to.
+    async fn begin(&self, name: String, stop: Option<&str>) -> Result<(), ControlError> {
+        if self.catalog().entry(&name).is_none() {
+            return Err(ControlError::NotFound(name));
+        }
+        let whole = match self.inspect(&name).await {
+            Ok(whole) => whole,
+            Err(unfit) => {
+                let reason = unfit.reason().to_owned();
+                return Err(ControlError::Refused { name, reason });
+            }
+        };
+        let manifest = Arc::clone(&whole.assignment.manifest);
+        if let Err(conflict) = self.change(|catalog| catalog.enter(manifest, Hold::Starting)) {
+            let reason = conflict.to_string();
+            return Err(ControlError::Refused { name, reason });
+        }
+        if let Some(reason) = stop {
+            self.stop_worker(&name, reason).await;
+        }
+        self.note(&name, |record| record.taken(&whole));
+        match self.run(whole.assignment).await {
+            Ok(()) => Ok(()),
+            Err(_) if self.is_stopping() => Err(ControlError::Interrupted(name)),
+            Err(reason) => Err(ControlError::Failed { name, reason }),
+        }
+    }
+
+    fn accepted(&self, name: &str) -> Result<(), ControlError> {
+        let catalog = self.catalog();
+        let Some(entry) = catalog.entry(name) else {
+            return Err(ControlError::NotFound(name.to_owned()));
+        };
+        match entry {
+            Entry::Accepted(_) | Entry::Held(..) => Ok(()),
+            Entry::Incomplete(_, reason) | Entry::Refused(_, reason) | Entry::Unreadable(reason) => {
+                Err(ControlError::Refused {
+                    name: name.to_owned(),
+                    reason: reason.clone(),
+                })
+            }
+        }
+    }
+
+    /// Whether there is a process that may be made use of.
+    pub(super) fn is_up(&self, name: &str) -> bool {
+        self.remote(name).is_some_and(|remote| {
+            let state = remote.status.borrow().state;
+            matches!(state, State::Running | State::Unhealthy | State::Starting)
+        })
+    }
+
+    /// The version that the catalog has.
+    pub(super) fn version(&self, name: &str) -> Option<String> {
+        let catalog = self.catalog();
+        Some(catalog.entry(name)?.manifest()?.version.clone())
+    }
+}
+
+/// Keeps the Python environments of a version that is being replaced. A failure costs a build, nothing more.
+async fn carry(from: &Path, to: &Path) {
+    let (old, new) = (from.to_owned(), to.to_owned());
+    let carried = blocking(move || match old.is_dir() && new.is_dir() {
+        true => environment::carry(&old, &new),
+        false => Ok(()),
+    });
+    if let Err(error) = carried.await {
+        tracing::warn!(
+            "cannot keep the Python environment of {}: {error}",
+            from.display()
+        );
+    }
+}
+
+/// Has two folders change places, in one step where the file system can; when there is nothing at one of them,
+/// the other moves there. `attic`: a free place.
+fn exchange(a: &Path, b: &Path, attic: &Path) -> io::Result<()> {
+    let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    match (is_there(a), is_there(b)) {
+        (true, false) => std::fs::rename(a, b),
+        (false, true) => std::fs::rename(b, a),
+        _ => match rustix::fs::renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE) {
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                std::fs::rename(b, attic)?;
+                std::fs::rename(a, b)?;
+                std::fs::rename(attic, a)
+            }
+            done => Ok(done?),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_change_places_and_back() {
+        let home = tempfile::tempdir().unwrap();
+        let path = |name: &str| home.path().join(name);
+        let is = |a: bool, b: bool| (path("a/new").exists(), path("b/new").exists()) == (a, b);
+        std::fs::create_dir_all(path("a/new")).unwrap();
+        exchange(&path("a"), &path("b"), &path("c")).unwrap();
+        assert!(is(false, true) && !path("a").exists());
+        exchange(&path("a"), &path("b"), &path("c")).unwrap();
+        assert!(is(true, false) && !path("b").exists());
+        std::fs::create_dir(path("b")).unwrap();
+        exchange(&path("a"), &path("b"), &path("c")).unwrap();
+        assert!(is(false, true) && path("a").exists() && !path("c").exists());
+        assert!(exchange(&path("x"), &path("y"), &path("c")).is_err());
+    }
+}

@@ -1,0 +1,689 @@
+//! Owns the task that makes what runs what lies in the plugins' folder: it waits for news, looks, has `diff`
+//! decide, and starts a task for each step, so that no plugin waits for another. What somebody is changing by
+//! hand is left alone until that is done.
+//!
+//! A folder is acted on when it looked the same for `portable.settle`. That holds for one that is gone, too:
+//! it may be on its way back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio_util::sync::CancellationToken;
+
+use super::catalog::{Entry, Hold};
+use super::diff::{self, Churn, Found, Known, Step, Verdict};
+use super::fingerprint::{self, Fingerprint};
+use super::inspect::{self, Unfit, Whole};
+use super::install::InstallRequest;
+use super::manager::{Record, Shared, Turn, blocking};
+use super::scan::{Counts, Look, Scanner, World};
+use super::status::State;
+use super::watch::Scope;
+
+/// How long news are gathered before a look. Events come in bursts.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// How much longer than the look itself: who keeps changing files costs a fifth of a processor at most.
+const REST: u32 = 4;
+
+/// Until the next look at a folder that cannot be read.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why a program that is there is not started.
+const WRITTEN: &str = "its program is still open for writing";
+
+/// What is known of the looks at one name. Gone is a look, too.
+type Print = Option<Fingerprint>;
+
+/// One folder or zip over time.
+#[derive(Clone, Debug)]
+struct Seen {
+    now: Print,
+    since: Instant,
+    /// Two looks were far enough apart and the same.
+    is_still: bool,
+    /// What is in it, since it is still.
+    inspected: Option<Result<Whole, Unfit>>,
+}
+
+/// When a look was taken.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    began: Instant,
+    ended: Instant,
+    settle: Duration,
+}
+
+/// Notes a look. `age`: how long it has looked like this already, as far as that is known.
+fn observe(seen: &mut BTreeMap<String, Seen>, name: &str, look: Print, age: Duration, taken: Taken) {
+    match seen.get_mut(name) {
+        Some(seen) if seen.now == look => seen.is_still |= taken.began >= seen.since + taken.settle,
+        _ => {
+            let changed = Seen {
+                now: look,
+                since: taken.ended.checked_sub(age).unwrap_or(taken.ended),
+                is_still: age >= taken.settle,
+                inspected: None,
+            };
+            seen.insert(name.to_owned(), changed);
+        }
+    }
+}
+
+/// The task's state.
+pub(super) struct Reconciler {
+    shared: Arc<Shared>,
+    /// `None` while it looks.
+    scanner: Option<Scanner>,
+    folders: BTreeMap<String, Seen>,
+    zips: BTreeMap<String, Seen>,
+    next_rescan: Instant,
+    /// While the folder cannot be read.
+    retry: Option<Instant>,
+    /// When the last look began, and how long it took.
+    began: Instant,
+    effort: Duration,
+}
+
+impl Reconciler {
+    /// Looks for the first time and starts what it finds. What was changed just now is given time to settle.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub(super) async fn start(shared: Arc<Shared>) -> io::Result<Self> {
+        let mut this = Self {
+            scanner: Some(Scanner::new(&shared.portable, &shared.dirty)),
+            folders: BTreeMap::new(),
+            zips: BTreeMap::new(),
+            next_rescan: Instant::now() + shared.settings.rescan,
+            retry: None,
+            began: Instant::now(),
+            effort: Duration::ZERO,
+            shared,
+        };
+        let world = this.look(&Scope::All).await?;
+        this.note(&Scope::All, &world, true);
+        let due = this
+            .folders
+            .values()
+            .map(|seen| seen.since + this.shared.settings.settle)
+            .max();
+        if let Some(due) = due.filter(|due| *due > Instant::now()) {
+            tokio::time::sleep_until(due.into()).await;
+            let world = this.look(&Scope::All).await?;
+            this.note(&Scope::All, &world, false);
+        }
+        this.act().await;
+        Ok(this)
+    }
+
+    /// Follows every change until `shutdown`.
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let wake = self
+                .due()
+                .map_or(self.next_rescan, |due| due.min(self.next_rescan));
+            let wait = async {
+                tokio::select! {
+                    () = shared.dirty.changed() => tokio::time::sleep(GATHER.max(self.effort * REST)).await,
+                    () = tokio::time::sleep_until(wake.into()) => {}
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = wait => {}
+            }
+            self.pass().await;
+        }
+    }
+
+    /// One look, and what follows from it.
+    async fn pass(&mut self) {
+        let now = Instant::now();
+        let news = self.shared.dirty.take();
+        let mut fresh = news.scope;
+        if now >= self.next_rescan || self.retry.is_some() {
+            self.next_rescan = now + self.shared.settings.rescan;
+            fresh = Scope::All;
+        }
+        // What could not be used for a reason outside of it may be usable now.
+        for (name, seen) in &mut self.folders {
+            if fresh.contains(name) {
+                seen.inspected.take_if(|inspected| inspected.is_err());
+            }
+        }
+        for (name, record) in &mut *self.shared.records() {
+            record.written.take_if(|_| fresh.contains(name));
+        }
+        let settle = self.shared.settings.settle;
+        let mut scope = fresh;
+        for name in &news.done {
+            scope.add(name, false);
+        }
+        let is_due = |seen: &Seen| !seen.is_still && now >= seen.since + settle;
+        for (name, _) in self.folders.iter().filter(|(_, seen)| is_due(seen)) {
+            scope.add(name, false);
+        }
+        match self.look(&scope).await {
+            Ok(world) => {
+                self.retry = None;
+                if self.trouble(None) {
+                    tracing::info!("{} can be read again", self.shared.portable.display());
+                }
+                self.note(&scope, &world, false);
+                self.act().await;
+            }
+            Err(error) => {
+                self.retry = Some(now + RETRY);
+                let text = format!("cannot read {}: {error}", self.shared.portable.display());
+                if self.trouble(Some(text.clone())) {
+                    tracing::error!("{text}; what runs goes on");
+                }
+            }
+        }
+    }
+
+    /// Keeps why the folder cannot be read. True when that is news.
+    fn trouble(&self, text: Option<String>) -> bool {
+        let mut trouble = self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = *trouble != text;
+        *trouble = text;
+        is_news
+    }
+
+    /// When something that was changing may have become still.
+    fn due(&self) -> Option<Instant> {
+        let moving = self.folders.values().chain(self.zips.values());
+        let moving = moving.filter(|seen| !seen.is_still);
+        let due = moving.map(|seen| seen.since + self.shared.settings.settle).min();
+        self.retry.or(due)
+    }
+
+    async fn look(&mut self, scope: &Scope) -> io::Result<World> {
+        let Some(mut scanner) = self.scanner.take() else {
+            return Err(io::Error::other("the last look did not come to its end"));
+        };
+        self.began = Instant::now();
+        let mut counts = BTreeMap::new();
+        for (name, record) in self
+            .shared
+            .records()
+            .iter()
+            .filter(|(_, record)| !record.core.is_empty())
+        {
+            let counted = Counts {
+                core: record.core.clone(),
+                core_only: record.core_only,
+            };
+            counts.insert(name.clone(), counted);
+        }
+        let scope = scope.clone();
+        let (scanner, world) = blocking(move || {
+            let world = scanner.scan(&scope, &counts);
+            Ok((scanner, world))
+        })
+        .await?;
+        self.scanner = Some(scanner);
+        self.effort = self.began.elapsed();
+        world
+    }
+
+    /// Compares what lies there with what was seen before. `first`: nothing was, so the file system's word on
+    /// when it was changed has to do.
+    fn note(&mut self, scope: &Scope, world: &World, first: bool) {
+        let taken = Taken {
+            began: self.began,
+            ended: Instant::now(),
+            settle: self.shared.settings.settle,
+        };
+        let age = |look: &Look| match first {
+            true => SystemTime::now().duration_since(look.changed).unwrap_or_default(),
+            false => Duration::ZERO,
+        };
+        for (name, look) in &world.folders {
+            observe(&mut self.folders, name, Some(look.fingerprint), age(look), taken);
+        }
+        for (name, look) in &world.zips {
+            observe(&mut self.zips, name, Some(look.fingerprint), age(look), taken);
+        }
+        let mut names: BTreeSet<String> = self.folders.keys().cloned().collect();
+        names.extend(self.shared.catalog().entries().map(|(name, _)| name.to_owned()));
+        for name in names {
+            if scope.contains(&name) && !world.folders.contains_key(&name) {
+                observe(&mut self.folders, &name, None, Duration::ZERO, taken);
+            }
+        }
+        for name in self.zips.keys().cloned().collect::<Vec<_>>() {
+            if !world.zips.contains_key(&name) {
+                observe(&mut self.zips, &name, None, Duration::ZERO, taken);
+            }
+        }
+    }
+
+    /// Does what follows from what was seen.
+    async fn act(&mut self) {
+        self.inspect().await;
+        self.install_zips();
+        for name in diff::plan(&self.found(), &self.known()).into_keys() {
+            let Some(turn) = self.shared.try_turn(&name) else {
+                continue;
+            };
+            // Asked again: the step before may have changed what follows, or somebody was just done with it.
+            if !self.shared.dirty.is_due(&name)
+                && let Some(step) = self.step(&name)
+            {
+                self.carry_out(&name, step, turn);
+            }
+        }
+        let is_over = |seen: &Seen| seen.now.is_none() && seen.is_still;
+        let shared = &self.shared;
+        self.folders
+            .retain(|name, seen| !is_over(seen) || shared.catalog().entry(name).is_some());
+        self.zips.retain(|_, seen| !is_over(seen));
+    }
+
+    /// Reads what has become still and is not what runs.
+    async fn inspect(&mut self) {
+        let pending = self.folders.iter().filter(|(name, seen)| {
+            seen.is_still
+                && seen.inspected.is_none()
+                && seen.now.is_some()
+                && !self.is_current(name, seen.now)
+        });
+        let pending: Vec<String> = pending.map(|(name, _)| name.clone()).collect();
+        if pending.is_empty() {
+            return;
+        }
+        let (portable, settings) = (self.shared.portable.clone(), Arc::clone(&self.shared.settings));
+        let inspected = blocking(move || {
+            let inspect = |name: String| {
+                let inspected = inspect::inspect(&name, &portable, &settings);
+                (name, inspected)
+            };
+            Ok(pending.into_iter().map(inspect).collect::<Vec<_>>())
+        });
+        for (name, inspected) in inspected.await.unwrap_or_default() {
+            if let Some(seen) = self.folders.get_mut(&name) {
+                seen.inspected = Some(inspected);
+            }
+        }
+    }
+
+    /// Whether what runs, or was stopped by hand, is what lies there.
+    fn is_current(&self, name: &str, now: Print) -> bool {
+        let is_accepted = matches!(
+            self.shared.catalog().entry(name),
+            Some(Entry::Accepted(_) | Entry::Held(..))
+        );
+        is_accepted
+            && self
+                .shared
+                .records()
+                .get(name)
+                .is_some_and(|record| record.from == now)
+    }
+
+    fn step(&self, name: &str) -> Option<Step> {
+        let found = self.found_one(name).map(|found| (name.to_owned(), found));
+        let known = self.known_one(name).map(|known| (name.to_owned(), known));
+        diff::plan(&found.into_iter().collect(), &known.into_iter().collect()).remove(name)
+    }
+
+    fn found(&self) -> BTreeMap<String, Found<Print>> {
+        let mut names: BTreeSet<String> = self.folders.keys().cloned().collect();
+        names.extend(self.shared.catalog().entries().map(|(name, _)| name.to_owned()));
+        let found = names.into_iter().filter_map(|name| {
+            let found = self.found_one(&name)?;
+            Some((name, found))
+        });
+        found.collect()
+    }
+
+    /// `None` when it is gone for good.
+    fn found_one(&self, name: &str) -> Option<Found<Print>> {
+        let is_known = || self.shared.catalog().entry(name).is_some();
+        let Some(seen) = self.folders.get(name) else {
+            // Nobody has looked yet.
+            return is_known().then_some(Found::Moving);
+        };
+        if !seen.is_still {
+            return (seen.now.is_some() || is_known()).then_some(Found::Moving);
+        }
+        seen.now?;
+        if self.is_current(name, seen.now) {
+            return Some(Found::Still(seen.now, Verdict::Whole));
+        }
+        let Some(inspected) = &seen.inspected else {
+            return Some(Found::Moving);
+        };
+        let verdict = match inspected {
+            Err(unfit) => unfit.verdict.clone(),
+            Ok(whole) => {
+                if self
+                    .shared
+                    .records()
+                    .get(name)
+                    .is_some_and(|record| record.written == seen.now)
+                {
+                    Verdict::Incomplete(WRITTEN.to_owned())
+                } else if let Some(reason) = self.unprepared(name, seen.now) {
+                    Verdict::Refused(reason)
+                } else if let Err(conflict) = self.shared.catalog().check(&whole.assignment.manifest) {
+                    if self.is_leaving(conflict.owner.as_str()) {
+                        return Some(Found::Moving);
+                    }
+                    Verdict::Refused(conflict.to_string())
+                } else {
+                    Verdict::Whole
+                }
+            }
+        };
+        Some(Found::Still(seen.now, verdict))
+    }
+
+    /// Why the environment of what lies there cannot be built. It is not tried again until that changes, or
+    /// somebody starts it by hand.
+    fn unprepared(&self, name: &str, now: Print) -> Option<String> {
+        let records = self.shared.records();
+        let (print, reason) = records.get(name)?.unprepared.as_ref()?;
+        (Some(*print) == now).then(|| reason.clone())
+    }
+
+    /// Whether the plugin is on its way out, so that its symbols are about to be free.
+    fn is_leaving(&self, name: &str) -> bool {
+        let is_held = matches!(
+            self.shared.catalog().entry(name),
+            Some(Entry::Held(_, Hold::Leaving))
+        );
+        is_held || self.folders.get(name).is_some_and(|seen| seen.now.is_none())
+    }
+
+    fn known(&self) -> BTreeMap<String, Known<Print>> {
+        let names: Vec<String> = self
+            .shared
+            .catalog()
+            .entries()
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        let known = names.into_iter().filter_map(|name| {
+            let known = self.known_one(&name)?;
+            Some((name, known))
+        });
+        known.collect()
+    }
+
+    fn known_one(&self, name: &str) -> Option<Known<Print>> {
+        let catalog = self.shared.catalog();
+        let entry = catalog.entry(name)?;
+        let records = self.shared.records();
+        let record = records.get(name);
+        let from = record.and_then(|record| record.from);
+        let note = record.map(|record| record.note.clone()).unwrap_or_default();
+        Some(match entry {
+            Entry::Held(_, Hold::Stopped) => Known::Stopped { from, note },
+            Entry::Accepted(_) | Entry::Held(..) => Known::Runs {
+                from,
+                tried: record.and_then(|record| record.tried).map(Some),
+                note,
+            },
+            Entry::Incomplete(..) | Entry::Refused(..) | Entry::Unreadable(_) => {
+                // What stands for a zip does not go because there is no folder.
+                let has_folder = self.folders.get(name).is_some_and(|seen| seen.now.is_some());
+                if !has_folder && record.is_some_and(|record| record.zip.is_some()) {
+                    return None;
+                }
+                Known::Unfit(entry.unfit()?)
+            }
+        })
+    }
+
+    fn carry_out(&mut self, name: &str, step: Step, turn: Turn) {
+        let shared = Arc::clone(&self.shared);
+        let inspected = self.folders.get(name).and_then(|seen| seen.inspected.clone());
+        match (step, inspected) {
+            (Step::Start, Some(Ok(whole))) => shared.start_found(whole, turn),
+            (Step::Swap, Some(Ok(whole))) => shared.swap_found(whole, turn),
+            (Step::Remove, _) => {
+                let name = name.to_owned();
+                self.shared.tasks.spawn(async move {
+                    shared.retire(&name).await;
+                    drop(turn);
+                });
+            }
+            (Step::Show(verdict), inspected) => {
+                let manifest = match inspected {
+                    Some(Ok(whole)) => Some(whole.assignment.manifest),
+                    Some(Err(unfit)) => unfit.manifest,
+                    None => None,
+                };
+                shared.show(name, &Unfit { manifest, verdict });
+            }
+            (Step::Note(note), _) => {
+                if note.is_empty() {
+                    tracing::info!(plugin = name, "what lies in its folder is what runs");
+                } else {
+                    tracing::warn!(plugin = name, "its changed folder is not taken: {note}");
+                }
+                shared.note(name, |record| record.note = note);
+            }
+            (Step::Start | Step::Swap, _) => {}
+        }
+    }
+
+    /// Installs each zip that is still, and forgets those that are gone.
+    fn install_zips(&mut self) {
+        for (name, seen) in self.zips.iter().filter(|(_, seen)| seen.is_still) {
+            let failed = self
+                .shared
+                .records()
+                .get(name)
+                .and_then(|record| Some(record.zip.as_ref()?.0));
+            let Some(print) = seen.now else {
+                if failed.is_some() {
+                    self.shared.note(name, |record| record.zip = None);
+                    // If nothing else has this name, it is gone.
+                    self.shared.dirty.done(name);
+                    self.shared.dirty.wake();
+                }
+                continue;
+            };
+            if diff::installs(&print, failed.as_ref())
+                && let Some(turn) = self.shared.try_turn(name)
+            {
+                let (shared, name) = (Arc::clone(&self.shared), name.clone());
+                self.shared.tasks.spawn(async move {
+                    shared.install_zip(&name, print).await;
+                    drop(turn);
+                });
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Starts what lies in a folder and does not run.
+    fn start_found(self: Arc<Self>, whole: Whole, turn: Turn) {
+        let manifest = Arc::clone(&whole.assignment.manifest);
+        let name = manifest.name.clone();
+        if let Err(conflict) = self.change(|catalog| catalog.enter(Arc::clone(&manifest), Hold::Starting)) {
+            let unfit = Unfit {
+                manifest: Some(manifest),
+                verdict: Verdict::Refused(conflict.to_string()),
+            };
+            return self.show(name.as_str(), &unfit);
+        }
+        self.note(name.as_str(), |record| record.taken(&whole));
+        let shared = Arc::clone(&self);
+        self.tasks.spawn(async move {
+            let mut assignment = whole.assignment;
+            shared.note(name.as_str(), |record| record.is_preparing = true);
+            let prepared = shared.prepare(&mut assignment).await;
+            shared.note(name.as_str(), |record| record.is_preparing = false);
+            if let Err(reason) = prepared {
+                shared.stop_worker(name.as_str(), &reason).await;
+                shared.note(name.as_str(), |record| {
+                    record.unprepared = Some((whole.all, reason.clone()));
+                });
+                let unfit = Unfit {
+                    manifest: Some(manifest),
+                    verdict: Verdict::Refused(reason),
+                };
+                shared.show(name.as_str(), &unfit);
+                drop(turn);
+                return;
+            }
+            match shared.run(assignment).await {
+                Ok(()) => tracing::info!(plugin = %name, version = manifest.version, "started"),
+                Err(reason) if is_written(&reason) => {
+                    shared.stop_worker(name.as_str(), WRITTEN).await;
+                    shared.note(name.as_str(), |record| record.written = Some(whole.all));
+                    let unfit = Unfit {
+                        manifest: Some(manifest),
+                        verdict: Verdict::Incomplete(WRITTEN.to_owned()),
+                    };
+                    shared.show(name.as_str(), &unfit);
+                }
+                // The supervision goes on with it.
+                Err(reason) => tracing::warn!(plugin = %name, "it does not start: {reason}"),
+            }
+            drop(turn);
+        });
+    }
+
+    /// Has what lies in a folder take over from what runs.
+    fn swap_found(self: Arc<Self>, whole: Whole, turn: Turn) {
+        let manifest = Arc::clone(&whole.assignment.manifest);
+        let name = manifest.name.clone();
+        if !self.is_up(name.as_str()) {
+            return self.start_found(whole, turn);
+        }
+        let admitted = self.note(name.as_str(), |record| {
+            let is_own_doing = record.of_core == Some(whole.of_core);
+            if !is_own_doing {
+                record.churn = Churn::default();
+                return true;
+            }
+            if record.churn.admits(Instant::now()) {
+                return true;
+            }
+            record.core_only = true;
+            record.from = Some(whole.of_core);
+            false
+        });
+        if !admitted {
+            tracing::warn!(
+                plugin = %name,
+                "it keeps changing files in its own folder: from now on only its manifest and program are watched"
+            );
+            return;
+        }
+        if let Err(conflict) = self.change(|catalog| catalog.claim(Arc::clone(&manifest))) {
+            return self.note(name.as_str(), |record| record.note = conflict.to_string());
+        }
+        let old = self.version(name.as_str());
+        let shared = Arc::clone(&self);
+        self.tasks.spawn(async move {
+            let from = whole.all;
+            let outcome = shared.replace(whole.assignment.clone()).await;
+            shared.settle_swap(&whole, outcome.as_ref().err().map(String::as_str));
+            match outcome {
+                Ok(()) => tracing::info!(plugin = %name, old, new = manifest.version, "replaced"),
+                Err(reason) => {
+                    tracing::warn!(plugin = %name, "its changed folder is not taken: {reason}");
+                    shared.note(name.as_str(), |record: &mut Record| {
+                        if is_written(&reason) {
+                            record.written = Some(from);
+                            record.note = WRITTEN.to_owned();
+                        } else {
+                            record.tried = Some(from);
+                            record.note = format!("what lies in its folder does not start: {reason}");
+                        }
+                    });
+                }
+            }
+            drop(turn);
+        });
+    }
+
+    /// The catalog is told how a swap went.
+    pub(super) fn settle_swap(&self, whole: &Whole, failure: Option<&str>) {
+        let manifest = Arc::clone(&whole.assignment.manifest);
+        let name = manifest.name.clone();
+        let accepted = match failure {
+            None => self.change(|catalog| catalog.accept(manifest)).is_ok(),
+            Some(_) => false,
+        };
+        if accepted {
+            self.note(name.as_str(), |record| record.taken(whole));
+        } else {
+            self.change(|catalog| catalog.release(name.as_str()));
+        }
+    }
+
+    /// Installs `<name>.zip`, or updates from it, and removes it when that has worked.
+    async fn install_zip(&self, name: &str, print: Fingerprint) {
+        let path = self.portable.join(format!("{name}.zip"));
+        self.events
+            .say(name, None, State::Installing, &format!("from {name}.zip"));
+        let outcome = match name.parse() {
+            Ok(plugin) => {
+                let request = InstallRequest::new(plugin, file_url(&path));
+                self.install_or_update(&request)
+                    .await
+                    .map_err(|error| error.to_string())
+            }
+            Err(error) => Err(format!("{error}")),
+        };
+        match outcome {
+            Ok(()) => {
+                let removed = blocking(move || {
+                    // Another one may have taken its place.
+                    if fingerprint::of_file(&path, &path.symlink_metadata()?) == print {
+                        std::fs::remove_file(&path)?;
+                    }
+                    Ok(())
+                });
+                let kept = removed.await.err().map(|error| {
+                    let reason = format!("{name}.zip is installed, but cannot be removed: {error}");
+                    tracing::warn!(plugin = name, "{reason}");
+                    (print, reason)
+                });
+                self.note(name, |record| record.zip = kept);
+            }
+            Err(reason) => {
+                let reason = format!("{name}.zip was not installed: {reason}");
+                self.note(name, |record| record.zip = Some((print, reason.clone())));
+                let has_folder = self.portable.join(name).symlink_metadata().is_ok();
+                if has_folder {
+                    tracing::warn!(plugin = name, "{reason}");
+                } else {
+                    self.show(name, &Unfit::refused(reason));
+                }
+            }
+        }
+    }
+}
+
+/// Whether a process could not be started because somebody writes its program.
+fn is_written(reason: &str) -> bool {
+    reason.contains("Text file busy")
+}
+
+fn file_url(path: &Path) -> String {
+    use std::fmt::Write;
+    use std::os::unix::ffi::OsStrExt;
+    let mut url = "file://".to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'-' | b'_' | b'.' => url.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => url.push(char::from(*byte)),
+            // Writing to a string does not fail.
+            byte => drop(write!(url, "%{byte:02X}")),
+        }
+    }
+    url
+}

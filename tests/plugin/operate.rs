@@ -1,0 +1,160 @@
+//! Plugins that are stopped, started, restarted and removed by hand, and what is heard of it.
+
+use mangrove::plugin::{ControlError, Event, State};
+use mangrove_protocol::Object;
+use mangrove_protocol::manifest::SymbolKind;
+use testkit::within;
+use tokio::sync::broadcast::Receiver;
+
+use crate::home::{Home, SLEEP, meta, unique};
+use crate::peer::Peer;
+
+/// Skips events until one of `plugin` with this state.
+pub(crate) async fn heard(events: &mut Receiver<Event>, plugin: &str, state: State) -> Event {
+    within(&format!("{plugin} to be {state}"), async {
+        loop {
+            let event = events.recv().await.unwrap();
+            if event.plugin == plugin && event.state == state {
+                return event;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_stopped_plugin_withholds_its_symbols_until_it_is_started() {
+    let home = Home::new();
+    let (name, source) = (unique("oper"), unique("osrc"));
+    home.add(&name, "go", &format!(r#""sources":["{source}"]"#), SLEEP);
+    let host = home.start().await;
+    let (mut events, mut changes) = (host.plugins.events(), host.plugins.changes());
+    let missing = || {
+        let missing = host.plugins.missing(SymbolKind::Source, &source)?;
+        Some(missing.reason)
+    };
+    let peer = Peer::control(&name).await;
+    let running = heard(&mut events, &name, State::Running).await;
+    assert_eq!(running.version.as_deref(), Some("1.0"));
+    assert_eq!((running.pid, missing()), (host.status(&name).pid, None));
+
+    changes.mark_unchanged();
+    let stopping = host.plugins.stop(&name);
+    // A rule that uses it would let go now.
+    let (stopped, _) = within("the stop", async { tokio::join!(stopping, changes.changed()) }).await;
+    stopped.unwrap();
+    drop(peer);
+    assert_eq!(missing().unwrap(), format!("the plugin \"{name}\" is stopped"));
+    let stopped = heard(&mut events, &name, State::Stopped).await;
+    assert!(stopped.reason.starts_with("stopped by hand"), "{stopped:?}");
+    let status = host.status(&name);
+    assert_eq!((status.status, status.pid), (State::Stopped, None));
+    host.plugins
+        .open_source(&source, meta("r"), "", Object::new())
+        .await
+        .unwrap_err();
+
+    changes.mark_unchanged();
+    let starting = host.plugins.start(&name);
+    let (started, peer) = within("the start", async {
+        tokio::join!(starting, Peer::control(&name))
+    })
+    .await;
+    started.unwrap();
+    assert!(changes.has_changed().unwrap());
+    assert_eq!(missing(), None);
+
+    // A restart withholds nothing.
+    let old = host.status(&name).pid;
+    drop(peer);
+    let restarting = host.plugins.restart(&name);
+    let (restarted, _peer) = within("the restart", async {
+        tokio::join!(restarting, host.next_peer(&name, old))
+    })
+    .await;
+    restarted.unwrap();
+    assert_ne!(host.status(&name).pid, old);
+
+    let removed = within("the removal", host.plugins.remove(&name)).await.unwrap();
+    assert!(removed.rules.is_empty());
+    heard(&mut events, &name, State::Removed).await;
+    assert_eq!(missing().unwrap(), format!("the plugin \"{name}\" was removed"));
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_started_says_why() {
+    let mut home = Home::new();
+    home.settings.restart_limit = 1;
+    let (dies, broken) = (unique("odie"), unique("obad"));
+    home.add(&dies, "go", r#""sources":["od"]"#, "#!/bin/sh\nexit 3\n");
+    home.add(&broken, "go", r#""sources":["ob"]"#, SLEEP);
+    std::fs::remove_file(home.plugin_folder(&broken).join("run")).unwrap();
+    let host = home.start().await;
+    for error in [
+        host.plugins.start("nobody").await,
+        host.plugins.stop("nobody").await,
+        host.plugins.restart("../etc").await,
+    ] {
+        assert!(matches!(error, Err(ControlError::NotFound(_))), "{error:?}");
+    }
+    for error in [
+        host.plugins.start(&broken).await,
+        host.plugins.stop(&broken).await,
+    ] {
+        assert!(
+            matches!(&error, Err(ControlError::Refused { reason, .. }) if reason.contains("cannot be found")),
+            "{error:?}"
+        );
+    }
+    let error = within("the start", host.plugins.start(&dies)).await.unwrap_err();
+    assert!(
+        matches!(&error, ControlError::Failed { reason, .. } if reason.contains("exit code 3")),
+        "{error}"
+    );
+    // Mended, it is accepted.
+    home.add(&broken, "go", r#""sources":["ob"]"#, SLEEP);
+    let starting = host.plugins.start(&broken);
+    let (started, _peer) = within("the start", async {
+        tokio::join!(starting, Peer::control(&broken))
+    })
+    .await;
+    started.unwrap();
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_removal_names_the_rules_and_waits_for_them() {
+    let home = Home::new();
+    let (name, source) = (unique("orem"), unique("osrc"));
+    home.add(&name, "go", &format!(r#""sources":["{source}"]"#), SLEEP);
+    let host = home.start().await;
+    let mut peer = Peer::control(&name).await;
+    let (opened, ()) = within("the source", async {
+        let opening = host
+            .plugins
+            .open_source(&source, meta("orule"), "", Object::new());
+        tokio::join!(opening, async {
+            peer.command().await;
+            peer.say("ok").await;
+        })
+    })
+    .await;
+    let opened = opened.unwrap();
+    let mut changes = host.plugins.changes();
+    let (removed, ()) = within("the removal", async {
+        tokio::join!(host.plugins.remove(&name), async {
+            while host.plugins.missing(SymbolKind::Source, &source).is_none() {
+                changes.changed().await.unwrap();
+            }
+            // The rule still has its plugin.
+            assert_eq!(host.status(&name).status, State::Running);
+            drop(opened);
+            peer.command().await;
+            peer.say("ok").await;
+        })
+    })
+    .await;
+    assert_eq!(removed.unwrap().rules, ["orule"]);
+    host.shutdown().await;
+}

@@ -1,0 +1,446 @@
+//! What happens in the plugins' folder while the host runs, and what the host makes of it.
+
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::time::Duration;
+
+use mangrove::plugin::{Event, State};
+use mangrove_protocol::manifest::SymbolKind;
+use testkit::within;
+use tokio::sync::broadcast::Receiver;
+
+use crate::folder::zip;
+use crate::home::{Home, Host, SLEEP, manifest, unique};
+use crate::operate::heard;
+use crate::peer::Peer;
+
+/// A host whose plugins' folder is empty, and what is heard of it.
+async fn empty() -> (Home, Host, Receiver<Event>) {
+    start(Home::new()).await
+}
+
+async fn start(home: Home) -> (Home, Host, Receiver<Event>) {
+    let host = home.start().await;
+    let events = host.plugins.events();
+    (home, host, events)
+}
+
+/// The field of a manifest with one source of a name of its own.
+fn source() -> (String, String) {
+    let source = unique("wsrc");
+    let fields = format!(r#""sources":["{source}"]"#);
+    (source, fields)
+}
+
+fn with_version(version: &str, fields: &str) -> String {
+    manifest("go", fields).replace("1.0", version)
+}
+
+/// Speaks for the plugin's next process until it runs, and is gone then: the process lives on without it.
+async fn up(host: &Host, events: &mut Receiver<Event>, name: &str, old: Option<u32>) -> (Event, Peer) {
+    let peer = host.next_peer(name, old).await;
+    (heard(events, name, State::Running).await, peer)
+}
+
+/// Writes a program beside its place and moves it there, so that nobody finds it open for writing.
+fn put_program(folder: &Path, text: &str) {
+    let new = folder.join(".new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::rename(new, folder.join("run")).unwrap();
+}
+
+#[tokio::test]
+async fn a_folder_that_is_moved_in_runs_and_one_that_is_moved_out_is_removed() {
+    let (home, host, mut events) = empty().await;
+    let (name, (source, fields)) = (unique("win"), source());
+    let outside = home.path().join("outside");
+    home.add_at(&outside, &name, "go", &fields, SLEEP);
+    std::fs::rename(&outside, home.plugin_folder(&name)).unwrap();
+    let (event, _peer) = up(&host, &mut events, &name, None).await;
+    assert_eq!(event.version.as_deref(), Some("1.0"));
+    assert!(host.plugins.symbol(SymbolKind::Source, &source).is_some());
+
+    std::fs::rename(home.plugin_folder(&name), &outside).unwrap();
+    heard(&mut events, &name, State::Removed).await;
+    assert!(host.plugins.get(&name).is_none());
+    let missing = host.plugins.missing(SymbolKind::Source, &source).unwrap();
+    assert_eq!(missing.reason, format!("the plugin \"{name}\" was removed"));
+
+    // And back again.
+    std::fs::rename(&outside, home.plugin_folder(&name)).unwrap();
+    let _peer = up(&host, &mut events, &name, None).await;
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_folder_that_is_copied_piece_by_piece_is_incomplete_until_it_is_whole() {
+    let (home, host, mut events) = empty().await;
+    let (name, (_, fields)) = (unique("wslow"), source());
+    let folder = home.plugin_folder(&name);
+    let status = || host.plugins.status(&name).unwrap();
+
+    std::fs::create_dir(&folder).unwrap();
+    let event = heard(&mut events, &name, State::Incomplete).await;
+    assert_eq!(event.reason, "its files are still changing");
+    let event = heard(&mut events, &name, State::Incomplete).await;
+    assert!(event.reason.contains("no readable manifest"), "{event:?}");
+
+    // Half a manifest is not a wrong one.
+    let text = manifest("go", &fields);
+    std::fs::write(folder.join(format!("{name}.json")), &text[..20]).unwrap();
+    let event = heard(&mut events, &name, State::Incomplete).await;
+    assert!(event.reason.contains("EOF"), "{event:?}");
+    std::fs::write(folder.join(format!("{name}.json")), &text).unwrap();
+    let event = heard(&mut events, &name, State::Incomplete).await;
+    assert!(event.reason.contains("run cannot be found"), "{event:?}");
+    assert_eq!(host.plugins.get(&name).unwrap().manifest.version, "1.0");
+
+    // The program is there, but somebody is still writing it.
+    let mut program = std::fs::File::create(folder.join("run")).unwrap();
+    program.set_permissions(PermissionsExt::from_mode(0o755)).unwrap();
+    program.write_all(b"#!/bin/sh\n").unwrap();
+    while !status().err_msg.contains("open for writing") {
+        heard(&mut events, &name, State::Incomplete).await;
+    }
+    program.write_all(b"exec sleep 600\n").unwrap();
+    drop(program);
+    let _peer = up(&host, &mut events, &name, None).await;
+    assert_eq!((status().err_msg, status().note), (String::new(), String::new()));
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_renamed_folder_is_another_plugin_with_the_same_symbols() {
+    let (home, host, mut events) = empty().await;
+    let (old, new, (source, fields)) = (unique("wa"), unique("wb"), source());
+    home.add(&old, "go", &fields, SLEEP);
+    let peer = up(&host, &mut events, &old, None).await;
+    // The manifest follows the folder's name.
+    let manifest = |name: &str| home.plugin_folder(&old).join(format!("{name}.json"));
+    std::fs::copy(manifest(&old), manifest(&new)).unwrap();
+    drop(peer);
+    std::fs::rename(home.plugin_folder(&old), home.plugin_folder(&new)).unwrap();
+    heard(&mut events, &old, State::Removed).await;
+    let _peer = up(&host, &mut events, &new, None).await;
+    let owner = host.plugins.symbol(SymbolKind::Source, &source).unwrap().0;
+    assert_eq!(owner.as_str(), new);
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn changed_files_are_swapped_in_and_wrong_ones_leave_a_note() {
+    let (home, host, mut events) = empty().await;
+    let (name, (_, fields)) = (unique("wedit"), source());
+    home.add(&name, "go", &fields, SLEEP);
+    let (first, peer) = up(&host, &mut events, &name, None).await;
+    drop(peer);
+    let folder = home.plugin_folder(&name);
+    let path = folder.join(format!("{name}.json"));
+
+    // As editors save: write beside, move over.
+    let beside = folder.join(format!(".{name}.json.swp"));
+    std::fs::write(&beside, with_version("2.0", &fields)).unwrap();
+    std::fs::rename(&beside, &path).unwrap();
+    let (second, _peer) = up(&host, &mut events, &name, first.pid).await;
+    assert_eq!(second.version.as_deref(), Some("2.0"));
+
+    // A wrong manifest is said, and what runs goes on.
+    let note = |part: &'static str| {
+        let until = host.until(part, &name, move |status| status.note.contains(part));
+        async { until.await.pid }
+    };
+    std::fs::write(&path, "{]").unwrap();
+    assert_eq!(note("the manifest cannot be read").await, second.pid);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(note("no readable manifest").await, second.pid);
+    assert_eq!(host.plugins.get(&name).unwrap().manifest.version, "2.0");
+
+    // Back to an older version.
+    std::fs::write(&path, manifest("go", &fields)).unwrap();
+    let (third, _peer) = up(&host, &mut events, &name, second.pid).await;
+    assert_eq!(third.version.as_deref(), Some("1.0"));
+    host.until("no note", &name, |status| status.note.is_empty())
+        .await;
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_replaced_folder_is_swapped_and_never_removed() {
+    let (home, host, mut events) = empty().await;
+    let (name, (_, fields)) = (unique("wgit"), source());
+    home.add(&name, "go", &fields, SLEEP);
+    let (first, peer) = up(&host, &mut events, &name, None).await;
+    drop(peer);
+    // As `git checkout` does: unlink and write anew, one file after the other.
+    let folder = home.plugin_folder(&name);
+    std::fs::remove_dir_all(&folder).unwrap();
+    home.add(&name, "go", &fields, SLEEP);
+    let (second, _peer) = up(&host, &mut events, &name, first.pid).await;
+    assert_ne!(first.pid, second.pid);
+    // It would have been heard before.
+    let mut heard = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        heard.push(event.state);
+    }
+    assert!(!heard.contains(&State::Removed), "{heard:?}");
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_a_plugin_writes_into_its_own_folder_does_not_restart_it() {
+    let (home, host, mut events) = empty().await;
+    let (name, (_, fields)) = (unique("wlog"), source());
+    home.add(&name, "go", &fields, SLEEP);
+    let (first, _peer) = up(&host, &mut events, &name, None).await;
+    let folder = home.plugin_folder(&name);
+    for own in ["data", "logs", "__pycache__"] {
+        std::fs::create_dir(folder.join(own)).unwrap();
+        std::fs::write(folder.join(own).join("x.py"), "x").unwrap();
+    }
+    for own in ["car.log", "car.pid", "state.db", "state.db-wal", ".hidden"] {
+        std::fs::write(folder.join(own), "x").unwrap();
+    }
+    // Once a plugin that was dropped later runs, the other folder has been looked at.
+    let (later, (_, fields)) = (unique("wlater"), source());
+    home.add(&later, "go", &fields, SLEEP);
+    let _later = up(&host, &mut events, &later, None).await;
+    let status = host.status(&name);
+    assert_eq!((status.pid, status.note.as_str()), (first.pid, ""));
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_keeps_changing_its_own_files_is_left_alone_in_the_end() {
+    let (home, host, mut events) = empty().await;
+    let (name, (_, fields)) = (unique("wown"), source());
+    // A new file at each start.
+    home.add(
+        &name,
+        "go",
+        &fields,
+        "#!/bin/sh\ndate +%N > file$$\nexec sleep 600\n",
+    );
+    let mut pid = None;
+    for _ in 0..4 {
+        let (event, peer) = up(&host, &mut events, &name, pid).await;
+        pid = event.pid;
+        drop(peer);
+    }
+    let part = "keeps changing files in its own folder";
+    let _peer = Peer::control(&name).await;
+    let status = host.until(part, &name, |status| status.note.contains(part)).await;
+    assert_eq!(status.pid, pid);
+    // Its program still counts.
+    put_program(&home.plugin_folder(&name), SLEEP);
+    let _peer = up(&host, &mut events, &name, pid).await;
+    host.until("no note", &name, |status| status.note.is_empty())
+        .await;
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_plugins_folder_itself_may_go_and_come_back() {
+    let (home, host, mut events) = empty().await;
+    let (name, (_, fields)) = (unique("wroot"), source());
+    home.add(&name, "go", &fields, SLEEP);
+    let (_, peer) = up(&host, &mut events, &name, None).await;
+    drop(peer);
+    let (portable, away) = (home.path().join("plugins/portable"), home.path().join("away"));
+    std::fs::rename(&portable, &away).unwrap();
+    heard(&mut events, &name, State::Removed).await;
+    std::fs::rename(&away, &portable).unwrap();
+    let (event, _peer) = up(&host, &mut events, &name, None).await;
+
+    // Something that cannot be read in its place says nothing about what lay there.
+    std::fs::rename(&portable, &away).unwrap();
+    symlink("portable", &portable).unwrap();
+    within("the trouble", async {
+        while host.plugins.trouble().is_none() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    assert!(host.plugins.trouble().unwrap().contains("cannot read"));
+    std::fs::remove_file(&portable).unwrap();
+    std::fs::rename(&away, &portable).unwrap();
+    within("its end", async {
+        while host.plugins.trouble().is_some() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    assert_eq!(host.status(&name).pid, event.pid);
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_plugin_is_refused_and_forgotten_when_it_goes() {
+    let (home, host, mut events) = empty().await;
+    let (good, link, junk) = (unique("wgood"), unique("wlink"), unique("wjunk"));
+    let (_, fields) = source();
+    home.add(&good, "go", &fields, SLEEP);
+    let (running, _peer) = up(&host, &mut events, &good, None).await;
+    symlink(home.plugin_folder(&good), home.plugin_folder(&link)).unwrap();
+    let event = heard(&mut events, &link, State::Refused).await;
+    assert!(event.reason.contains("symbolic link"), "{event:?}");
+    // A manifest that nobody can read, whoever runs this.
+    std::fs::create_dir(home.plugin_folder(&junk)).unwrap();
+    let path = home.plugin_folder(&junk).join(format!("{junk}.json"));
+    symlink(&path, &path).unwrap();
+    let event = heard(&mut events, &junk, State::Refused).await;
+    assert!(event.reason.contains("no readable manifest"), "{event:?}");
+    std::fs::remove_dir_all(home.plugin_folder(&junk)).unwrap();
+    heard(&mut events, &junk, State::Removed).await;
+    std::fs::remove_file(home.plugin_folder(&link)).unwrap();
+    heard(&mut events, &link, State::Removed).await;
+    assert!(host.plugins.refused().is_empty());
+    assert_eq!(host.status(&good).pid, running.pid);
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_later_of_two_that_define_a_symbol_waits_until_it_is_free() {
+    let (home, host, mut events) = empty().await;
+    let (first, second, (_, fields)) = (unique("wone"), unique("wtwo"), source());
+    home.add(&first, "go", &fields, SLEEP);
+    let (_, peer) = up(&host, &mut events, &first, None).await;
+    home.add(&second, "go", &fields, SLEEP);
+    let event = heard(&mut events, &second, State::Refused).await;
+    assert!(
+        event
+            .reason
+            .contains(&format!("already defined by the plugin \"{first}\"")),
+        "{event:?}"
+    );
+    drop(peer);
+    std::fs::remove_dir_all(home.plugin_folder(&first)).unwrap();
+    let _peer = up(&host, &mut events, &second, None).await;
+    assert!(host.plugins.get(&first).is_none());
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_stopped_plugin_stays_so_until_its_files_change() {
+    let (home, host, mut events) = empty().await;
+    let (name, (_, fields)) = (unique("wstop"), source());
+    home.add(&name, "go", &fields, SLEEP);
+    let (_, peer) = up(&host, &mut events, &name, None).await;
+    drop(peer);
+    within("the stop", host.plugins.stop(&name)).await.unwrap();
+    // Once a plugin that was dropped later runs, its folder has been looked at.
+    let (later, (_, other)) = (unique("wlater"), source());
+    home.add(&later, "go", &other, SLEEP);
+    let _later = up(&host, &mut events, &later, None).await;
+    assert_eq!(host.status(&name).status, State::Stopped);
+    put_program(&home.plugin_folder(&name), "#!/bin/sh\nexec sleep 601\n");
+    let _peer = up(&host, &mut events, &name, None).await;
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_dropped_zip_is_installed_and_a_broken_one_stays_until_it_changes() {
+    let (home, host, mut events) = empty().await;
+    let (name, (_, fields)) = (unique("wzip"), source());
+    let path = home.plugin_folder(&format!("{name}.zip"));
+    std::fs::write(&path, "PK\x03\x04 and nothing more").unwrap();
+    let event = heard(&mut events, &name, State::Refused).await;
+    assert!(
+        event
+            .reason
+            .starts_with(&format!("{name}.zip was not installed: ")),
+        "{event:?}"
+    );
+    assert!(path.exists() && !home.plugin_folder(&name).exists());
+
+    // Replaced by a good one.
+    let json = format!("{name}.json");
+    let text = manifest("go", &fields);
+    std::fs::write(&path, zip(&[(&json, &text), ("run", SLEEP)]).await).unwrap();
+    let (first, peer) = up(&host, &mut events, &name, None).await;
+    within("the zip to be removed", async {
+        while path.exists() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    assert!(home.plugin_folder(&name).join("run").exists());
+
+    // A broken update leaves what runs, and says so.
+    std::fs::write(&path, "not a zip").unwrap();
+    let part = ".zip was not installed";
+    let status = host.until(part, &name, |status| status.note.contains(part)).await;
+    assert_eq!((status.status, status.pid), (State::Running, first.pid));
+    std::fs::remove_file(&path).unwrap();
+    host.until("no note", &name, |status| status.note.is_empty())
+        .await;
+
+    // A good one replaces it.
+    drop(peer);
+    let text = with_version("2.0", &fields);
+    std::fs::write(&path, zip(&[(&json, &text), ("run", SLEEP)]).await).unwrap();
+    let (second, _peer) = up(&host, &mut events, &name, first.pid).await;
+    assert_eq!(second.version.as_deref(), Some("2.0"));
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_zip_that_is_no_plugin_is_forgotten_when_it_goes() {
+    let (home, host, mut events) = empty().await;
+    let path = home.plugin_folder("no name.zip");
+    std::fs::write(&path, "not a zip").unwrap();
+    let event = heard(&mut events, "no name", State::Refused).await;
+    assert!(event.reason.contains("contains ' '"), "{event:?}");
+    std::fs::remove_file(&path).unwrap();
+    heard(&mut events, "no name", State::Removed).await;
+    // By hand, the zip goes with it.
+    let name = unique("wzip");
+    let path = home.plugin_folder(&format!("{name}.zip"));
+    std::fs::write(&path, "not a zip").unwrap();
+    heard(&mut events, &name, State::Refused).await;
+    within("the removal", host.plugins.remove(&name)).await.unwrap();
+    assert!(!path.exists());
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn fifty_plugins_at_once_all_run_but_for_the_broken_one() {
+    const MANY: usize = 50;
+    let mut home = Home::new();
+    home.settings.parallel_starts = 4;
+    home.settings.restart_limit = 1;
+    let (home, host, mut events) = start(home).await;
+    let broken = unique("wbroken");
+    home.add(&broken, "go", r#""sources":["wbroken"]"#, "#!/bin/sh\nexit 3\n");
+    let (mut names, mut peers) = (Vec::new(), tokio::task::JoinSet::new());
+    for _ in 0..MANY {
+        let (name, (_, fields)) = (unique("wmany"), source());
+        home.add(&name, "go", &fields, SLEEP);
+        let peer = name.clone();
+        peers.spawn(async move { Peer::control(&peer).await });
+        names.push(name);
+    }
+    let (mut starting, mut most, mut running, mut failed) = (0usize, 0, 0, 0);
+    within("all to run", async {
+        while running < MANY || failed == 0 {
+            let event = events.recv().await.unwrap();
+            match event.state {
+                State::Starting => starting += 1,
+                State::Running => (starting, running) = (starting - 1, running + 1),
+                State::Failed => {
+                    assert_eq!(event.plugin, broken);
+                    (starting, failed) = (starting - 1, 1);
+                }
+                state => assert_eq!(state, State::Incomplete, "{event:?}"),
+            }
+            most = most.max(starting);
+        }
+    })
+    .await;
+    assert!(most > 1, "one after the other");
+    for name in names {
+        assert_eq!(host.status(&name).status, State::Running);
+    }
+    host.shutdown().await;
+}
