@@ -155,6 +155,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_body_says_what_to_install_and_how() {
+        let request = |json: serde_json::Value| {
+            let body: Descriptor = serde_json::from_value(json).unwrap();
+            body.request("car").map_err(|error| error.to_string())
+        };
+        let sum = "0f".repeat(32);
+        let whole = serde_json::json!({"file": "file:///x", "sha256": sum, "shellParas": ["a", "b c"]});
+        let whole = request(whole).unwrap();
+        assert_eq!(whole.sha256.unwrap().to_string(), sum);
+        assert_eq!(
+            (whole.file.as_str(), whole.shell_paras),
+            ("file:///x", vec!["a".to_owned(), "b c".to_owned()])
+        );
+        let bare = serde_json::json!({"file": "x", "sha256": "", "shellParas": null, "shellParams": []});
+        let bare = request(bare).unwrap();
+        assert!(bare.sha256.is_none() && bare.shell_paras.is_empty());
+        let wrong = request(serde_json::json!({"file": "x", "sha256": "12"})).unwrap_err();
+        assert!(wrong.contains("\"12\" is no SHA-256 sum"), "{wrong}");
+    }
+
+    #[test]
     fn whoever_is_to_blame_for_a_plugin_decides_the_status() {
         let name = || -> PluginName { "car".parse().unwrap() };
         let io = || std::io::Error::other("disk full");
