@@ -191,6 +191,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_body_says_where_a_package_is_and_how_it_is_installed() {
+        let request = |body: &str| {
+            let descriptor: Descriptor = serde_json::from_str(body).unwrap();
+            descriptor.request("car")
+        };
+        let plain =
+            request(r#"{"file":"file:///tmp/car.zip","sha256":"","shellParas":null,"more":1}"#).unwrap();
+        assert_eq!(
+            (plain.name.as_str(), plain.file.as_str()),
+            ("car", "file:///tmp/car.zip")
+        );
+        assert!(plain.sha256.is_none() && plain.shell_paras.is_empty());
+        let sum = "0f".repeat(32);
+        let full = request(&format!(
+            r#"{{"file":"f","sha256":"{sum}","shellParas":["--fast",""]}}"#
+        ));
+        let full = full.unwrap();
+        assert_eq!(full.sha256.unwrap().to_string(), sum);
+        assert_eq!(full.shell_paras, ["--fast", ""]);
+        assert_eq!(
+            request(r#"{"file":"f","sha256":"0f"}"#).unwrap_err().status(),
+            400
+        );
+    }
+
+    #[test]
     fn whoever_is_to_blame_for_a_plugin_decides_the_status() {
         let name = || -> PluginName { "car".parse().unwrap() };
         let io = || std::io::Error::other("disk full");
