@@ -177,6 +177,8 @@ impl Process {
         let pidfd = watch(Pid::from_child(&guard.0))?;
         let admitted = Admitted::enter(peers, guard.0.id());
         let mut reports = BufReader::new(UnixStream::from_std(channel.try_clone()?)?);
+        // Taken before: its first words may be read before the guard's report is.
+        let started = SystemTime::now();
         (&channel).write_all(&[Order::Start.encode()])?;
         let report = timeout(GUARD, hear(&mut reports)).await;
         match report.map_err(|_| io::ErrorKind::TimedOut)?? {
@@ -188,7 +190,7 @@ impl Process {
                 pidfd,
                 _admitted: admitted,
                 pid,
-                started: SystemTime::now(),
+                started,
             }),
             Some(Report::Failed(number)) if number != 0 => Err(io::Error::from_raw_os_error(number)),
             _ => Err(io::Error::other("its guard did not start it")),

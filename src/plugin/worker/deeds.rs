@@ -73,7 +73,7 @@ impl Worker {
             Deed::Release(id) => self.symbols.release(id),
             Deed::Turn(id, generation) => {
                 let process = self.processes.root(generation);
-                self.symbols.turn(id, generation, process);
+                self.symbols.turn(id, process);
                 return self.turned();
             }
             Deed::Settled(ticket, outcome) => {

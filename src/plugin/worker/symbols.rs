@@ -160,7 +160,7 @@ impl Symbols {
     }
 
     /// Lets a process take over the calls of a function.
-    pub(super) fn turn(&mut self, id: UseId, _to: Generation, process: Option<u32>) {
+    pub(super) fn turn(&mut self, id: UseId, process: Option<u32>) {
         self.turning = Some(id);
         if let Some(function) = self.functions.values().find(|function| function.id == id) {
             function.channel.favour(process);
