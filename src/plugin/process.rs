@@ -132,14 +132,11 @@ impl Drop for Admitted {
 }
 
 /// A pidfd becomes readable when the process has ended.
+#[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays open")]
 fn watch(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
     // SAFETY: the descriptor is open, the `OwnedFd` is the only one who closes it, and the `AsyncFd` owns
     // that.
-    #[expect(
-        unsafe_code,
-        reason = "tokio asks for the proof that the descriptor stays open"
-    )]
     Ok(unsafe { AsyncFd::register_with_interest(pidfd, tokio::io::Interest::READABLE) }?)
 }
 

@@ -15,14 +15,17 @@ pub(super) fn kill_descendants() -> io::Result<()> {
     let us = rustix::process::getpid();
     let mut family = HashSet::from([us]);
     // As often as somebody is found: a child's number may be lower than its parent's.
-    while parents
-        .iter()
-        .filter(|(_, parent)| family.contains(parent))
-        .map(|(pid, _)| *pid)
-        .collect::<Vec<_>>()
-        .into_iter()
-        .fold(false, |found, pid| family.insert(pid) || found)
-    {}
+    loop {
+        let before = family.len();
+        for (pid, parent) in &parents {
+            if family.contains(parent) {
+                family.insert(*pid);
+            }
+        }
+        if family.len() == before {
+            break;
+        }
+    }
     family.remove(&us);
     for pid in family {
         // Held by the descriptor, the pid cannot become another process's while it is looked at again.

@@ -74,13 +74,13 @@ fn guard(mut args: impl Iterator<Item = OsString>) -> io::Result<()> {
 }
 
 /// Starts the plugin from the main thread, whose end is what the parent-death signal is about.
+#[expect(unsafe_code, reason = "what runs between fork and exec")]
 fn spawn(program: &OsString, args: impl Iterator<Item = OsString>, limits: Limits) -> io::Result<Child> {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).process_group(0);
     let guard = rustix::process::getpid();
     // SAFETY: between fork and exec only async-signal-safe calls are allowed. These are plain system calls on
     // copied integers, and making an error of a constant allocates nothing.
-    #[expect(unsafe_code, reason = "what runs between fork and exec")]
     unsafe {
         command.pre_exec(move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
