@@ -1,0 +1,188 @@
+//! Faults under load: two plugins are killed, stopped for a while, exit and write garbage, in an order that the
+//! seed decides; a stranger writes garbage as well. The host goes on, its rules run in the end, nothing that it
+//! has accepted is lost, and it uses no more than before.
+//!
+//! A third plugin, which no fault hits, is the other end of every rule:
+//!
+//! ```text
+//! steady source ──▶ faulty sink         all that was sent has to arrive
+//! faulty source ──▶ steady sink         no gap in what arrives
+//! steady source ──▶ faulty function ──▶ steady sink      calls may fail; it has to flow in the end
+//! ```
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use fastrand::Rng;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::time::sleep;
+
+use super::home::Package;
+use super::processes::used_by;
+use super::wait::until;
+use super::world::{Wiring, World};
+use super::{Figure, Plan};
+
+/// The longest time that a plugin stays stopped, well within the limit for an acknowledgement.
+const STOPPED: u64 = 1500;
+
+/// How much more memory the host may have in the end, KiB: what an allocator keeps.
+const MORE_MEMORY: u64 = 16 * 1024;
+
+/// How many more descriptors it may have open: a connection that is being made.
+const MORE_DESCRIPTORS: u64 = 4;
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Kill,
+    Stop,
+    Exit,
+    Garbage,
+    Stranger,
+}
+
+const FAULTS: &[Fault] = &[
+    Fault::Kill,
+    Fault::Stop,
+    Fault::Exit,
+    Fault::Garbage,
+    Fault::Stranger,
+];
+
+pub(super) async fn play(world: &World, plan: &Plan) -> Result<Vec<Figure>> {
+    let mut random = Rng::with_seed(plan.seed);
+    let steady = world.home.package("steady");
+    let faulty = [world.home.package("faulty1"), world.home.package("faulty2")];
+    for package in faulty.iter().chain([&steady]) {
+        world.home.drop_in(package)?;
+        world.running(&package.name, None).await?;
+    }
+    let mut lossless = Vec::new();
+    let mut others = Vec::new();
+    for package in &faulty {
+        let plain = |from, to| Wiring {
+            from,
+            through: None,
+            to,
+        };
+        let (into, out, call) = (rule(package, "in"), rule(package, "out"), rule(package, "call"));
+        world.rule(&into, &plain(&steady, package)).await?;
+        world.rule(&out, &plain(package, &steady)).await?;
+        let through = Some(package);
+        let wiring = Wiring {
+            through,
+            ..plain(&steady, &steady)
+        };
+        world.rule(&call, &wiring).await?;
+        lossless.push(into);
+        others.extend([out, call]);
+    }
+    let all: Vec<String> = lossless.iter().chain(&others).cloned().collect();
+    world.flowing(&all).await?;
+    let host = world.pid()?;
+    let before = used_by(host)?;
+
+    let warm = (plan.rounds / 5).max(1);
+    let mut warmed_up = before;
+    for round in 0..plan.rounds {
+        if round == warm {
+            world.flowing(&all).await?;
+            warmed_up = used_by(host)?;
+        }
+        let package = random.choice(&faulty).context("no plugin")?;
+        let fault = *random.choice(FAULTS).context("no fault")?;
+        let pid = world.running(&package.name, None).await?;
+        strike(fault, package, pid, &mut random)
+            .await
+            .with_context(|| format!("fault {round}: {fault:?} of {}", package.name))?;
+    }
+    world.flowing(&all).await?;
+    ensure!(world.pid()? == host, "the host is another process now");
+    let after = until("the host uses no more than before", async || {
+        let now = used_by(host)?;
+        ensure!(
+            now.descriptors <= before.descriptors + MORE_DESCRIPTORS
+                && now.kibibytes <= warmed_up.kibibytes + MORE_MEMORY,
+            "at first {before:?}, after {warm} faults {warmed_up:?}, in the end {now:?}"
+        );
+        Ok(now)
+    })
+    .await?;
+
+    world.records().quiet()?;
+    let (mut taken, mut doubled) = (0, 0);
+    for rule in lossless
+        .iter()
+        .chain(others.iter().filter(|rule| !rule.ends_with("call")))
+    {
+        let verdict = until("nothing is lost", async || {
+            let verdict = world.records().verdict(rule)?;
+            verdict.complete(rule)?;
+            ensure!(verdict.ended > 0, "{rule}: no source has ended");
+            Ok(verdict)
+        })
+        .await?;
+        taken += verdict.taken;
+        doubled += verdict.doubled;
+    }
+    Ok(vec![
+        Figure::count("tuples", taken, "tuples"),
+        Figure::count("taken_twice", doubled, "tuples"),
+        Figure::count("descriptors_before", before.descriptors, ""),
+        Figure::count("descriptors_after", after.descriptors, ""),
+        Figure::count("memory_before", before.kibibytes, "KiB"),
+        Figure::count("memory_warm", warmed_up.kibibytes, "KiB"),
+        Figure::count("memory_after", after.kibibytes, "KiB"),
+    ])
+}
+
+fn rule(package: &Package, what: &str) -> String {
+    format!("{}_{what}", package.name)
+}
+
+/// Does it. The process may have ended by itself meanwhile, from an earlier fault.
+async fn strike(fault: Fault, package: &Package, pid: u64, random: &mut Rng) -> Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let pid = pid.context("the plugin's process has no id")?;
+    let send = |signal| match kill_process(pid, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(error).context("cannot signal the plugin"),
+    };
+    match fault {
+        Fault::Kill => send(Signal::KILL),
+        Fault::Exit => send(Signal::USR1),
+        Fault::Garbage => send(Signal::USR2),
+        Fault::Stop => {
+            send(Signal::STOP)?;
+            sleep(Duration::from_millis(random.u64(1..=STOPPED))).await;
+            send(Signal::CONT)
+        }
+        Fault::Stranger => {
+            for name in [
+                format!("plugin_{}", package.name),
+                format!("func_{}_function", package.name),
+            ] {
+                intrude(&format!("/tmp/{name}.ipc"), random).await;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Connects as a process that the host has not started, and talks nonsense. The host is to hang up.
+async fn intrude(path: &str, random: &mut Rng) {
+    let Ok(mut stream) = UnixStream::connect(path).await else {
+        return; // the host listens there only while the plugin is in use
+    };
+    let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(256).collect();
+    let greeting = [0, b'S', b'P', 0, 0, 0x30, 0, 0];
+    let bytes = if random.bool() {
+        noise
+    } else {
+        [&greeting[..], &noise].concat()
+    };
+    // It may hang up before it has read all of it.
+    let _written = stream.write_all(&bytes).await;
+}
