@@ -89,7 +89,7 @@ pub async fn run(
     };
 
     let stop_rest = root.child_token();
-    let router = api::router(rules.handle(), plugins.handle(), &config.rest);
+    let router = api::router(rules.handle(), plugins.handle(), &config.rest, stop_rest.clone());
     let rest = api::serve(listener, router, stop_rest.clone());
     let mut rest = std::pin::pin!(rest);
     ready(address);

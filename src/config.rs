@@ -61,6 +61,8 @@ pub struct Portable {
     pub python_bin: String,
     /// The command that runs Python plugins of `virtualEnvType` `conda`.
     pub conda_bin: String,
+    /// The command that builds environments of `virtualEnvType` `uv`.
+    pub uv_bin: String,
     /// Certificate authorities, in PEM, that are trusted beside the well-known ones when packages are fetched.
     pub ca_file: Option<PathBuf>,
     /// How long each step of an installation may take: the download, the package's `install.sh`, a Python
@@ -203,6 +205,7 @@ impl Config {
             portable: Portable {
                 python_bin: "python3".to_owned(),
                 conda_bin: "conda".to_owned(),
+                uv_bin: "uv".to_owned(),
                 ca_file: None,
                 install_timeout: Duration::from_secs(600),
                 send_timeout: Duration::from_secs(1),

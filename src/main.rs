@@ -15,14 +15,17 @@ fn main() -> ExitCode {
     if args.next().is_some_and(|command| command == guard::COMMAND) {
         return guard::run(args);
     }
-    let Command::Serve(args) = cli::parse();
-    match serve(args) {
+    let outcome = match cli::parse() {
+        Command::Serve(args) => serve(args),
+        Command::Ask(ask) => ask.run(),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Not `{error:#}`: the library's errors hold the text of their sources already. Not `eprintln!`: it
             // panics when nobody reads any more.
             let _unread = writeln!(std::io::stderr(), "mangrove: {error}");
-            ExitCode::FAILURE
+            cli::exit_code(&error)
         }
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `plugins`, `streams`, `rules` | the routes |
+//! | `plugins`, `operate`, `streams`, `rules` | the routes |
+//! | `live` | answers without an end: logs and events as they come |
 //! | `request` | names in paths and bodies, bounded in size and time |
 //! | `error` | the one shape of errors, and which status they have |
 //! | `guard` | refuses what a browser sends on behalf of foreign pages |
@@ -14,6 +15,8 @@
 
 mod error;
 mod guard;
+mod live;
+mod operate;
 mod plugins;
 mod request;
 mod rules;
@@ -27,8 +30,10 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router, middleware};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use self::guard::Guard;
+use self::live::Live;
 pub use self::serve::serve;
 use crate::config::Rest;
 use crate::{plugin, rule};
@@ -38,23 +43,32 @@ use crate::{plugin, rule};
 struct Host {
     rules: rule::Handle,
     plugins: plugin::Handle,
+    live: Live,
     started: Instant,
 }
 
-/// All routes over the two handles. The up time that `/` shows counts from this call.
-pub fn router(rules: rule::Handle, plugins: plugin::Handle, settings: &Rest) -> Router {
+/// All routes over the two handles. The up time that `/` shows counts from this call. Answers without an end
+/// end when `shutdown` is cancelled.
+pub fn router(
+    rules: rule::Handle,
+    plugins: plugin::Handle,
+    settings: &Rest,
+    shutdown: CancellationToken,
+) -> Router {
     if !guard::is_loopback(settings.address) {
         tracing::warn!(address = %settings.address, "REST has no password: whoever reaches it can run programs here");
     }
     let host = Host {
         rules,
         plugins,
+        live: Live::new(shutdown),
         started: Instant::now(),
     };
     let routes = Router::new()
         .route("/", get(information).post(information))
         .route("/ping", get(StatusCode::OK))
         .merge(plugins::routes())
+        .merge(operate::routes())
         .merge(streams::routes())
         .merge(rules::routes())
         .with_state(host);

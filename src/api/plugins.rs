@@ -1,5 +1,7 @@
 //! Routes of portable plugins, under eKuiper's path `/plugins/portables` and the shorter `/plugins/portable`,
-//! whose list has names only.
+//! whose list has names only. What they say and do at run time is in `operate`.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -7,21 +9,23 @@ use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
 use mangrove_protocol::manifest::Manifest;
 use mangrove_protocol::name::PluginName;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Host;
 use super::error::ApiError;
 use super::request::{JsonBody, Name};
-use crate::plugin::{self, InstallError, InstallRequest, RemoveError};
+use crate::plugin::{self, ArchiveError, DownloadError, InstallError, InstallRequest, RemoveError};
 
 pub(super) fn routes() -> Router<Host> {
     Router::new()
         .route("/plugins/portables", get(manifests).post(install))
         .route("/plugins/portables/{name}", one())
         .route("/plugins/portables/{name}/status", get(status))
+        .route("/plugins/portables/status/all", get(status_of_all))
         .route("/plugins/portable", get(names).post(install))
         .route("/plugins/portable/{name}", one())
         .route("/plugins/portable/{name}/status", get(status))
+        .route("/plugins/portable/status/all", get(status_of_all))
 }
 
 fn one() -> MethodRouter<Host> {
@@ -105,16 +109,48 @@ async fn update(
 }
 
 async fn remove(State(host): State<Host>, Name(name): Name) -> Result<String, ApiError> {
+    let rules = host.rules.rules_by_plugin().remove(&name);
     host.plugins.remove(&name).await.map_err(not_removed)?;
-    Ok(format!("portable plugin {name} is deleted"))
+    let deleted = format!("portable plugin {name} is deleted");
+    Ok(match rules {
+        None => deleted,
+        Some(rules) => {
+            let rules: Vec<String> = rules.into_iter().collect();
+            format!("{deleted}; rules that wait for it: {}", rules.join(", "))
+        }
+    })
+}
+
+/// Of `/plugins/portables/{name}/status`.
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    status: plugin::Status,
+    /// The rules that run, or are to run, with it: without it, they wait.
+    rules: BTreeSet<String>,
 }
 
 /// A folder that was refused has a status too: why it is not used.
-async fn status(State(host): State<Host>, Name(name): Name) -> Result<Json<plugin::Status>, ApiError> {
-    match host.plugins.status(&name) {
-        Some(status) => Ok(Json(status)),
-        None => Err(ApiError::not_found(absent(&name))),
-    }
+async fn status(State(host): State<Host>, Name(name): Name) -> Result<Json<Report>, ApiError> {
+    let status = host.plugins.status(&name);
+    let status = status.ok_or_else(|| ApiError::not_found(absent(&name)))?;
+    let rules = host.rules.rules_by_plugin().remove(&name).unwrap_or_default();
+    Ok(Json(Report { status, rules }))
+}
+
+async fn status_of_all(State(host): State<Host>) -> Json<BTreeMap<String, Report>> {
+    let readable = host.plugins.list().into_iter();
+    let unreadable = host.plugins.refused().into_iter();
+    let names = readable.map(|plugin| plugin.manifest.name.to_string());
+    let mut users = host.rules.rules_by_plugin();
+    let report = |name: String| {
+        // One that was removed since the plugins were listed is left out.
+        let status = host.plugins.status(&name)?;
+        let rules = users.remove(&name).unwrap_or_default();
+        Some((name, Report { status, rules }))
+    };
+    let names = names.chain(unreadable.map(|(name, _)| name));
+    Json(names.filter_map(report).collect())
 }
 
 fn refusal(host: &Host, name: &str) -> Option<String> {
@@ -124,7 +160,7 @@ fn refusal(host: &Host, name: &str) -> Option<String> {
         .find_map(|(folder, reason)| (folder == name).then_some(reason))
 }
 
-fn absent(name: &str) -> String {
+pub(super) fn absent(name: &str) -> String {
     format!("there is no plugin {name:?}")
 }
 
@@ -132,7 +168,11 @@ fn absent(name: &str) -> String {
 fn not_installed(error: InstallError) -> ApiError {
     match error {
         InstallError::NotFound(_) => ApiError::not_found(error),
-        InstallError::Io { .. } => ApiError::internal(error),
+        InstallError::Io { .. }
+        | InstallError::Archive(ArchiveError::Write { .. })
+        | InstallError::Download(DownloadError::Write(_) | DownloadError::Authorities { .. }) => {
+            ApiError::internal(error)
+        }
         InstallError::Interrupted(_) => ApiError::unavailable(error),
         _ => ApiError::invalid(error),
     }
@@ -149,6 +189,27 @@ fn not_removed(error: RemoveError) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_says_what_to_install_and_how() {
+        let request = |json: serde_json::Value| {
+            let body: Descriptor = serde_json::from_value(json).unwrap();
+            body.request("car").map_err(|error| error.to_string())
+        };
+        let sum = "0f".repeat(32);
+        let whole = serde_json::json!({"file": "file:///x", "sha256": sum, "shellParas": ["a", "b c"]});
+        let whole = request(whole).unwrap();
+        assert_eq!(whole.sha256.unwrap().to_string(), sum);
+        assert_eq!(
+            (whole.file.as_str(), whole.shell_paras),
+            ("file:///x", vec!["a".to_owned(), "b c".to_owned()])
+        );
+        let bare = serde_json::json!({"file": "x", "sha256": "", "shellParas": null, "shellParams": []});
+        let bare = request(bare).unwrap();
+        assert!(bare.sha256.is_none() && bare.shell_paras.is_empty());
+        let wrong = request(serde_json::json!({"file": "x", "sha256": "12"})).unwrap_err();
+        assert!(wrong.contains("\"12\" is no SHA-256 sum"), "{wrong}");
+    }
 
     #[test]
     fn whoever_is_to_blame_for_a_plugin_decides_the_status() {

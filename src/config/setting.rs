@@ -57,6 +57,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("rest", "maxBody", Number("bytes", KIB..=64 * MIB, |c| &mut c.rest.max_body)),
     setting("portable", "pythonBin", Command(|c| &mut c.portable.python_bin)),
     setting("portable", "condaBin", Command(|c| &mut c.portable.conda_bin)),
+    setting("portable", "uvBin", Command(|c| &mut c.portable.uv_bin)),
     setting("portable", "caFile", File(|c| &mut c.portable.ca_file)),
     setting("portable", "installTimeout", Milliseconds(WAIT, |c| &mut c.portable.install_timeout)),
     setting("portable", "sendTimeout", Milliseconds(WAIT, |c| &mut c.portable.send_timeout)),

@@ -35,6 +35,8 @@ pub struct Missing {
 /// Why a plugin's symbols may not be used just now, although they are its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
+    /// Its environment is being built.
+    Installing,
     /// It is about to be started.
     Starting,
     /// Somebody stopped it.
@@ -158,6 +160,17 @@ impl Catalog {
         }
     }
 
+    /// Says how far a plugin is that was entered and not accepted yet. False when it is none.
+    pub(super) fn prepare(&mut self, name: &str, hold: Hold) -> bool {
+        match self.entries.get_mut(name) {
+            Some(Entry::Held(_, held @ (Hold::Installing | Hold::Starting))) => {
+                *held = hold;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Withholds the symbols of an accepted plugin. False when it is none.
     pub(super) fn hold(&mut self, name: &str, hold: Hold) -> bool {
         match self.entries.get_mut(name) {
@@ -231,6 +244,7 @@ impl Catalog {
                 {
                     return None;
                 }
+                Entry::Held(manifest, Hold::Installing) => (manifest, "is being installed".to_owned()),
                 Entry::Held(manifest, Hold::Stopped) => (manifest, "is stopped".to_owned()),
                 Entry::Held(manifest, Hold::Leaving) => (manifest, "is being removed".to_owned()),
                 Entry::Refused(manifest, reason) => (manifest, format!("is refused: {reason}")),

@@ -13,8 +13,10 @@ use super::archive::ArchiveError;
 use super::catalog::Conflict;
 use super::checksum::Checksum;
 use super::download::DownloadError;
+use super::environment::EnvironmentError;
 use super::lifecycle::Refusal;
 use super::package::PackageError;
+use super::script::ScriptError;
 use super::status::State;
 
 /// A plugin was not installed, or not replaced. Nothing of it is left behind; an old version runs on.
@@ -63,6 +65,22 @@ pub enum InstallError {
     /// One of its symbols belongs to another plugin.
     #[error(transparent)]
     Conflict(#[from] Conflict),
+    /// The package's own script failed.
+    #[error("the install.sh of the plugin \"{name}\" failed: {source}")]
+    Script {
+        /// The plugin.
+        name: PluginName,
+        /// How, with the last that it said.
+        source: ScriptError,
+    },
+    /// A Python plugin without its environment.
+    #[error("the plugin \"{name}\" cannot be installed: {source}")]
+    Environment {
+        /// The plugin.
+        name: PluginName,
+        /// Why.
+        source: EnvironmentError,
+    },
     /// It was whole, but it does not run.
     #[error("the plugin \"{name}\" does not start: {reason}")]
     Start {

@@ -111,7 +111,7 @@ pub(super) fn survey(folder: &Path, core: &[PathBuf]) -> io::Result<Survey> {
                 if folder_counts(&name) && depth < MAX_DEPTH {
                     pending.push((inside, depth + 1));
                 }
-            } else if (found.is_file() || found.is_symlink()) && file_counts(&name) {
+            } else if file_counts(&name) && (found.is_file() || found.is_symlink() && folder_counts(&name)) {
                 survey.changed = survey.changed.max(change_time(&found));
                 // A sum, because the order in which they are found means nothing.
                 all = all.wrapping_add(of_entry(&inside, &entry.path(), &found));
@@ -262,6 +262,8 @@ mod tests {
         ] {
             fs::write(folder.join(own), "").unwrap();
         }
+        fs::create_dir(folder.join(".venv-1")).unwrap();
+        symlink(".venv-1", folder.join("venv")).unwrap();
         // Nor does what is no file: it is not even opened.
         rustix::fs::mknodat(
             rustix::fs::CWD,

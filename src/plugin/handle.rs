@@ -13,7 +13,7 @@ use super::error::{ControlError, InstallError, OpenError, RemoveError};
 use super::events::Event;
 use super::function::Function;
 use super::install::InstallRequest;
-use super::manager::Shared;
+use super::manager::{BUILDING, Shared};
 use super::output::Line;
 use super::sink::Sink;
 use super::source::Source;
@@ -78,10 +78,10 @@ impl Handle {
         self.shared.remote(name).map(|remote| remote.output.lines())
     }
 
-    /// Every line that the plugin's processes write from now on. A follower that is too slow misses some, and is
-    /// told how many.
-    pub fn follow_output(&self, name: &str) -> Option<broadcast::Receiver<Line>> {
-        self.shared.remote(name).map(|remote| remote.output.subscribe())
+    /// The same lines, and every later one, with none between them lost. Up to 256 wait for a slow listener, who
+    /// is then told how many it has lost.
+    pub fn follow_output(&self, name: &str) -> Option<(Vec<Line>, broadcast::Receiver<Line>)> {
+        self.shared.remote(name).map(|remote| remote.output.replay())
     }
 
     /// Unpacks the package beside the plugins, checks it, moves it into place and starts it. Returns when it
@@ -323,6 +323,7 @@ impl Handle {
     fn entry_status(&self, name: &str, entry: &Entry) -> Status {
         let mut status = match entry {
             Entry::Accepted(_) | Entry::Held(_, Hold::Stopped | Hold::Leaving) => self.running_status(name),
+            Entry::Held(_, Hold::Installing) => Status::without_worker(State::Installing, BUILDING),
             Entry::Held(_, Hold::Starting) => Status::without_worker(State::Starting, ""),
             Entry::Incomplete(_, reason) => Status::without_worker(State::Incomplete, reason),
             Entry::Refused(_, reason) | Entry::Unreadable(reason) => {

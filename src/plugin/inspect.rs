@@ -9,6 +9,7 @@ use mangrove_protocol::manifest::{Manifest, ManifestError};
 use mangrove_protocol::name::PluginName;
 
 use super::diff::Verdict;
+use super::environment;
 use super::fingerprint::{self, Fingerprint};
 use super::launch::Launch;
 use super::package::{self, PackageError};
@@ -16,10 +17,12 @@ use super::status::State;
 use super::worker::Assignment;
 use crate::config::Portable;
 
-/// A folder that may run.
+/// A folder that may run, when its environment is there.
 #[derive(Clone, Debug)]
 pub(super) struct Whole {
-    pub(super) assignment: Assignment,
+    pub(super) manifest: Arc<Manifest>,
+    /// Its path without links.
+    program: PathBuf,
     /// The manifest and the program, relative to the folder.
     pub(super) core: Vec<PathBuf>,
     /// What the folder looked like.
@@ -68,7 +71,7 @@ pub(super) fn manifest_path(name: &str) -> PathBuf {
 }
 
 /// Reads and checks the folder `name` below `portable`.
-pub(super) fn inspect(name: &str, portable: &Path, settings: &Portable) -> Result<Whole, Unfit> {
+pub(super) fn inspect(name: &str, portable: &Path) -> Result<Whole, Unfit> {
     let plugin: PluginName = name.parse().map_err(|error| Unfit::refused(format!("{error}")))?;
     let folder = portable.join(name);
     let manifest = package::read_manifest(&plugin, &folder).map_err(|error| Unfit {
@@ -81,9 +84,6 @@ pub(super) fn inspect(name: &str, portable: &Path, settings: &Portable) -> Resul
         verdict,
     };
     let program = package::find_program(&manifest, &folder).map_err(|error| unfit(verdict(&error)))?;
-    let interpreter = package::find_interpreter(&folder);
-    let launch = Launch::new(&manifest, &folder, &program, interpreter, settings)
-        .map_err(|error| unfit(Verdict::Refused(error.to_string())))?;
     let mut core = vec![manifest_path(name)];
     // Without links, as the program is: what runs counts, not what leads to it.
     if let Ok(Ok(inside)) = folder
@@ -99,12 +99,26 @@ pub(super) fn inspect(name: &str, portable: &Path, settings: &Portable) -> Resul
         )))
     })?;
     Ok(Whole {
-        assignment: Assignment { manifest, launch },
+        manifest,
+        program,
         core,
         all: survey.all,
         of_core: survey.core,
         too_many: survey.too_many,
     })
+}
+
+impl Whole {
+    /// How it is called, now that its environment is there. Blocking.
+    pub(super) fn assignment(&self, portable: &Path, settings: &Portable) -> Result<Assignment, String> {
+        let folder = portable.join(self.manifest.name.as_str());
+        let interpreter = environment::interpreter(&folder);
+        let launch = Launch::new(&self.manifest, &folder, &self.program, interpreter, settings);
+        Ok(Assignment {
+            manifest: Arc::clone(&self.manifest),
+            launch: launch.map_err(|error| error.to_string())?,
+        })
+    }
 }
 
 /// What is missing or cut off may still come; anything else is wrong.
@@ -134,7 +148,7 @@ mod tests {
     const MANIFEST: &str = r#"{"version":"1","language":"go","executable":"bin/run","sources":["s"]}"#;
 
     fn verdict_on(portable: &Path) -> Result<Vec<PathBuf>, Verdict> {
-        match inspect("car", portable, &crate::plugin::test_settings()) {
+        match inspect("car", portable) {
             Ok(whole) => Ok(whole.core),
             Err(unfit) => Err(unfit.verdict),
         }
@@ -173,7 +187,7 @@ mod tests {
         fs::remove_file(folder.join("car.json")).unwrap();
         symlink("car.json", folder.join("car.json")).unwrap();
         refused("there is no readable manifest");
-        let unfit = inspect("no name", home.path(), &crate::plugin::test_settings()).unwrap_err();
+        let unfit = inspect("no name", home.path()).unwrap_err();
         assert!(unfit.reason().contains("contains ' '"), "{unfit:?}");
     }
 }

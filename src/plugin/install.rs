@@ -1,6 +1,6 @@
 //! Owns how a package becomes a checked folder that is ready to be moved into place. What is being made lies
 //! in a hidden folder beside the plugins, on the same file system, and vanishes with its [`Staged`]. Starts
-//! nothing; the manager drives it.
+//! nothing itself; the manager drives it.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -17,8 +17,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::archive::{self, Limits};
 use super::checksum::{Checksum, Hasher};
 use super::download::{self, DownloadError};
+use super::environment;
 use super::error::InstallError;
+use super::launch::Launch;
 use super::package;
+use super::script::{self, ScriptError};
 use crate::config::Portable;
 
 /// How the hidden folders' names begin.
@@ -83,7 +86,6 @@ pub(super) struct Staged {
     pub(super) manifest: Arc<Manifest>,
     /// The plugin's folder inside of the hidden one.
     pub(super) folder: PathBuf,
-    /// The program inside of the folder, relative to it.
     hidden: TempDir,
 }
 
@@ -212,7 +214,11 @@ async fn bring(
         return Err(InstallError::Checksum { expected, found });
     }
     let opened = open(&copy).await;
-    opened.map_err(|source| InstallError::Open { path: copy, source })
+    opened.map_err(|source| InstallError::Io {
+        what: "open",
+        path: copy,
+        source,
+    })
 }
 
 async fn create(path: &Path) -> Result<tokio::fs::File, InstallError> {
@@ -272,12 +278,43 @@ async fn fill(
         path: folder.clone(),
         source,
     })?;
-    package::find_program(&manifest, &folder)?;
-    if folder.join("install.sh").exists() {
-        let plugin = &request.name;
-        tracing::warn!(%plugin, "its package has an install.sh, which this version does not run yet");
+    if script::install(&folder, &[]).is_none() {
+        // Otherwise the script may bring it.
+        package::find_program(&manifest, &folder)?;
     }
     Ok((manifest, folder))
+}
+
+/// Makes a plugin that was just put into its final `folder` ready for its first start: runs its `install.sh`
+/// with `paras` and builds its Python environment. `run` runs one program to its end, as
+/// [`script::run`] does. Returns the manifest, which the script may have changed. On an error the caller takes
+/// the folder away again.
+///
+/// # Cancel safety
+/// As that of `run`; the folder may be half ready.
+pub(super) async fn prepare<F: Future<Output = Result<(), ScriptError>>>(
+    name: &PluginName,
+    folder: &Path,
+    paras: &[String],
+    settings: &Arc<Portable>,
+    run: impl Fn(Launch) -> F,
+) -> Result<Arc<Manifest>, InstallError> {
+    if let Some(script) = script::install(folder, paras) {
+        run(script).await.map_err(|source| InstallError::Script {
+            name: name.clone(),
+            source,
+        })?;
+    }
+    let (plugin, at) = (name.clone(), folder.to_owned());
+    let read = tokio::task::spawn_blocking(move || package::read_manifest(&plugin, &at)).await;
+    let read = read.map_err(|_| InstallError::Interrupted(name.clone()))?;
+    let manifest = Arc::new(read?);
+    let prepared = environment::prepare(&manifest, folder, settings, run).await;
+    prepared.map_err(|source| InstallError::Environment {
+        name: name.clone(),
+        source,
+    })?;
+    Ok(manifest)
 }
 
 /// The path of a `file://` URL on this machine.

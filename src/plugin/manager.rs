@@ -16,14 +16,17 @@ use tokio_util::task::TaskTracker;
 
 use super::catalog::{Catalog, Hold};
 use super::diff::{Churn, Verdict};
+use super::environment;
 use super::events::Events;
 use super::fingerprint::Fingerprint;
 use super::handle::Handle;
 use super::inspect::{self, Unfit, Whole};
 use super::install;
+use super::launch::Launch;
 use super::locks::{Locked, Locks};
 use super::process::Spawner;
 use super::reconcile::Reconciler;
+use super::script::{self, ScriptError};
 use super::settings::Settings;
 use super::status::State;
 use super::watch::Dirty;
@@ -38,6 +41,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// How long a start may keep others from starting: what takes longer waits more than it works.
 const BUSY: Duration = Duration::from_secs(2);
+
+/// What a plugin shows whose environment is being built.
+pub(super) const BUILDING: &str = "its Python environment is being built";
 
 /// The owner of all plugins: watches, starts, supervises.
 pub struct Manager {
@@ -133,8 +139,8 @@ pub(super) struct Record {
     pub(super) from: Option<Fingerprint>,
     /// The folder that did not start when it was to replace the plugin.
     pub(super) tried: Option<Fingerprint>,
-    /// The folder whose program could not be started because somebody writes it.
-    pub(super) written: Option<Fingerprint>,
+    /// The folder that could not be started although it is whole, and why; `Incomplete` when that may pass.
+    pub(super) blocked: Option<(Fingerprint, Verdict)>,
     /// Manifest and program of the plugin, relative to its folder, and their fingerprint.
     pub(super) core: Vec<PathBuf>,
     pub(super) of_core: Option<Fingerprint>,
@@ -157,7 +163,7 @@ impl Record {
         self.too_many = whole.too_many;
         self.of_core = Some(whole.of_core);
         self.core.clone_from(&whole.core);
-        (self.tried, self.written) = (None, None);
+        (self.tried, self.blocked) = (None, None);
         self.note.clear();
     }
 
@@ -286,9 +292,54 @@ impl Shared {
 
     /// Reads and checks the folder `name`.
     pub(super) async fn inspect(&self, name: &str) -> Result<Whole, Unfit> {
-        let (name, portable, settings) = (name.to_owned(), self.portable.clone(), Arc::clone(&self.settings));
-        let inspected = blocking(move || Ok(inspect::inspect(&name, &portable, &settings))).await;
+        let (name, portable) = (name.to_owned(), self.portable.clone());
+        let inspected = blocking(move || Ok(inspect::inspect(&name, &portable))).await;
         inspected.unwrap_or_else(|error| Err(Unfit::refused(error.to_string())))
+    }
+
+    /// Makes sure that the plugin has the environment that its manifest asks for, which may take minutes, and
+    /// says how it is called then.
+    pub(super) async fn ready(&self, whole: &Whole) -> Result<Assignment, String> {
+        let (manifest, name) = (&whole.manifest, &whole.manifest.name);
+        let folder = self.portable.join(name.as_str());
+        if let Ok(None) = environment::needed(manifest, &folder, &self.settings).await {
+            return self.assignment(whole).await;
+        }
+        let is_first = self.change(|catalog| catalog.prepare(name.as_str(), Hold::Installing));
+        if is_first {
+            let version = Some(manifest.version.as_str());
+            self.events
+                .say(name.as_str(), version, State::Installing, BUILDING);
+        }
+        let run = |launch| self.run_to_end(name, launch);
+        let prepared = environment::prepare(manifest, &folder, &self.settings, run);
+        let prepared = self
+            .unless_stopping(prepared)
+            .await
+            .ok_or("the host is stopping")?;
+        self.change(|catalog| catalog.prepare(name.as_str(), Hold::Starting));
+        prepared.map_err(|error| error.to_string())?;
+        self.assignment(whole).await
+    }
+
+    /// How a plugin is called whose environment is there.
+    pub(super) async fn assignment(&self, whole: &Whole) -> Result<Assignment, String> {
+        let (whole, portable, settings) = (whole.clone(), self.portable.clone(), Arc::clone(&self.settings));
+        let assignment = blocking(move || Ok(whole.assignment(&portable, &settings))).await;
+        assignment.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    /// Runs a program for a plugin, whose output it becomes.
+    pub(super) async fn run_to_end(&self, name: &PluginName, launch: Launch) -> Result<(), ScriptError> {
+        let (Some(remote), Some(spawner)) = (self.worker(name), self.spawner()) else {
+            return Err(ScriptError::Stopping);
+        };
+        script::run(&spawner, &launch, &remote.output, self.settings.install_timeout).await
+    }
+
+    /// `None`, and `work` given up, when the host is stopping.
+    pub(super) async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.shutdown.run_until_cancelled(work).await
     }
 
     pub(super) async fn install_settings(&self, manifest: &Arc<Manifest>) {
@@ -318,18 +369,27 @@ impl Shared {
 
     /// Has the new version take over from the running one. When it does not start, the old one runs on.
     pub(super) async fn replace(&self, assignment: Assignment) -> Result<(), String> {
-        let name = assignment.manifest.name.clone();
-        self.stop_worker(name.as_str(), "being replaced").await;
-        self.order(assignment, false).await
+        let manifest = Arc::clone(&assignment.manifest);
+        self.stop_worker(manifest.name.as_str(), "being replaced").await;
+        self.order(assignment, false).await?;
+        self.install_settings(&manifest).await;
+        Ok(())
     }
 
     /// Tells the plugin's worker what to run; makes one when there is none.
     async fn order(&self, assignment: Assignment, accept: bool) -> Result<(), String> {
         let stopping = || "the host is stopping".to_owned();
         let permit = self.starts.acquire().await.map_err(|_| stopping())?;
-        self.install_settings(&assignment.manifest).await;
+        if accept {
+            // Before anybody can use them.
+            self.install_settings(&assignment.manifest).await;
+        }
         let mut remote = loop {
-            let (remote, answer) = self.send_start(assignment.clone()).await.ok_or_else(stopping)?;
+            let remote = self.worker(&assignment.manifest.name).ok_or_else(stopping)?;
+            let (reply, answer) = oneshot::channel();
+            let request = Request::Start(Box::new(assignment.clone()), reply);
+            // If it is just ending, because nobody used it any more, there is no answer.
+            let _ = remote.requests.send(request).await;
             if accept {
                 // Not before the worker knows: who uses a symbol now finds it starting.
                 let manifest = Arc::clone(&assignment.manifest);
@@ -339,10 +399,7 @@ impl Shared {
             if answer.await.is_ok() {
                 break remote;
             }
-            // It was ending just now, because nobody used it any more.
-            if self.is_stopping() {
-                return Err(stopping());
-            }
+            remote.requests.closed().await;
         };
         let started = async {
             let settled = remote
@@ -363,25 +420,22 @@ impl Shared {
         started.await
     }
 
-    async fn send_start(&self, assignment: Assignment) -> Option<(Remote, oneshot::Receiver<()>)> {
-        let plugin = assignment.manifest.name.clone();
-        let (reply, answer) = oneshot::channel();
-        let mut request = Request::Start(Box::new(assignment), reply);
-        if let Some(remote) = self.remote(plugin.as_str()) {
-            match remote.requests.send(request).await {
-                Ok(()) => return Some((remote, answer)),
-                Err(unsent) => request = unsent.0,
-            }
-        }
-        if self.is_stopping() {
-            return None;
+    fn spawner(&self) -> Option<Spawner> {
+        (!self.is_stopping()).then(|| self.spawner.clone())
+    }
+
+    /// The way to the plugin's worker, which is made when there is none. `None` when the host is stopping.
+    fn worker(&self, plugin: &PluginName) -> Option<Remote> {
+        let spawner = self.spawner()?;
+        let mut workers = self.workers();
+        if let Some(known) = workers.get(plugin).filter(|remote| !remote.requests.is_closed()) {
+            return Some(known.clone());
         }
         let (settings, events) = (Arc::clone(&self.settings), self.events.clone());
-        let (worker, remote) = Worker::new(plugin.clone(), settings, self.spawner.clone(), events);
-        remote.requests.send(request).await.ok()?;
+        let (worker, remote) = Worker::new(plugin.clone(), settings, spawner, events);
         self.tasks.spawn(worker.run(self.shutdown.child_token()));
-        self.workers().insert(plugin, remote.clone());
-        Some((remote, answer))
+        workers.insert(plugin.clone(), remote.clone());
+        Some(remote)
     }
 
     /// Stops the plugin's process and waits for its end. Uses stay, and wait for its return.

@@ -15,6 +15,7 @@
 //! | I/O | `package`, `archive`, `download`, `install` | folders, zips, and how one becomes the other |
 //! | I/O | `settings`, `checksum` | `etc` files of symbols, told apart from the user's by their sums |
 //! | I/O | `watch`, `scan`, `fingerprint`, `inspect` | what lies in the folder, and when it changes |
+//! | I/O | `script`, `environment` | programs that run while a plugin is installed, and the Python environments that some build |
 //! | I/O | `process`, `output` | processes and what they say |
 //! | I/O | `worker` | one plugin at run time: the task around its `lifecycle` |
 //! | I/O | `source`, `sink`, `function` | the data channels |
@@ -32,6 +33,7 @@ mod channel;
 mod checksum;
 mod diff;
 mod download;
+mod environment;
 mod error;
 mod events;
 mod fingerprint;
@@ -52,6 +54,7 @@ mod peers;
 mod process;
 mod reconcile;
 mod scan;
+mod script;
 mod settings;
 mod sink;
 mod source;
@@ -66,6 +69,7 @@ pub use archive::{ArchiveError, EntryError};
 pub use catalog::{Conflict, Missing};
 pub use checksum::{Checksum, ChecksumError};
 pub use download::DownloadError;
+pub use environment::EnvironmentError;
 pub use error::{CallError, ChannelError, ControlError, InstallError, OpenError, RemoveError};
 pub use events::Event;
 pub use function::Function;
@@ -74,6 +78,7 @@ pub use install::InstallRequest;
 pub use manager::Manager;
 pub use output::{Line, Stream};
 pub use package::PackageError;
+pub use script::{Said, ScriptError};
 pub use sink::Sink;
 pub use source::{Source, Tuple};
 pub use status::{Plugin, State, Status};
@@ -101,6 +106,7 @@ fn test_settings() -> Portable {
     Portable {
         python_bin: "python3".to_owned(),
         conda_bin: "conda".to_owned(),
+        uv_bin: "uv".to_owned(),
         ca_file: None,
         install_timeout: Duration::from_secs(50),
         send_timeout: Duration::from_secs(10),

@@ -10,9 +10,9 @@ use mangrove_protocol::name::PluginName;
 use rustix::fs::{CWD, RenameFlags};
 
 use super::catalog::{Entry, Hold};
+use super::environment;
 use super::error::{ControlError, InstallError, RemoveError};
 use super::handle::Removed;
-use super::inspect::Whole;
 use super::install::{self, InstallRequest, Staged};
 use super::manager::{Shared, blocking};
 use super::status::State;
@@ -48,13 +48,15 @@ impl Shared {
 
     /// Brings the plugin of `request` into its place, whatever is there. The caller has its turn.
     pub(super) async fn install_or_update(&self, request: &InstallRequest) -> Result<(), InstallError> {
-        let staged = install::stage(request, &self.plugins, &self.settings).await?;
-        let outcome = self.put_in_place(&staged).await;
+        let interrupted = || Err(InstallError::Interrupted(request.name.clone()));
+        let staging = install::stage(request, &self.plugins, &self.settings);
+        let staged = self.unless_stopping(staging).await.unwrap_or_else(interrupted)?;
+        let outcome = self.put_in_place(&staged, &request.shell_paras).await;
         staged.clean().await;
         outcome
     }
 
-    async fn put_in_place(&self, staged: &Staged) -> Result<(), InstallError> {
+    async fn put_in_place(&self, staged: &Staged, paras: &[String]) -> Result<(), InstallError> {
         let (manifest, name) = (&staged.manifest, &staged.manifest.name);
         let is_accepted = matches!(
             self.catalog().entry(name.as_str()),
@@ -67,8 +69,11 @@ impl Shared {
         })?;
         let outcome = match self.exchange(staged).await {
             Ok(()) => {
-                let outcome = self.start_in_place(staged, is_accepted).await;
+                let folder = self.portable.join(name.as_str());
+                carry(&staged.folder, &folder).await;
+                let outcome = self.start_in_place(staged, paras, is_accepted).await;
                 if outcome.is_err() {
+                    carry(&folder, &staged.folder).await;
                     self.exchange(staged).await?;
                 }
                 outcome
@@ -82,6 +87,8 @@ impl Shared {
                 self.bring_back(name).await;
             }
             Err(_) => {
+                self.stop_worker(name.as_str(), "its installation is being undone")
+                    .await;
                 // Whatever was there before is found again.
                 self.change(|catalog| catalog.remove(name.as_str()));
                 self.records().remove(name.as_str());
@@ -92,31 +99,36 @@ impl Shared {
     }
 
     /// Starts what has been put into the folder, in place of what runs if there is such a thing.
-    async fn start_in_place(&self, staged: &Staged, is_accepted: bool) -> Result<(), InstallError> {
+    async fn start_in_place(
+        &self,
+        staged: &Staged,
+        paras: &[String],
+        is_accepted: bool,
+    ) -> Result<(), InstallError> {
         let name = &staged.manifest.name;
+        let folder = self.portable.join(name.as_str());
+        let run = |launch| self.run_to_end(name, launch);
+        let preparing = install::prepare(name, &folder, paras, &self.settings, run);
+        let prepared = self.unless_stopping(preparing).await;
+        prepared.unwrap_or_else(|| Err(InstallError::Interrupted(name.clone())))?;
         let start = |reason: String| InstallError::Start {
             name: name.clone(),
             reason,
         };
         let whole = self.inspect(name.as_str()).await;
         let whole = whole.map_err(|unfit| start(unfit.reason().to_owned()))?;
+        let assignment = self.assignment(&whole).await.map_err(start)?;
         let started = if is_accepted {
-            self.replace(whole.assignment.clone()).await
+            self.replace(assignment).await
         } else {
-            self.run(whole.assignment.clone()).await
+            self.run(assignment).await
         };
         match started {
             Ok(()) => {
                 self.settle_swap(&whole, None);
                 Ok(())
             }
-            Err(reason) => {
-                if !is_accepted {
-                    self.stop_worker(name.as_str(), "its installation is being undone")
-                        .await;
-                }
-                Err(start(reason))
-            }
+            Err(reason) => Err(start(reason)),
         }
     }
 
@@ -128,8 +140,12 @@ impl Shared {
             return;
         }
         match self.inspect(name.as_str()).await {
-            Ok(Whole { assignment, .. }) => {
-                if let Err(reason) = self.run(assignment).await {
+            Ok(whole) => {
+                let started = match self.ready(&whole).await {
+                    Ok(assignment) => self.run(assignment).await,
+                    unready => unready.map(drop),
+                };
+                if let Err(reason) = started {
                     tracing::warn!(plugin = %name, "the old version does not start: {reason}");
                 }
             }
@@ -232,7 +248,7 @@ impl Shared {
                 return Err(ControlError::Refused { name, reason });
             }
         };
-        let manifest = Arc::clone(&whole.assignment.manifest);
+        let manifest = Arc::clone(&whole.manifest);
         if let Err(conflict) = self.change(|catalog| catalog.enter(manifest, Hold::Starting)) {
             let reason = conflict.to_string();
             return Err(ControlError::Refused { name, reason });
@@ -241,7 +257,14 @@ impl Shared {
             self.stop_worker(&name, reason).await;
         }
         self.note(&name, |record| record.taken(&whole));
-        match self.run(whole.assignment).await {
+        let started = match self.ready(&whole).await {
+            Ok(assignment) => self.run(assignment).await,
+            Err(reason) => {
+                self.unready(&whole, reason.clone());
+                return Err(ControlError::Refused { name, reason });
+            }
+        };
+        match started {
             Ok(()) => Ok(()),
             Err(_) if self.is_stopping() => Err(ControlError::Interrupted(name)),
             Err(reason) => Err(ControlError::Failed { name, reason }),
@@ -279,6 +302,22 @@ impl Shared {
     }
 }
 
+/// Takes the environments of an old version over into a new one. A failure costs a build, nothing more.
+async fn carry(from: &Path, to: &Path) {
+    let (old, new) = (from.to_owned(), to.to_owned());
+    // There may be no old version.
+    let carried = blocking(move || match old.is_dir() && new.is_dir() {
+        true => environment::carry(&old, &new),
+        false => Ok(()),
+    });
+    if let Err(error) = carried.await {
+        tracing::warn!(
+            "cannot keep the Python environment of {}: {error}",
+            from.display()
+        );
+    }
+}
+
 /// Has two folders change places, in one step where the file system can; when there is nothing at one of them,
 /// the other moves there. `attic`: a free place.
 fn exchange(a: &Path, b: &Path, attic: &Path) -> io::Result<()> {
@@ -286,7 +325,9 @@ fn exchange(a: &Path, b: &Path, attic: &Path) -> io::Result<()> {
     match (is_there(a), is_there(b)) {
         (true, false) => std::fs::rename(a, b),
         (false, true) => std::fs::rename(b, a),
-        _ => match rustix::fs::renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE) {
+        // A script may have removed what was to be taken away.
+        (false, false) => Ok(()),
+        (true, true) => match rustix::fs::renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE) {
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
                 std::fs::rename(b, attic)?;
                 std::fs::rename(a, b)?;
@@ -314,6 +355,6 @@ mod tests {
         std::fs::create_dir(path("b")).unwrap();
         exchange(&path("a"), &path("b"), &path("c")).unwrap();
         assert!(is(false, true) && path("a").exists() && !path("c").exists());
-        assert!(exchange(&path("x"), &path("y"), &path("c")).is_err());
+        exchange(&path("x"), &path("y"), &path("c")).unwrap();
     }
 }

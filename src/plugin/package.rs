@@ -55,8 +55,10 @@ pub enum PackageError {
     /// The program may not be executed.
     #[error("the executable {} may not be executed: its mode is {mode:o}; use chmod +x", path.display())]
     NotExecutable {
-        /// Where it is.
+        /// Where it is said to be.
         path: PathBuf,
+        /// Where it is.
+        target: PathBuf,
         /// Its permissions.
         mode: u32,
     },
@@ -66,7 +68,7 @@ pub enum PackageError {
 pub(super) fn read_manifest(name: &PluginName, folder: &Path) -> Result<Manifest, PackageError> {
     if folder.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
         return Err(PackageError::Link {
-            path: folder.to_owned(),
+            path: shown(folder, ""),
         });
     }
     let file = format!("{name}.json");
@@ -77,21 +79,33 @@ pub(super) fn read_manifest(name: &PluginName, folder: &Path) -> Result<Manifest
         Ok(bytes)
     });
     let json = json.map_err(|source| PackageError::NoManifest {
-        path: folder.join(file),
+        path: shown(folder, &file),
         source,
     })?;
     Ok(Manifest::parse(name, &json)?)
 }
 
+/// A file of the plugin in `folder` as messages show it: from the plugin's own folder on, since what lies above
+/// is the host's business, and may be a hidden folder that is gone when the message is read.
+fn shown(folder: &Path, file: &str) -> PathBuf {
+    let name = folder.file_name().map(Path::new).unwrap_or(folder);
+    if file.is_empty() {
+        name.to_owned()
+    } else {
+        name.join(file)
+    }
+}
+
 /// Finds the program of the plugin in `folder` for this machine. Returns its path without links.
 pub(super) fn find_program(manifest: &Manifest, folder: &Path) -> Result<PathBuf, PackageError> {
     let platform = format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH);
-    let path = folder.join(manifest.executable_for(&platform));
+    let executable = manifest.executable_for(&platform);
+    let path = shown(folder, executable);
     let missing = |source| PackageError::NoProgram {
         path: path.clone(),
         source,
     };
-    let target = path.canonicalize().map_err(missing)?;
+    let target = folder.join(executable).canonicalize().map_err(missing)?;
     if !target.starts_with(folder.canonicalize().map_err(missing)?) {
         return Err(PackageError::Outside { path, target });
     }
@@ -101,7 +115,7 @@ pub(super) fn find_program(manifest: &Manifest, folder: &Path) -> Result<PathBuf
     }
     let mode = found.permissions().mode() & 0o7777;
     if manifest.language != Language::Python && mode & 0o111 == 0 {
-        return Err(PackageError::NotExecutable { path, mode });
+        return Err(PackageError::NotExecutable { path, target, mode });
     }
     Ok(target)
 }
@@ -112,20 +126,12 @@ pub(super) fn make_executable(manifest: &Manifest, folder: &Path) -> io::Result<
         return Ok(());
     }
     match find_program(manifest, folder) {
-        Err(PackageError::NotExecutable { path, mode }) => {
-            std::fs::set_permissions(path, PermissionsExt::from_mode(mode | 0o755))
+        Err(PackageError::NotExecutable { target, mode, .. }) => {
+            std::fs::set_permissions(target, PermissionsExt::from_mode(mode | 0o755))
         }
         // Any other fault is reported by whoever looks for the program next.
         _ => Ok(()),
     }
-}
-
-/// The interpreter of a Python environment inside of the plugin's folder.
-pub(super) fn find_interpreter(folder: &Path) -> Option<PathBuf> {
-    ["venv", ".venv"]
-        .iter()
-        .map(|name| folder.join(name).join("bin/python"))
-        .find(|path| path.is_file())
 }
 
 /// Reads at most `limit` bytes of a file of the plugin. `Ok(None)` when there is nothing of this name.

@@ -157,7 +157,10 @@ impl Reconciler {
             }
         }
         for (name, record) in &mut *self.shared.records() {
-            record.written.take_if(|_| fresh.contains(name));
+            let may_pass = |blocked: &mut (_, Verdict)| matches!(blocked.1, Verdict::Incomplete(_));
+            record
+                .blocked
+                .take_if(|blocked| fresh.contains(name) && may_pass(blocked));
         }
         let settle = self.shared.settings.settle;
         let mut scope = fresh;
@@ -298,10 +301,10 @@ impl Reconciler {
         if pending.is_empty() {
             return;
         }
-        let (portable, settings) = (self.shared.portable.clone(), Arc::clone(&self.shared.settings));
+        let portable = self.shared.portable.clone();
         let inspected = blocking(move || {
             let inspect = |name: String| {
-                let inspected = inspect::inspect(&name, &portable, &settings);
+                let inspected = inspect::inspect(&name, &portable);
                 (name, inspected)
             };
             Ok(pending.into_iter().map(inspect).collect::<Vec<_>>())
@@ -363,20 +366,18 @@ impl Reconciler {
         let verdict = match inspected {
             Err(unfit) => unfit.verdict.clone(),
             Ok(whole) => {
-                if self
-                    .shared
-                    .records()
-                    .get(name)
-                    .is_some_and(|record| record.written == seen.now)
-                {
-                    Verdict::Incomplete(WRITTEN.to_owned())
-                } else if let Err(conflict) = self.shared.catalog().check(&whole.assignment.manifest) {
-                    if self.is_leaving(conflict.owner.as_str()) {
-                        return Some(Found::Moving);
-                    }
-                    Verdict::Refused(conflict.to_string())
-                } else {
-                    Verdict::Whole
+                let records = self.shared.records();
+                let blocked = records.get(name).and_then(|record| record.blocked.clone());
+                drop(records);
+                match blocked.filter(|(print, _)| Some(*print) == seen.now) {
+                    Some((_, verdict)) => verdict,
+                    None => match self.shared.catalog().check(&whole.manifest) {
+                        Ok(()) => Verdict::Whole,
+                        Err(conflict) if self.is_leaving(conflict.owner.as_str()) => {
+                            return Some(Found::Moving);
+                        }
+                        Err(conflict) => Verdict::Refused(conflict.to_string()),
+                    },
                 }
             }
         };
@@ -446,7 +447,7 @@ impl Reconciler {
             }
             (Step::Show(verdict), inspected) => {
                 let manifest = match inspected {
-                    Some(Ok(whole)) => Some(whole.assignment.manifest),
+                    Some(Ok(whole)) => Some(whole.manifest),
                     Some(Err(unfit)) => unfit.manifest,
                     None => None,
                 };
@@ -497,7 +498,7 @@ impl Reconciler {
 impl Shared {
     /// Starts what lies in a folder and does not run.
     fn start_found(self: Arc<Self>, whole: Whole, turn: Turn) {
-        let manifest = Arc::clone(&whole.assignment.manifest);
+        let manifest = Arc::clone(&whole.manifest);
         let name = manifest.name.clone();
         if let Err(conflict) = self.change(|catalog| catalog.enter(Arc::clone(&manifest), Hold::Starting)) {
             let unfit = Unfit {
@@ -509,16 +510,18 @@ impl Shared {
         self.note(name.as_str(), |record| record.taken(&whole));
         let shared = Arc::clone(&self);
         self.tasks.spawn(async move {
-            match shared.run(whole.assignment).await {
+            let assignment = match shared.ready(&whole).await {
+                Ok(assignment) => assignment,
+                Err(reason) => {
+                    shared.unready(&whole, reason);
+                    return drop(turn);
+                }
+            };
+            match shared.run(assignment).await {
                 Ok(()) => tracing::info!(plugin = %name, version = manifest.version, "started"),
                 Err(reason) if is_written(&reason) => {
                     shared.stop_worker(name.as_str(), WRITTEN).await;
-                    shared.note(name.as_str(), |record| record.written = Some(whole.all));
-                    let unfit = Unfit {
-                        manifest: Some(manifest),
-                        verdict: Verdict::Incomplete(WRITTEN.to_owned()),
-                    };
-                    shared.show(name.as_str(), &unfit);
+                    shared.block(&whole, Verdict::Incomplete(WRITTEN.to_owned()));
                 }
                 // The supervision goes on with it.
                 Err(reason) => tracing::warn!(plugin = %name, "it does not start: {reason}"),
@@ -529,7 +532,7 @@ impl Shared {
 
     /// Has what lies in a folder take over from what runs.
     fn swap_found(self: Arc<Self>, whole: Whole, turn: Turn) {
-        let manifest = Arc::clone(&whole.assignment.manifest);
+        let manifest = Arc::clone(&whole.manifest);
         let name = manifest.name.clone();
         if !self.is_up(name.as_str()) {
             return self.start_found(whole, turn);
@@ -561,7 +564,10 @@ impl Shared {
         let shared = Arc::clone(&self);
         self.tasks.spawn(async move {
             let from = whole.all;
-            let outcome = shared.replace(whole.assignment.clone()).await;
+            let outcome = match shared.ready(&whole).await {
+                Ok(assignment) => shared.replace(assignment).await,
+                unready => unready.map(drop),
+            };
             shared.settle_swap(&whole, outcome.as_ref().err().map(String::as_str));
             match outcome {
                 Ok(()) => tracing::info!(plugin = %name, old, new = manifest.version, "replaced"),
@@ -569,7 +575,7 @@ impl Shared {
                     tracing::warn!(plugin = %name, "its changed folder is not taken: {reason}");
                     shared.note(name.as_str(), |record: &mut Record| {
                         if is_written(&reason) {
-                            record.written = Some(from);
+                            record.blocked = Some((from, Verdict::Incomplete(WRITTEN.to_owned())));
                             record.note = WRITTEN.to_owned();
                         } else {
                             record.tried = Some(from);
@@ -582,9 +588,25 @@ impl Shared {
         });
     }
 
+    /// Its environment cannot be built: it is refused until its folder changes or somebody starts it.
+    pub(super) fn unready(&self, whole: &Whole, reason: String) {
+        if !self.is_stopping() {
+            self.block(whole, Verdict::Refused(reason));
+        }
+    }
+
+    /// What was entered cannot be started now.
+    fn block(&self, whole: &Whole, verdict: Verdict) {
+        let name = whole.manifest.name.as_str();
+        let blocked = Some((whole.all, verdict.clone()));
+        self.note(name, |record| record.blocked = blocked);
+        let manifest = Some(Arc::clone(&whole.manifest));
+        self.show(name, &Unfit { manifest, verdict });
+    }
+
     /// The catalog is told how a swap went.
     pub(super) fn settle_swap(&self, whole: &Whole, failure: Option<&str>) {
-        let manifest = Arc::clone(&whole.assignment.manifest);
+        let manifest = Arc::clone(&whole.manifest);
         let name = manifest.name.clone();
         let accepted = match failure {
             None => self.change(|catalog| catalog.accept(manifest)).is_ok(),

@@ -70,8 +70,8 @@ pub struct Status {
 }
 
 impl Status {
-    /// The status of a plugin that has no worker.
-    pub(super) fn without_worker(status: State, reason: &str) -> Self {
+    /// The status of a plugin of which nothing runs or ever ran.
+    pub fn without_worker(status: State, reason: &str) -> Self {
         Self {
             ref_count: BTreeMap::new(),
             status,

@@ -1,5 +1,6 @@
 //! What the rest of the host may do with streams and rules.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mangrove_protocol::Object;
@@ -8,7 +9,9 @@ use serde_json::Value;
 
 use super::compile::resolve_source;
 use super::definition::Definition;
+use super::needs::Needs;
 use super::registry::{Rule, Shared};
+use super::run::State;
 use super::stream::Stream;
 use super::{Error, RuleSummary, StreamSummary, graph, internal, invalid};
 use crate::store::Table;
@@ -200,6 +203,24 @@ impl Handle {
             status: rule.status.state().word().to_owned(),
         };
         self.shared.registry().rules.values().map(summary).collect()
+    }
+
+    /// For each plugin the rules that run with it, or would if it ran, by id: without it, they wait for it.
+    pub fn rules_by_plugin(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let streams = self.shared.streams();
+        let rules: Vec<_> = self.shared.registry().rules.values().cloned().collect();
+        let mut users: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for rule in rules {
+            if matches!(rule.status.state(), State::Stopped { .. }) {
+                continue;
+            }
+            let needs = Needs::of(&rule.definition(), &streams).unwrap_or_default();
+            for plugin in needs.plugins(&self.shared.plugins) {
+                let users = users.entry(plugin.to_string()).or_default();
+                users.insert(rule.id.to_string());
+            }
+        }
+        users
     }
 
     /// A rule's definition as it was given.

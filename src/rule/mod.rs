@@ -8,7 +8,8 @@
 //! | `definition` | a rule's JSON (pure) |
 //! | `stream` | a stream's statement and description (pure) |
 //! | `compile` | names resolved, SQL planned (pure) |
-//! | `run` | one rule's run: open, watch, retry |
+//! | `needs` | which portable symbols a rule needs |
+//! | `run` | one rule's run: open, watch, retry, park |
 //! | `graph` | the nodes of a running rule |
 //! | `registry` | which streams and rules there are, in memory and in the store |
 //! | `handle` | what others may ask |
@@ -19,6 +20,7 @@ mod definition;
 mod graph;
 mod handle;
 mod metrics;
+mod needs;
 mod registry;
 mod run;
 mod stream;
@@ -72,7 +74,8 @@ pub struct RuleSummary {
     pub id: String,
     /// Its name, for people; the id when it has none.
     pub name: String,
-    /// One word: `running`, `starting`, `stopping`, `stopped`, `stopped by error`.
+    /// One word: `running`, `starting`, `waiting` (for a plugin), `stopping`, `stopped`,
+    /// `stopped by error`.
     pub status: String,
 }
 

@@ -1,11 +1,15 @@
-//! One rule's run: opens its graph, watches it, opens it again with growing pauses when it fails.
+//! One rule's run: opens its graph, watches it, opens it again with growing pauses when it fails, and parks it
+//! while a plugin that it needs is not there.
 //!
 //! ```text
-//!            ┌────────── retry after a pause ──────────┐
-//!            ▼                                         │
-//! Stopped ─▶ Starting ──opened──▶ Running ──failed──▶ Failing
-//!    ▲           └─────── could not be opened ─────────▶│
-//!    └── stop, or the source has nothing more ──────────┘
+//!            ┌── retry after a pause, or when its plugin runs again ──┐
+//!            ▼                                                        │
+//! Stopped ─▶ Starting ──opened──▶ Running ──failed──────────────▶ Failing
+//!    ▲        ▲   │ └──── could not be opened ───────────────────────▶│
+//!    │  it is │   │ a symbol is missing │                             │
+//!    │   back │   ▼                     ▼                             │
+//!    │        Waiting ◀──────────── (drained) ◀───────────────────────┘
+//!    └── from everywhere: stop, or the source has nothing more
 //! ```
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 use super::compile::{CompileError, Names, compile};
 use super::graph::{End, Graph, NodeMetrics, OpenError, Parts};
 use super::metrics::now_ms;
+use super::needs::Needs;
 use super::registry::{Rule, Shared};
+use crate::plugin::Missing;
 
 /// The first pause before a failed rule is tried again.
 const RETRY_MIN: Duration = Duration::from_millis(500);
@@ -26,6 +32,9 @@ const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// A rule that ran this long has its pauses begin anew.
 const STABLE: Duration = Duration::from_secs(60);
+
+/// eKuiper's words for a rule that somebody stopped.
+const CANCELED: &str = "canceled manually";
 
 /// Where a rule is, with the words of eKuiper's status.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +45,8 @@ pub(crate) enum State {
     Starting,
     /// All nodes are up.
     Running,
+    /// A symbol that it needs cannot be used now. It goes on by itself when that is back.
+    Waiting(Missing),
     /// It failed and is tried again.
     Failing { why: String, retry_in: Duration },
     /// Working off what is queued.
@@ -43,12 +54,13 @@ pub(crate) enum State {
 }
 
 impl State {
-    /// eKuiper's word for it.
+    /// eKuiper's word for it, where it has one.
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Stopped { .. } => "stopped",
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Waiting(_) => "waiting",
             Self::Failing { .. } => "stopped by error",
             Self::Stopping => "stopping",
         }
@@ -58,6 +70,13 @@ impl State {
     pub(crate) fn message(&self) -> String {
         match self {
             Self::Stopped { why } => why.clone(),
+            Self::Waiting(Missing {
+                plugin: Some(plugin),
+                reason,
+            }) => format!("waiting for plugin \"{plugin}\": {reason}"),
+            Self::Waiting(Missing { plugin: None, reason }) => {
+                format!("waiting for a plugin: {reason}")
+            }
             Self::Failing { why, retry_in } => format!("{why}; next try in {retry_in:.1?}"),
             Self::Starting | Self::Running | Self::Stopping => String::new(),
         }
@@ -116,7 +135,7 @@ impl Status {
         let mut inner = self.lock();
         match &state {
             State::Starting => inner.last_start = now_ms(),
-            State::Stopped { .. } | State::Failing { .. } => inner.last_stop = now_ms(),
+            State::Stopped { .. } | State::Failing { .. } | State::Waiting(_) => inner.last_stop = now_ms(),
             State::Running | State::Stopping => {}
         }
         inner.state = state;
@@ -145,29 +164,19 @@ enum StartError {
 pub(crate) async fn run(shared: Arc<Shared>, rule: Arc<Rule>, stop: CancellationToken) {
     let mut retry = Retry::new();
     let why = loop {
-        rule.status.enter(State::Starting);
-        let opened = tokio::select! {
-            () = stop.cancelled() => break "canceled manually",
-            opened = open(&shared, &rule) => opened,
-        };
+        // Without a plan nothing is needed, and opening it says what is wrong.
+        let needs = Needs::of(&rule.definition(), &shared.streams()).unwrap_or_default();
+        if !park(&shared, &rule, &needs, &stop).await {
+            break CANCELED;
+        }
         let started = Instant::now();
-        let failure = match opened {
-            Err(error) => error.to_string(),
-            Ok((mut graph, metrics)) => {
-                tracing::info!(rule = %rule.id, "rule is running");
-                rule.status.running(metrics);
-                let ended = tokio::select! {
-                    () = stop.cancelled() => None,
-                    end = graph.ended() => Some(end),
-                };
-                rule.status.enter(State::Stopping);
-                graph.stop().await;
-                match ended {
-                    None => break "canceled manually",
-                    Some(End::SourceEnded) => break "its source has ended",
-                    Some(End::Failed(why)) => why,
-                }
+        let failure = match attempt(&shared, &rule, &needs, &stop).await {
+            Outcome::Over(why) => break why,
+            Outcome::Parked => {
+                retry = Retry::new();
+                continue;
             }
+            Outcome::Failed(why) => why,
         };
         let retry_in = retry.after(started.elapsed());
         tracing::warn!(rule = %rule.id, "rule failed, next try in {retry_in:.1?}: {failure}");
@@ -175,13 +184,72 @@ pub(crate) async fn run(shared: Arc<Shared>, rule: Arc<Rule>, stop: Cancellation
             why: failure,
             retry_in,
         });
+        let (mut changes, mut events) = (shared.plugins.changes(), shared.plugins.events());
         tokio::select! {
-            () = stop.cancelled() => break "canceled manually",
+            () = stop.cancelled() => break CANCELED,
             () = tokio::time::sleep(retry_in) => {}
+            () = needs.running(&shared.plugins, &mut events) => {}
+            _ = needs.lost(&shared.plugins, &mut changes) => retry = Retry::new(),
         }
     };
     tracing::info!(rule = %rule.id, "rule stopped: {why}");
     rule.status.enter(State::Stopped { why: why.to_owned() });
+}
+
+/// Waits while something that the rule needs is missing; `false`: it was stopped meanwhile.
+async fn park(shared: &Shared, rule: &Rule, needs: &Needs, stop: &CancellationToken) -> bool {
+    let mut changes = shared.plugins.changes();
+    while let Some(missing) = needs.missing(&shared.plugins) {
+        let waiting = State::Waiting(missing);
+        if rule.status.state() != waiting {
+            tracing::info!(rule = %rule.id, "rule is {}", waiting.message());
+            rule.status.enter(waiting);
+        }
+        tokio::select! {
+            () = stop.cancelled() => return false,
+            Ok(()) = changes.changed() => {}
+            // The plugins have ended: the host does.
+            else => return false,
+        }
+    }
+    true
+}
+
+/// How one attempt to run came to its end.
+enum Outcome {
+    /// For good.
+    Over(&'static str),
+    /// Something that it needs went missing. What was queued is worked off.
+    Parked,
+    Failed(String),
+}
+
+/// Opens the rule and runs it until it ends, is stopped, or something that it needs goes missing.
+async fn attempt(shared: &Shared, rule: &Rule, needs: &Needs, stop: &CancellationToken) -> Outcome {
+    let mut changes = shared.plugins.changes();
+    rule.status.enter(State::Starting);
+    let opened = tokio::select! {
+        () = stop.cancelled() => return Outcome::Over(CANCELED),
+        _ = needs.lost(&shared.plugins, &mut changes) => return Outcome::Parked,
+        opened = open(shared, rule) => opened,
+    };
+    let (mut graph, metrics) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return Outcome::Failed(error.to_string()),
+    };
+    tracing::info!(rule = %rule.id, "rule is running");
+    rule.status.running(metrics);
+    let outcome = tokio::select! {
+        () = stop.cancelled() => Outcome::Over(CANCELED),
+        _ = needs.lost(&shared.plugins, &mut changes) => Outcome::Parked,
+        end = graph.ended() => match end {
+            End::SourceEnded => Outcome::Over("its source has ended"),
+            End::Failed(why) => Outcome::Failed(why),
+        },
+    };
+    rule.status.enter(State::Stopping);
+    graph.stop().await;
+    outcome
 }
 
 async fn open(shared: &Shared, rule: &Rule) -> Result<(Graph, NodeMetrics), StartError> {
@@ -248,6 +316,25 @@ mod tests {
         assert_eq!(
             (state.word(), state.message().as_str()),
             ("stopped by error", "no plugin; next try in 2.0s")
+        );
+    }
+    #[test]
+    fn a_waiting_rule_says_for_which_plugin() {
+        let state = |plugin: Option<&str>, reason: &str| {
+            let plugin = plugin.map(|name| name.parse().unwrap());
+            let reason = reason.to_owned();
+            State::Waiting(Missing { plugin, reason })
+        };
+        let removed = state(Some("car"), "the plugin \"car\" was removed");
+        assert_eq!(removed.word(), "waiting");
+        assert_eq!(
+            removed.message(),
+            "waiting for plugin \"car\": the plugin \"car\" was removed"
+        );
+        let unknown = state(None, "no plugin defines the sink \"command\"");
+        assert_eq!(
+            unknown.message(),
+            "waiting for a plugin: no plugin defines the sink \"command\""
         );
     }
 }

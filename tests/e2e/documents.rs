@@ -7,7 +7,7 @@ use async_zip::{Compression, ZipEntryBuilder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::host::{Host, Reply};
+use crate::host::{Follower, Host, Reply};
 use crate::plugins::example;
 
 /// The address that the documents use.
@@ -48,6 +48,12 @@ fn examples(document: &str) -> Vec<Example<'_>> {
     examples
 }
 
+/// Starts a call that has no end: `curl -sN … &`.
+async fn follow(host: &Host, line: &str) -> Follower {
+    let (_, path) = line.split_once(ADDRESS).expect("the host's address");
+    host.follow(path.trim_end_matches(" &")).await
+}
+
 /// Makes a call as `curl` would.
 async fn call(host: &Host, line: &str, zip: &Path) -> Reply {
     let (options, rest) = line
@@ -66,8 +72,10 @@ async fn call(host: &Host, line: &str, zip: &Path) -> Reply {
 fn agrees(shown: &Value, found: &Value) -> bool {
     match (shown, found) {
         (Value::Object(shown), Value::Object(found)) => shown.iter().all(|(key, shown)| {
-            let varies =
-                matches!(key.as_str(), "version" | "os" | "arch") || key.ends_with("last_invocation");
+            let varies = matches!(
+                key.as_str(),
+                "version" | "os" | "arch" | "text" | "reason" | "pid"
+            ) || key.ends_with("last_invocation");
             found.get(key).is_some_and(|found| varies || agrees(shown, found))
         }),
         (Value::Array(shown), Value::Array(found)) => {
@@ -82,8 +90,13 @@ fn agrees(shown: &Value, found: &Value) -> bool {
 async fn play(host: &mut Host, document: &str, zip: &Path) -> usize {
     let mut count = 0;
     for example in examples(document) {
-        let mut replies = Vec::new();
+        let (mut replies, mut follower) = (Vec::new(), None);
         for line in &example.calls {
+            if line.contains(" -sN ") {
+                follower = Some(follow(host, line).await);
+                count += 1;
+                continue;
+            }
             let reply = call(host, line, zip).await;
             count += 1;
             if reply.body.contains("was created successfully") {
@@ -95,6 +108,14 @@ async fn play(host: &mut Host, document: &str, zip: &Path) -> usize {
         }
         let Some(answer) = &example.answer else { continue };
         let (found, calls) = (replies.join("\n"), example.calls.join("\n"));
+        if let Some(mut follower) = follower {
+            for event in answer.lines().filter_map(|line| line.strip_prefix("data: ")) {
+                let shown: Value = serde_json::from_str(event).unwrap();
+                let found = follower.next().await.expect("an event");
+                assert!(agrees(&shown, &found), "{calls}\nshown: {shown}\nfound: {found}");
+            }
+            continue;
+        }
         match serde_json::from_str(answer) {
             Ok(shown) => {
                 let found =
@@ -108,7 +129,7 @@ async fn play(host: &mut Host, document: &str, zip: &Path) -> usize {
 }
 
 /// The example plugin as a zip.
-async fn packed_car(folder: &Path) -> PathBuf {
+pub(crate) async fn packed_car(folder: &Path) -> PathBuf {
     let mut zip = ZipFileWriter::new(Vec::new());
     for (name, path) in [
         ("car.json", example("car").join("car.json")),

@@ -7,7 +7,7 @@ use std::process::ExitStatus;
 use serde_json::Value;
 use testkit::process::Signal;
 use testkit::{Process, within};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
@@ -22,6 +22,11 @@ pub(crate) struct Host {
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) body: String,
+}
+
+/// Server-sent events of the REST API.
+pub(crate) struct Follower {
+    stream: BufReader<TcpStream>,
 }
 
 impl Host {
@@ -134,10 +139,45 @@ impl Host {
         }
     }
 
+    /// Follows `path`; every event from now on will be seen.
+    pub(crate) async fn follow(&self, path: &str) -> Follower {
+        // In HTTP/1.0 nothing stands between the lines.
+        let head = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address);
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let stream = BufReader::new(stream);
+        let mut follower = Follower { stream };
+        let status = follower.line().await.expect("an HTTP answer has a head");
+        assert!(status.contains(" 200 "), "{path}: {status}");
+        while follower.line().await.is_some_and(|line| !line.is_empty()) {}
+        follower
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// Ends the host as Ctrl-C does.
     pub(crate) async fn interrupt(mut self) -> ExitStatus {
         self.process.signal(Signal::INT);
         self.process.wait().await
+    }
+}
+
+impl Follower {
+    /// The next event; `None`: there are no more.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(json) = self.line().await?.strip_prefix("data: ") {
+                return Some(serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}")));
+            }
+        }
+    }
+
+    async fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        let read = within("a line of an answer", self.stream.read_line(&mut line)).await;
+        (read.unwrap() > 0).then(|| line.trim_end().to_owned())
     }
 }
 

@@ -2,8 +2,10 @@
 //!
 //! Results and changes of state are awaited as lines of the host's log.
 
+mod cli;
 mod documents;
 mod host;
+mod parking;
 mod plugins;
 mod rest;
 mod restart;

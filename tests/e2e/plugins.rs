@@ -30,7 +30,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A home folder with the plugin `car` in it, as an administrator lays it out.
-fn home_with_car() -> TempDir {
+pub(crate) fn home_with_car() -> TempDir {
     let home = TempDir::new().unwrap();
     let folder = home.path().join("plugins/portable/car");
     std::fs::create_dir_all(&folder).unwrap();
@@ -333,9 +333,13 @@ async fn the_published_python_sdk_1_4_0_runs_unmodified() {
 }
 
 fn kill(pid: u64) {
+    signal(pid, Signal::KILL);
+}
+
+pub(crate) fn signal(pid: u64, signal: Signal) {
     let pid = i32::try_from(pid)
         .ok()
         .and_then(rustix::process::Pid::from_raw)
         .expect("a pid");
-    rustix::process::kill_process(pid, Signal::KILL).expect("the plugin runs");
+    rustix::process::kill_process(pid, signal).expect("the plugin runs");
 }

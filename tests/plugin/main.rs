@@ -4,16 +4,19 @@
 //! |---|---|
 //! | `control`, `channels` | a process that only sleeps, with a scripted peer in the test on its sockets |
 //! | `operate` | the same, stopped and started by hand |
-//! | `folder` | the same, in folders and zips that are good, broken or hostile |
+//! | `folder`, `install` | the same, in folders and zips that are good, broken or hostile, from near and far |
 //! | `watch` | the same, in folders and zips that come, change and go |
 //! | `guard` | processes that try to get away, and strangers |
+//! | `environment` | the same, in Python with an environment of its own, built by the real tools |
 //! | `sdk` | an unmodified plugin on published releases of the `ekuiper` package |
 
 mod channels;
 mod control;
+mod environment;
 mod folder;
 mod guard;
 mod home;
+mod install;
 mod operate;
 mod peer;
 mod sdk;

@@ -357,7 +357,11 @@ async fn a_dropped_zip_is_installed_and_a_broken_one_stays_until_it_changes() {
     // Replaced by a good one.
     let json = format!("{name}.json");
     let text = manifest("go", &fields);
-    std::fs::write(&path, zip(&[(&json, &text), ("run", SLEEP)]).await).unwrap();
+    std::fs::write(
+        &path,
+        zip(&[(&json, text.as_bytes()), ("run", SLEEP.as_bytes())]).await,
+    )
+    .unwrap();
     let (first, peer) = up(&host, &mut events, &name, None).await;
     within("the zip to be removed", async {
         while path.exists() {
@@ -379,7 +383,11 @@ async fn a_dropped_zip_is_installed_and_a_broken_one_stays_until_it_changes() {
     // A good one replaces it.
     drop(peer);
     let text = with_version("2.0", &fields);
-    std::fs::write(&path, zip(&[(&json, &text), ("run", SLEEP)]).await).unwrap();
+    std::fs::write(
+        &path,
+        zip(&[(&json, text.as_bytes()), ("run", SLEEP.as_bytes())]).await,
+    )
+    .unwrap();
     let (second, _peer) = up(&host, &mut events, &name, first.pid).await;
     assert_eq!(second.version.as_deref(), Some("2.0"));
     host.shutdown().await;

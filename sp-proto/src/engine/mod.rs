@@ -12,10 +12,12 @@ mod core;
 mod dialer;
 mod events;
 mod greeting;
+mod intake;
 #[cfg(all(test, sp_loom))]
 mod model;
 mod owner;
 mod pipe;
+mod reading;
 mod send;
 mod timer;
 mod waiters;

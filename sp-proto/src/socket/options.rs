@@ -25,7 +25,7 @@ pub struct SocketOptions {
     pub send_queue_bytes: usize,
     /// Messages queued for `recv`. Default 1024, at least 1.
     ///
-    /// - Pair, pull, bus and raw: of one pipe, before the pipe is no longer read; one read of at most 64 KiB
+    /// - Pair, pull, bus and raw: of one pipe, before the pipe is no longer read; one read of at most 68 KiB
     ///   or one longer message may go beyond.
     /// - Sub: of one context; what is beyond is dropped, see `sub_overflow`.
     /// - Surveyor: of one context; responses beyond are dropped.

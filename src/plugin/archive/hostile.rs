@@ -187,7 +187,7 @@ async fn a_comment_full_of_false_ends_is_no_way_to_make_the_host_search_for_ever
 #[tokio::test]
 async fn archives_of_programs_that_write_to_a_pipe_and_of_those_that_prepare_for_the_worst_are_fine() {
     // The sizes follow the data, or stand in a field for 64 bits; larger than what a bomb may always have.
-    let data: Vec<u8> = (0..2u32 << 20).map(|byte| (byte * 31 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..2u32 << 20).map(|byte| ((byte * 31) >> 3) as u8).collect();
     let descriptor = Said {
         flags: 8,
         ..Said::file("descriptor", &data)
@@ -213,5 +213,36 @@ async fn unknown_ways_of_packing_are_refused() {
         };
         let (_home, result) = unpack_bytes(&Zip::default().with(&said).finish()).await;
         assert!(matches!(result, Err(ArchiveError::Zip(_))), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn no_changed_byte_leads_out_or_ends_the_host() {
+    let descriptor = Said {
+        flags: 8,
+        ..Said::file("bin/descriptor", b"data")
+    };
+    let zip64 = Said {
+        zip64: true,
+        mode: 0o100_755,
+        ..Said::file("zip64", b"data")
+    };
+    let folder = Said {
+        mode: 0o040_755,
+        ..Said::file("bin/", b"")
+    };
+    let whole = Zip::default()
+        .with(&folder)
+        .with(&descriptor)
+        .with(&zip64)
+        .finish();
+    unpack_bytes(&whole).await.1.unwrap();
+    for at in 0..whole.len() {
+        for byte in [0, 0x2f, 0xff] {
+            let mut changed = whole.clone();
+            changed[at] = byte;
+            // Refused or not: it must not panic, and that nothing outside is touched is checked in there.
+            let _either = unpack_bytes(&changed).await;
+        }
     }
 }
