@@ -99,6 +99,10 @@ pub(super) async fn play(world: &World, plan: &Plan) -> Result<Vec<Figure>> {
             .with_context(|| format!("fault {round}: {fault:?} of {}", package.name))?;
     }
     world.flowing(&all).await?;
+    let mut refused = 0;
+    for package in &faulty {
+        refused += world.plugin(&package.name).await?.refused_peers;
+    }
     ensure!(world.pid()? == host, "the host is another process now");
     let after = until("the host uses no more than before", async || {
         let now = used_by(host)?;
@@ -130,8 +134,9 @@ pub(super) async fn play(world: &World, plan: &Plan) -> Result<Vec<Figure>> {
     Ok(vec![
         Figure::count("tuples", taken, "tuples"),
         Figure::count("taken_twice", doubled, "tuples"),
-        Figure::count("descriptors_before", before.descriptors, ""),
-        Figure::count("descriptors_after", after.descriptors, ""),
+        Figure::count("strangers_refused", refused, "connections"),
+        Figure::count("descriptors_before", before.descriptors, "files"),
+        Figure::count("descriptors_after", after.descriptors, "files"),
         Figure::count("memory_before", before.kibibytes, "KiB"),
         Figure::count("memory_warm", warmed_up.kibibytes, "KiB"),
         Figure::count("memory_after", after.kibibytes, "KiB"),

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::figures::report::replace;
 use crate::host::last_words;
 use home::{Home, Programs};
 use world::World;
@@ -51,6 +52,9 @@ pub(crate) struct Arguments {
     /// A host that is built already.
     #[arg(long, value_name = "PROGRAM")]
     host: Option<PathBuf>,
+    /// Put the figures into docs/benchmarks.md as well.
+    #[arg(long, conflicts_with_all = ["case", "short"])]
+    write: bool,
     /// Only this one.
     case: Option<Case>,
 }
@@ -92,7 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let programs = Programs::build(arguments.short, arguments.host.clone())?;
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("The seed is {seed}.");
-    let mut failures = 0;
+    let (mut rows, mut failures) = (Vec::new(), 0);
     for case in CASES {
         if arguments.case.is_some_and(|only| only != *case) {
             continue;
@@ -106,6 +110,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             Ok(figures) => {
                 for figure in figures {
                     println!("{}", figure.line(*case, arguments.json));
+                    rows.push(figure.row(*case));
                 }
             }
             Err(error) => {
@@ -114,11 +119,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             }
         }
     }
+    if arguments.write && failures == 0 {
+        write(&rows)?;
+    }
     Ok(if failures == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn write(rows: &[String]) -> Result<()> {
+    let page = crate::workspace_folder()?.join("docs/benchmarks.md");
+    let text = std::fs::read_to_string(&page).with_context(|| format!("cannot read {}", page.display()))?;
+    let table = format!("| case | figure | |\n|---|---|---|\n{}", rows.concat());
+    std::fs::write(&page, replace(&text, "soak", &table)?)
+        .with_context(|| format!("cannot write {}", page.display()))
 }
 
 fn play(case: Case, plan: &Plan, programs: &Programs) -> Result<Vec<Figure>> {
@@ -193,6 +209,12 @@ impl Figure {
         Self { name, value, unit }
     }
 
+    fn row(&self, case: Case) -> String {
+        let Self { name, value, unit } = self;
+        let digits = usize::from(*unit == "ms");
+        format!("| {case} | {name} | {value:.digits$} {unit} |\n")
+    }
+
     fn line(&self, case: Case, json: bool) -> String {
         let Self { name, value, unit } = self;
         if json {
@@ -223,6 +245,10 @@ mod tests {
         assert_eq!(
             figure.line(Case::Updates, false),
             "    longest_pause                       1.5 ms"
+        );
+        assert_eq!(
+            figure.row(Case::Updates),
+            "| updates | longest_pause | 1.5 ms |\n"
         );
     }
 

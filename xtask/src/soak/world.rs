@@ -39,6 +39,8 @@ pub(super) struct Status {
     reason: String,
     note: String,
     pub(super) pid: Option<u64>,
+    /// Connections of strangers that the host has turned away.
+    pub(super) refused_peers: u64,
 }
 
 impl fmt::Display for Status {
@@ -48,6 +50,7 @@ impl fmt::Display for Status {
             reason,
             note,
             pid,
+            ..
         } = self;
         write!(f, "{state} ({reason}; {note}), process {pid:?}")
     }
@@ -162,6 +165,7 @@ impl World {
             reason: text("errMsg"),
             note: text("note"),
             pid: status["pid"].as_u64(),
+            refused_peers: status["refusedPeers"].as_u64().unwrap_or_default(),
         })
     }
 
