@@ -111,6 +111,13 @@ pub struct Portable {
     pub guard: PathBuf,
 }
 
+impl Portable {
+    /// May every process of the host's user connect to a plugin's channels?
+    pub(crate) fn admits_any_peer(&self) -> bool {
+        self.peers == PEERS[1]
+    }
+}
+
 /// Section `rule`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {

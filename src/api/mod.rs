@@ -95,6 +95,9 @@ struct Information {
     os: &'static str,
     arch: &'static str,
     up_time_seconds: u64,
+    /// Why changes in the plugins' folder are not seen just now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
 }
 
 async fn information(State(host): State<Host>) -> Json<Information> {
@@ -103,6 +106,7 @@ async fn information(State(host): State<Host>) -> Json<Information> {
         os: std::env::consts::OS,
         arch: architecture(std::env::consts::ARCH),
         up_time_seconds: host.started.elapsed().as_secs(),
+        trouble: host.plugins.trouble(),
     })
 }
 

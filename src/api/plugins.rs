@@ -191,24 +191,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_says_what_to_install_and_how() {
-        let request = |json: serde_json::Value| {
-            let body: Descriptor = serde_json::from_value(json).unwrap();
-            body.request("car").map_err(|error| error.to_string())
+    fn a_body_says_where_a_package_is_and_how_it_is_installed() {
+        let request = |body: &str| {
+            let descriptor: Descriptor = serde_json::from_str(body).unwrap();
+            descriptor.request("car")
         };
-        let sum = "0f".repeat(32);
-        let whole = serde_json::json!({"file": "file:///x", "sha256": sum, "shellParas": ["a", "b c"]});
-        let whole = request(whole).unwrap();
-        assert_eq!(whole.sha256.unwrap().to_string(), sum);
+        let plain =
+            request(r#"{"file":"file:///tmp/car.zip","sha256":"","shellParas":null,"more":1}"#).unwrap();
         assert_eq!(
-            (whole.file.as_str(), whole.shell_paras),
-            ("file:///x", vec!["a".to_owned(), "b c".to_owned()])
+            (plain.name.as_str(), plain.file.as_str()),
+            ("car", "file:///tmp/car.zip")
         );
-        let bare = serde_json::json!({"file": "x", "sha256": "", "shellParas": null, "shellParams": []});
-        let bare = request(bare).unwrap();
-        assert!(bare.sha256.is_none() && bare.shell_paras.is_empty());
-        let wrong = request(serde_json::json!({"file": "x", "sha256": "12"})).unwrap_err();
-        assert!(wrong.contains("\"12\" is no SHA-256 sum"), "{wrong}");
+        assert!(plain.sha256.is_none() && plain.shell_paras.is_empty());
+        let sum = "0f".repeat(32);
+        let full = request(&format!(
+            r#"{{"file":"f","sha256":"{sum}","shellParas":["--fast",""]}}"#
+        ));
+        let full = full.unwrap();
+        assert_eq!(full.sha256.unwrap().to_string(), sum);
+        assert_eq!(full.shell_paras, ["--fast", ""]);
+        assert_eq!(
+            request(r#"{"file":"f","sha256":"0f"}"#).unwrap_err().status(),
+            400
+        );
     }
 
     #[test]

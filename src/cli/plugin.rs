@@ -92,6 +92,12 @@ struct Manifest {
     functions: Vec<String>,
 }
 
+/// What a host says of itself, as far as it is looked at.
+#[derive(Debug, Deserialize)]
+struct Host {
+    trouble: Option<String>,
+}
+
 /// What the host says of a plugin's state. What it leaves out is empty.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -278,6 +284,10 @@ async fn list(client: &Client, json: bool) -> anyhow::Result<String> {
         .await?;
     if json {
         return Ok(statuses + "\n");
+    }
+    let host: Host = client.get("/").await?;
+    if let Some(trouble) = host.trouble {
+        writeln!(std::io::stderr(), "mangrove: {}", printable(&trouble))?;
     }
     let manifests: Vec<Manifest> = client.get("/plugins/portables").await?;
     Ok(rows(&serde_json::from_str(&statuses)?, &manifests))

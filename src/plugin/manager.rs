@@ -370,7 +370,6 @@ impl Shared {
     /// Has the new version take over from the running one. When it does not start, the old one runs on.
     pub(super) async fn replace(&self, assignment: Assignment) -> Result<(), String> {
         let manifest = Arc::clone(&assignment.manifest);
-        self.stop_worker(manifest.name.as_str(), "being replaced").await;
         self.order(assignment, false).await?;
         self.install_settings(&manifest).await;
         Ok(())
@@ -384,37 +383,28 @@ impl Shared {
             // Before anybody can use them.
             self.install_settings(&assignment.manifest).await;
         }
-        let mut remote = loop {
-            let remote = self.worker(&assignment.manifest.name).ok_or_else(stopping)?;
-            let (reply, answer) = oneshot::channel();
-            let request = Request::Start(Box::new(assignment.clone()), reply);
-            // If it is just ending, because nobody used it any more, there is no answer.
-            let _ = remote.requests.send(request).await;
-            if accept {
-                // Not before the worker knows: who uses a symbol now finds it starting.
-                let manifest = Arc::clone(&assignment.manifest);
-                self.change(|catalog| catalog.accept(manifest))
-                    .map_err(|conflict| conflict.to_string())?;
-            }
-            if answer.await.is_ok() {
-                break remote;
-            }
-            remote.requests.closed().await;
-        };
         let started = async {
-            let settled = remote
-                .status
-                .wait_for(|status| status.state != State::Starting)
-                .await;
-            let settled = settled.map_err(|_| stopping())?;
-            match settled.state {
-                State::Running | State::Unhealthy => Ok(()),
-                _ => Err(settled.reason.clone()),
+            loop {
+                let remote = self.worker(&assignment.manifest.name).ok_or_else(stopping)?;
+                let (reply, answer) = oneshot::channel();
+                let request = Request::Start(Box::new(assignment.clone()), reply);
+                // If it is just ending, because nobody used it any more, there is no answer.
+                let _ = remote.requests.send(request).await;
+                if accept {
+                    // Not before the worker knows: who uses a symbol now finds it starting.
+                    let manifest = Arc::clone(&assignment.manifest);
+                    self.change(|catalog| catalog.accept(manifest))
+                        .map_err(|conflict| conflict.to_string())?;
+                }
+                if let Ok(outcome) = answer.await {
+                    return outcome;
+                }
+                remote.requests.closed().await;
             }
         };
         let mut started = std::pin::pin!(started);
-        if let Ok(started) = tokio::time::timeout(BUSY, &mut started).await {
-            return started;
+        if let Ok(outcome) = tokio::time::timeout(BUSY, &mut started).await {
+            return outcome;
         }
         drop(permit);
         started.await
@@ -425,7 +415,7 @@ impl Shared {
     }
 
     /// The way to the plugin's worker, which is made when there is none. `None` when the host is stopping.
-    fn worker(&self, plugin: &PluginName) -> Option<Remote> {
+    pub(super) fn worker(&self, plugin: &PluginName) -> Option<Remote> {
         let spawner = self.spawner()?;
         let mut workers = self.workers();
         if let Some(known) = workers.get(plugin).filter(|remote| !remote.requests.is_closed()) {

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | pure | `catalog` | which plugins and symbols there are, and who comes first |
 //! | pure | `diff` | what has to be done so that what runs is what lies in the folder |
-//! | pure | `lifecycle` | the states of one plugin, and which command comes next |
+//! | pure | `lifecycle` | the states of one plugin, which command comes next, and how a new version takes over |
 //! | pure | `turn` | whose turn it is on a turned-around channel |
 //! | pure | `backoff` | how long to wait before the next process |
 //! | pure | `launch` | how a process is called |
@@ -19,6 +19,7 @@
 //! | I/O | `process`, `output` | processes and what they say |
 //! | I/O | `worker` | one plugin at run time: the task around its `lifecycle` |
 //! | I/O | `source`, `sink`, `function` | the data channels |
+//! | I/O | `record` | when each symbol last worked |
 //! | I/O | `events` | what happened to them, for whoever listens |
 //! | I/O | `reconcile`, `operate` | what is done because the folder changed, and what by hand |
 //! | I/O | `manager`, `handle` | all of it together, and the edge |
@@ -53,6 +54,7 @@ mod package;
 mod peers;
 mod process;
 mod reconcile;
+mod record;
 mod scan;
 mod script;
 mod settings;
@@ -81,7 +83,7 @@ pub use package::PackageError;
 pub use script::{Said, ScriptError};
 pub use sink::Sink;
 pub use source::{Source, Tuple};
-pub use status::{Plugin, State, Status};
+pub use status::{Plugin, State, Status, SymbolStatus, Symbols};
 
 use std::sync::Arc;
 

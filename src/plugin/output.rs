@@ -185,6 +185,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_replay_begins_with_what_is_kept_and_goes_on_with_what_comes() {
+        let output = Output::new("car", 8);
+        output.follow(Stream::Stdout, b"one\n".as_slice()).await;
+        let (kept, mut rest) = output.replay();
+        assert_eq!(kept[0].text, "one");
+        output.follow(Stream::Stdout, b"two\n".as_slice()).await;
+        assert_eq!((kept.len(), rest.recv().await.unwrap().text.as_str()), (1, "two"));
+    }
+
+    #[tokio::test]
     async fn a_line_without_end_is_cut() {
         let long = vec![b'x'; MAX_LINE * 100];
         let kept = lines(8, &[long.as_slice(), b"\nnext\n"].concat()).await;

@@ -39,12 +39,27 @@ const REPORT: u64 = 64;
 #[derive(Clone, Debug)]
 pub(super) struct Spawner {
     /// This program.
-    guard: PathBuf,
+    program: PathBuf,
+    /// What makes it a guard.
+    words: &'static [&'static str],
 }
 
 impl Spawner {
+    /// `guard` is this program.
     pub(super) fn new(guard: PathBuf) -> Self {
-        Self { guard }
+        Self {
+            program: guard,
+            words: &[guard::COMMAND],
+        }
+    }
+
+    /// With this test's program as the guard: unit tests have no other.
+    #[cfg(test)]
+    pub(super) fn of_this_test() -> Self {
+        Self {
+            program: std::env::current_exe().unwrap(),
+            words: guard::TEST,
+        }
     }
 
     /// Starts a process; its output goes to `output`, and it becomes one of `peers` before it can connect.
@@ -66,10 +81,10 @@ impl Spawner {
     }
 
     fn command(&self, launch: &Launch, channel: StdUnixStream) -> Command {
-        let mut command = Command::new(&self.guard);
+        let mut command = Command::new(&self.program);
         command
-            .arg0(env!("CARGO_PKG_NAME"))
-            .args([guard::COMMAND, &launch.limits.encode()])
+            .args(self.words)
+            .arg(launch.limits.encode())
             .arg(&launch.program)
             .args(&launch.args)
             .current_dir(&launch.folder)
@@ -97,11 +112,11 @@ impl Drop for Unreaped {
 #[derive(Debug)]
 struct Admitted {
     peers: Arc<Peers>,
-    guard: Pid,
+    guard: u32,
 }
 
 impl Admitted {
-    fn enter(peers: &Arc<Peers>, guard: Pid) -> Self {
+    fn enter(peers: &Arc<Peers>, guard: u32) -> Self {
         peers.enter(guard);
         Self {
             peers: Arc::clone(peers),
@@ -160,7 +175,7 @@ impl Process {
             readers.spawn(async move { output.follow(Stream::Stderr, from).await });
         }
         let pidfd = watch(Pid::from_child(&guard.0))?;
-        let admitted = Admitted::enter(peers, Pid::from_child(&guard.0));
+        let admitted = Admitted::enter(peers, guard.0.id());
         let mut reports = BufReader::new(UnixStream::from_std(channel.try_clone()?)?);
         (&channel).write_all(&[Order::Start.encode()])?;
         let report = timeout(GUARD, hear(&mut reports)).await;
@@ -189,10 +204,19 @@ impl Process {
         self.started
     }
 
+    /// The guard: whatever belongs to the plugin descends from it.
+    pub(super) fn root(&self) -> u32 {
+        self.guard.0.id()
+    }
+
     /// Is `pid` the plugin, or something that it has started?
     pub(super) fn owns(&self, pid: u32) -> bool {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        pid.is_some_and(|pid| guard::descends(pid, Pid::from_child(&self.guard.0)))
+        descends(pid, self.root())
+    }
+
+    /// Whether it is stopped by a signal, or by a debugger.
+    pub(super) fn is_halted(&self) -> bool {
+        guard::is_halted(self.pid)
     }
 
     /// Waits until the process and everything that it started has ended. Call [`Process::reap`] then.
@@ -245,6 +269,14 @@ async fn hear(reports: &mut BufReader<UnixStream>) -> io::Result<Option<Report>>
     Ok(Report::decode(&line))
 }
 
+/// Is `pid` the process `ancestor`, or does it descend from it?
+pub(super) fn descends(pid: u32, ancestor: u32) -> bool {
+    let known = |pid: u32| Pid::from_raw(i32::try_from(pid).ok()?);
+    known(pid)
+        .zip(known(ancestor))
+        .is_some_and(|(pid, ancestor)| guard::descends(pid, ancestor))
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -261,5 +293,77 @@ impl fmt::Display for Ending {
             Self::Signalled(signal) => write!(f, "killed by signal {signal}"),
             Self::Unknown => f.write_str("killed together with its guard"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn shell(script: &str) -> Launch {
+        Launch {
+            program: "/bin/sh".into(),
+            args: vec!["-c".into(), script.into()],
+            folder: std::env::temp_dir(),
+            environment: [("WORD".to_owned(), "hello".to_owned())].into(),
+            limits: Default::default(),
+        }
+    }
+
+    async fn spawn(launch: &Launch) -> io::Result<(Process, Arc<Output>)> {
+        let (output, peers) = (Output::new("car", 16), Peers::new("car", false));
+        let output = Arc::new(output);
+        let process = Spawner::of_this_test()
+            .spawn(launch, &output, &Arc::new(peers))
+            .await?;
+        Ok((process, output))
+    }
+
+    async fn until(what: impl Fn() -> bool) {
+        timeout(PATIENCE, async {
+            while !what() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test]
+    async fn its_exit_code_and_last_words_are_known() {
+        let script = shell("echo $WORD; echo sorry >&2; exit 3");
+        let (process, output) = spawn(&script).await.unwrap();
+        timeout(PATIENCE, process.ended()).await.unwrap().unwrap();
+        assert_eq!(process.reap().await, Ending::Exited(3));
+        assert_eq!(output.last_error(SystemTime::UNIX_EPOCH).unwrap(), "sorry");
+        assert!(output.lines().iter().any(|line| line.text == "hello"));
+    }
+
+    #[tokio::test]
+    async fn a_process_owns_itself_and_what_it_starts() {
+        let (process, output) = spawn(&shell("sleep 300 & echo pid $!; wait")).await.unwrap();
+        let child = || {
+            let mut lines = output.lines().into_iter();
+            lines.find_map(|line| line.text.strip_prefix("pid ")?.parse().ok())
+        };
+        until(|| child().is_some()).await;
+        let child: u32 = child().unwrap();
+        assert!(process.owns(process.id()) && process.owns(child));
+        assert!(!process.owns(std::process::id()));
+        assert!(!process.is_halted());
+        rustix::process::kill_process(process.pid, Signal::STOP).unwrap();
+        until(|| process.is_halted()).await;
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_an_error() {
+        let missing = Launch {
+            program: "/does/not/exist".into(),
+            ..shell("")
+        };
+        let error = spawn(&missing).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }

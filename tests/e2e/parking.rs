@@ -6,6 +6,7 @@ use testkit::process::Signal;
 use crate::documents::packed_car;
 use crate::host::Host;
 use crate::plugins::{home_with_car, signal};
+use crate::rules::home_with_cars;
 
 /// Creates the stream `cars` and a rule that uses a source and a function of the plugin `car`.
 async fn rule_over_car(host: &Host, options: &str, id: &str) {
@@ -170,6 +171,46 @@ async fn rules_of_a_shared_stream_wait_while_their_plugin_is_stopped() {
     assert!(host.interrupt().await.success());
     while events.next().await.is_some() {}
     while logs.next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn a_folder_that_is_taken_away_and_put_back_does_the_same() {
+    let _car = testkit::exclusive("car");
+    let home = home_with_car();
+    let (folder, away) = (home.path().join("plugins/portable/car"), home.path().join("car"));
+    let mut host = Host::start(home.path()).await;
+    rule_over_car(&host, "", "e2e-drop").await;
+    host.logged("e2e-drop").await;
+    for _ in 0..2 {
+        std::fs::rename(&folder, &away).unwrap();
+        parked(&mut host, "e2e-drop").await;
+        std::fs::rename(&away, &folder).unwrap();
+        resumed(&mut host, "e2e-drop").await;
+    }
+    assert!(host.interrupt().await.success());
+}
+
+#[tokio::test]
+async fn trouble_with_the_plugins_folder_is_shown_and_stops_nothing() {
+    let home = home_with_cars();
+    let folder = home.path().join("plugins/portable");
+    let mut host = Host::start(home.path()).await;
+    assert_eq!(host.get("/").await.json().get("trouble"), None);
+    std::fs::remove_dir(&folder).unwrap();
+    std::fs::write(&folder, "no folder").unwrap();
+    let shown = testkit::within("the trouble", async {
+        loop {
+            if let Some(trouble) = host.get("/").await.json().get("trouble") {
+                return trouble.as_str().unwrap().to_owned();
+            }
+        }
+    })
+    .await;
+    assert!(shown.contains("plugins/portable"), "{shown}");
+    host.process
+        .line("the same in the log", |line| line.contains("cannot read"))
+        .await;
+    assert!(host.interrupt().await.success());
 }
 
 #[tokio::test]

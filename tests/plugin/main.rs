@@ -9,6 +9,7 @@
 //! | `guard` | processes that try to get away, and strangers |
 //! | `environment` | the same, in Python with an environment of its own, built by the real tools |
 //! | `sdk` | an unmodified plugin on published releases of the `ekuiper` package |
+//! | `swap`, `supervision` | the same, and the example `car`, replaced, killed and stopped in their tracks under load |
 
 mod channels;
 mod control;
@@ -17,7 +18,10 @@ mod folder;
 mod guard;
 mod home;
 mod install;
+mod load;
 mod operate;
 mod peer;
 mod sdk;
+mod supervision;
+mod swap;
 mod watch;

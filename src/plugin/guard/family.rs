@@ -49,6 +49,11 @@ pub(in crate::plugin) fn descends(pid: Pid, ancestor: Pid) -> bool {
     false
 }
 
+/// Is the process stopped by a signal, or by a debugger?
+pub(in crate::plugin) fn is_halted(pid: Pid) -> bool {
+    stat(pid).is_some_and(|stat| matches!(stat.state, b'T' | b't'))
+}
+
 /// Every process that can be seen, with its parent.
 fn parents() -> io::Result<HashMap<Pid, Pid>> {
     let mut parents = HashMap::new();
@@ -66,16 +71,34 @@ fn parents() -> io::Result<HashMap<Pid, Pid>> {
 
 /// The parent of a process that exists and has one.
 fn parent(pid: Pid) -> Option<Pid> {
-    let stat = std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    parent_in(&stat)
+    stat(pid)?.parent
 }
 
-/// The field behind the name, which is in parentheses and may hold any bytes, and the state.
-fn parent_in(stat: &[u8]) -> Option<Pid> {
-    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
-    let number: i32 = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    Pid::from_raw(number)
+/// What the system tells of a process.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    state: u8,
+    parent: Option<Pid>,
+}
+
+fn stat(pid: Pid) -> Option<Stat> {
+    Stat::parse(&std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)
+}
+
+impl Stat {
+    /// The fields behind the name, which is in parentheses and may hold any bytes.
+    fn parse(stat: &[u8]) -> Option<Self> {
+        let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+        let mut fields = std::str::from_utf8(stat.get(name_end + 1..)?)
+            .ok()?
+            .split_ascii_whitespace();
+        let state = *fields.next()?.as_bytes().first()?;
+        let parent: i32 = fields.next()?.parse().ok()?;
+        Some(Self {
+            state,
+            parent: Pid::from_raw(parent),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -84,10 +107,17 @@ mod tests {
 
     #[test]
     fn a_name_may_look_like_fields() {
-        let stat = b"77 (a) S 1 (b) R) S 42 77 77 0 -1 4194304";
-        assert_eq!(parent_in(stat), Pid::from_raw(42));
-        for stat in ["", "77", "77 (sh)", "77 (sh) S", "77 (sh) S x", "1 (init) S 0 1"] {
-            assert_eq!(parent_in(stat.as_bytes()), None, "{stat:?}");
+        let of = |state, parent| {
+            Some(Stat {
+                state,
+                parent: Pid::from_raw(parent),
+            })
+        };
+        let stat = b"77 (a) S 1 (b) R) T 42 77 77 0 -1 4194304";
+        assert_eq!(Stat::parse(stat), of(b'T', 42));
+        assert_eq!(Stat::parse(b"1 (init) S 0 1"), of(b'S', 0));
+        for stat in ["", "77", "77 (sh)", "77 (sh) S", "77 (sh) S x"] {
+            assert_eq!(Stat::parse(stat.as_bytes()), None, "{stat:?}");
         }
     }
 

@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 
 use super::limits::Limits;
-pub(super) use family::descends;
+pub(super) use family::{descends, is_halted};
 pub(super) use words::{Order, Report};
 
 /// The first argument of a guard, behind the program's name.
@@ -156,4 +156,27 @@ fn end_family() -> io::Result<()> {
 
 fn lock(plugin: &Mutex<Option<Pid>>) -> MutexGuard<'_, Option<Pid>> {
     plugin.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What makes a program of unit tests a guard: it is to run one test only, the one below.
+#[cfg(test)]
+pub(super) const TEST: &[&str] = &["--exact", "plugin::guard::tests::be_a_guard", "--nocapture", "--"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Not a test, but the guard of other tests, when it is started as they do.
+    #[test]
+    fn be_a_guard() {
+        let mut args = std::env::args_os()
+            .skip_while(|word| word != "--")
+            .skip(1)
+            .peekable();
+        if args.peek().is_some() {
+            let succeeded = guard(args).is_ok();
+            // At once: what else the runner of tests would print is not the plugin's.
+            std::process::exit(i32::from(!succeeded));
+        }
+    }
 }
