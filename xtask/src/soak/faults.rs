@@ -15,13 +15,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::home::Package;
 use super::processes::used_by;
-use super::wait::until;
+use super::wait::{PATIENCE, until};
 use super::world::{Wiring, World};
 use super::{Figure, Plan};
 
@@ -85,7 +85,7 @@ pub(super) async fn play(world: &World, plan: &Plan) -> Result<Vec<Figure>> {
     let before = used_by(host)?;
 
     let warm = (plan.rounds / 5).max(1);
-    let mut warmed_up = before;
+    let (mut warmed_up, mut strangers) = (before, 0);
     for round in 0..plan.rounds {
         if round == warm {
             world.flowing(&all).await?;
@@ -94,7 +94,7 @@ pub(super) async fn play(world: &World, plan: &Plan) -> Result<Vec<Figure>> {
         let package = random.choice(&faulty).context("no plugin")?;
         let fault = *random.choice(FAULTS).context("no fault")?;
         let pid = world.running(&package.name, None).await?;
-        strike(fault, package, pid, &mut random)
+        strangers += strike(fault, package, pid, &mut random)
             .await
             .with_context(|| format!("fault {round}: {fault:?} of {}", package.name))?;
     }
@@ -103,6 +103,10 @@ pub(super) async fn play(world: &World, plan: &Plan) -> Result<Vec<Figure>> {
     for package in &faulty {
         refused += world.plugin(&package.name).await?.refused_peers;
     }
+    ensure!(
+        refused >= strangers,
+        "of {strangers} strangers the host has counted {refused}"
+    );
     ensure!(world.pid()? == host, "the host is another process now");
     let after = until("the host uses no more than before", async || {
         let now = used_by(host)?;
@@ -147,14 +151,16 @@ fn rule(package: &Package, what: &str) -> String {
     format!("{}_{what}", package.name)
 }
 
-/// Does it. The process may have ended by itself meanwhile, from an earlier fault.
-async fn strike(fault: Fault, package: &Package, pid: u64, random: &mut Rng) -> Result<()> {
+/// Does it, and says how many strangers the host has to count. The process may have ended by itself meanwhile,
+/// from an earlier fault.
+async fn strike(fault: Fault, package: &Package, pid: u64, random: &mut Rng) -> Result<u64> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let pid = pid.context("the plugin's process has no id")?;
     let send = |signal| match kill_process(pid, signal) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(0),
         Err(error) => Err(error).context("cannot signal the plugin"),
     };
+    let mut strangers = 0;
     match fault {
         Fault::Kill => send(Signal::KILL),
         Fault::Exit => send(Signal::USR1),
@@ -169,25 +175,31 @@ async fn strike(fault: Fault, package: &Package, pid: u64, random: &mut Rng) -> 
                 format!("plugin_{}", package.name),
                 format!("func_{}_function", package.name),
             ] {
-                intrude(&format!("/tmp/{name}.ipc"), random).await;
+                strangers += u64::from(intrude(&format!("/tmp/{name}.ipc"), random).await?);
             }
-            Ok(())
+            Ok(strangers)
         }
     }
 }
 
-/// Connects as a process that the host has not started, and talks nonsense. The host is to hang up.
-async fn intrude(path: &str, random: &mut Rng) {
+/// Connects as a process that the host has not started, and talks nonsense: the host has to hang up. True when it
+/// heard enough to count it as a stranger.
+async fn intrude(path: &str, random: &mut Rng) -> Result<bool> {
     let Ok(mut stream) = UnixStream::connect(path).await else {
-        return; // the host listens there only while the plugin is in use
+        return Ok(false); // it listens for a function only while that is in use
     };
     let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(256).collect();
     let greeting = [0, b'S', b'P', 0, 0, 0x30, 0, 0];
-    let bytes = if random.bool() {
-        noise
-    } else {
+    let greets = random.bool();
+    let bytes = if greets {
         [&greeting[..], &noise].concat()
+    } else {
+        noise
     };
-    // It may hang up before it has read all of it.
+    // It may hang up before it has read all of it, and what it did not read makes the end an error.
     let _written = stream.write_all(&bytes).await;
+    let mut answer = Vec::new();
+    let ended = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    ensure!(ended.is_ok(), "the host keeps a stranger's connection to {path}");
+    Ok(greets)
 }

@@ -38,8 +38,8 @@ pub(super) async fn play(world: &mut World, plan: &Plan) -> Result<Vec<Figure>> 
                 .iter()
                 .any(|process| process.command.starts_with("sleep"));
             ensure!(has_child, "the plugin's child does not run: {processes:?}");
-            world.kill().await?;
             let since = Instant::now();
+            world.kill().await?;
             until("every process of the host has ended", async || {
                 let left = world.processes()?;
                 ensure!(left.is_empty(), "{left:?}");
