@@ -83,6 +83,8 @@ pub(super) struct Package {
     pub(super) child: bool,
     /// How long it takes to start, milliseconds.
     pub(super) delay: u32,
+    /// Whether its process ends at once.
+    pub(super) useless: bool,
     /// Whether its manifest is wrong.
     pub(super) broken: bool,
 }
@@ -125,6 +127,7 @@ impl Home {
             version: 1,
             child: false,
             delay: 0,
+            useless: false,
             broken: false,
         }
     }
@@ -219,6 +222,9 @@ impl Home {
         });
         if package.child {
             environment["CHAOS_CHILD"] = "1".into();
+        }
+        if package.useless {
+            environment["CHAOS_USELESS"] = "1".into();
         }
         let mut manifest = json!({
             "version": version.to_string(),

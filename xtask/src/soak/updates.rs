@@ -1,5 +1,6 @@
-//! Updates in a row under load, by REST, by exchanging the plugin's folder and by laying new files over the old.
-//! No rule stops, and what was sent is what was taken; the longest pause is reported.
+//! Updates in a row under load, by REST, by exchanging the plugin's folder and by laying new files over the old;
+//! now and then one that does not start and must change nothing. No rule stops, and what was sent is what was taken;
+//! the longest pause is reported.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -9,6 +10,9 @@ use super::home::Package;
 use super::wait::until;
 use super::world::{Wiring, World};
 use super::{Figure, Plan};
+
+/// Every so many updates are preceded by one that is of no use.
+const USELESS: u32 = 5;
 
 /// Between two looks at the rules.
 const LOOK: Duration = Duration::from_millis(20);
@@ -87,6 +91,15 @@ async fn update(world: &World, package: &mut Package, rounds: u32) -> Result<()>
     for round in 0..rounds {
         let pid = world.running(&package.name, None).await?;
         package.version += 1;
+        if round % USELESS == USELESS - 1 {
+            let useless = Package {
+                useless: true,
+                ..package.clone()
+            };
+            let refused = refuse(world, &useless, pid, round % 2 == 0).await;
+            refused.with_context(|| format!("useless update to {}", package.version))?;
+            package.version += 1;
+        }
         let how = match round % 3 {
             0 => {
                 world.put(package).await?;
@@ -118,6 +131,25 @@ async fn update(world: &World, package: &mut Package, rounds: u32) -> Result<()>
         running.with_context(|| format!("update to {version} {how}"))?;
     }
     Ok(())
+}
+
+/// Offers a version whose process ends at once: the old one goes on, and the plugin says why.
+async fn refuse(world: &World, useless: &Package, pid: u64, by_rest: bool) -> Result<()> {
+    if by_rest {
+        let taken = world.put(useless).await;
+        ensure!(taken.is_err(), "it was taken");
+    } else {
+        world.home.lay_over(useless)?;
+    }
+    until("the plugin says that it has refused the update", async || {
+        let status = world.plugin(&useless.name).await?;
+        ensure!(
+            status.state == "running" && status.pid == Some(pid) && (by_rest || !status.note.is_empty()),
+            "it is {status}; the old process is {pid}"
+        );
+        Ok(())
+    })
+    .await
 }
 
 /// Completes when a rule is not running, with its status.

@@ -37,7 +37,8 @@ pub(super) struct Wiring<'a> {
 pub(super) struct Status {
     pub(super) state: String,
     reason: String,
-    note: String,
+    /// Why an update was not taken, among others.
+    pub(super) note: String,
     pub(super) pid: Option<u64>,
     /// Connections of strangers that the host has turned away.
     pub(super) refused_peers: u64,

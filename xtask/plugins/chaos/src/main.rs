@@ -12,7 +12,8 @@
 //! | SIGUSR2 | writes garbage to the host's sockets ([`garbage`]) |
 //!
 //! `CHAOS_NAME` is the plugin's name, `CHAOS_FOLDER` where it keeps its records; with `CHAOS_CHILD` it starts a
-//! process that leaves its process group and session; `CHAOS_DELAY` is how many milliseconds its start takes.
+//! process that leaves its process group and session; `CHAOS_DELAY` is how many milliseconds its start takes,
+//! and with `CHAOS_USELESS` it does not start at all.
 
 mod function;
 mod garbage;
@@ -45,6 +46,9 @@ async fn main() -> Result<()> {
     if let Ok(delay) = std::env::var("CHAOS_DELAY") {
         let delay = delay.parse().context("CHAOS_DELAY is no number")?;
         tokio::time::sleep(Duration::from_millis(delay)).await;
+    }
+    if std::env::var_os("CHAOS_USELESS").is_some() {
+        std::process::exit(EXIT);
     }
     let mut exit = signal(SignalKind::user_defined1())?;
     let mut litter = signal(SignalKind::user_defined2())?;
