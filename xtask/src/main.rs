@@ -1,10 +1,13 @@
 //! The project's own commands: `cargo verify` runs every check and test, `cargo demo` shows the main job,
-//! `cargo figures` measures.
+//! `cargo figures` measures, `cargo soak` lets plugins and the host fail for a long time.
 //! Owns nothing that ships. Everything it makes lies in cargo's target folder.
 
 mod command;
 mod demo;
 mod figures;
+mod host;
+mod http;
+mod soak;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +26,8 @@ enum Arguments {
     Demo(demo::Arguments),
     /// Measures, with every peer in the same run, and makes the tables of docs/benchmarks.md.
     Figures(figures::Arguments),
+    /// Lets plugins and the host fail, change, come and go under load, and counts what got lost.
+    Soak(soak::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +40,7 @@ fn main() -> ExitCode {
         Arguments::Verify(arguments) => verify::run(&arguments),
         Arguments::Demo(arguments) => demo::run(&arguments),
         Arguments::Figures(arguments) => figures::run(&arguments),
+        Arguments::Soak(arguments) => soak::run(&arguments),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

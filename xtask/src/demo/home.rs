@@ -2,6 +2,7 @@
 //! a named pipe through which the results come.
 
 use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -10,9 +11,10 @@ use serde_json::{StreamDeserializer, Value};
 use tokio::net::unix::pipe;
 
 use crate::command::cargo;
+use crate::host::{Launch, last_words};
 
-/// How many lines of the log a failure shows.
-const LAST_WORDS: usize = 20;
+/// Where eKuiper's users expect the REST API.
+const PORT: u16 = 9081;
 
 /// The home folder and the programs that run in it.
 pub(super) struct Home {
@@ -64,9 +66,15 @@ impl Home {
         &self.folder
     }
 
-    /// The host's program.
-    pub(super) fn host(&self) -> &Path {
-        &self.host
+    /// The host that runs in it.
+    pub(super) fn launch(&self) -> Launch {
+        Launch {
+            program: self.host.clone(),
+            home: self.folder.clone(),
+            rest: rest_address(),
+            log: self.log(),
+            environment: Vec::new(),
+        }
     }
 
     /// Where the host's log goes.
@@ -76,13 +84,7 @@ impl Home {
 
     /// The end of the host's log, for the text of a failure.
     pub(super) fn last_words(&self) -> String {
-        let log = std::fs::read(self.log()).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        let lines: Vec<&str> = log.lines().collect();
-        let last = lines.iter().skip(lines.len().saturating_sub(LAST_WORDS));
-        last.fold(format!("{} ends with:", self.log().display()), |text, line| {
-            text + "\n" + line
-        })
+        last_words(&self.log())
     }
 
     /// To which the plugin's sink writes.
@@ -102,6 +104,16 @@ impl Home {
             buffer: Vec::new(),
         })
     }
+}
+
+/// The usual address, or a free port when someone has it.
+fn rest_address() -> SocketAddr {
+    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+    if TcpListener::bind(usual).is_ok() {
+        return usual;
+    }
+    println!("The port {PORT} is taken; the REST API gets another one.");
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
 }
 
 fn lock(path: &Path) -> Result<File> {

@@ -3,8 +3,6 @@
 //! Ctrl-C or until the wanted number of results is there.
 
 mod home;
-mod host;
-mod http;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,8 +13,9 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::host::Host;
+use crate::http;
 use home::{Home, Results};
-use host::Host;
 
 /// Runs a rule through a host and the example plugin until Ctrl-C.
 #[derive(clap::Args)]
@@ -54,8 +53,9 @@ async fn play(home: &Home, wanted: Option<u64>) -> Result<()> {
     // Before the host runs, so that no signal can end us without it.
     let mut stop = Stop::listen()?;
     let mut results = home.results()?;
+    let launch = home.launch();
     let mut host = tokio::select! {
-        host = Host::start(home) => host?,
+        host = Host::start(&launch) => host?,
         () = stop.wanted() => return Ok(()),
     };
     let address = host.address();

@@ -3,7 +3,7 @@
 
 mod cells;
 mod peers;
-mod report;
+pub(crate) mod report;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

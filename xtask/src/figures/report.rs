@@ -300,7 +300,7 @@ pub(super) fn table(rows: &[Row], missing: &[Missing], rounds: usize) -> String 
 }
 
 /// Puts `table` between the marks of this section.
-pub(super) fn replace(page: &str, section: &str, table: &str) -> Result<String> {
+pub(crate) fn replace(page: &str, section: &str, table: &str) -> Result<String> {
     let (begin, end) = (
         format!("<!-- figures {section}: begin -->\n"),
         format!("<!-- figures {section}: end -->"),

@@ -69,6 +69,7 @@ const STEPS: &[Step] = &[
     ("fuzz targets, some seconds each", fuzz::check),
     ("packages", package::check),
     ("cargo demo", demo),
+    ("cargo soak, in short", soak),
     ("cargo figures", figures),
 ];
 
@@ -271,6 +272,11 @@ fn demo(checkout: &Checkout) -> Result<Outcome> {
     // Tests of another checkout may have the plugin's addresses, of which the machine has one each.
     let _car = testkit::exclusive("car");
     checkout.tool("demo", &mut checkout.cargo(["demo", "--results", "3"]))
+}
+
+/// Every case of the soak with a few rounds.
+fn soak(checkout: &Checkout) -> Result<Outcome> {
+    checkout.tool("soak", &mut checkout.cargo(["soak", "--short"]))
 }
 
 /// One quick round of one cell: that everything of the figures builds and runs, not how fast it is. A library

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// The host cannot be reached or refuses, with its reason.
-pub(super) async fn post(address: SocketAddr, path: &str, body: &Value) -> Result<()> {
+pub(crate) async fn post(address: SocketAddr, path: &str, body: &Value) -> Result<()> {
     request(address, "POST", path, &body.to_string()).await.map(drop)
 }
 
@@ -23,11 +23,43 @@ pub(super) async fn post(address: SocketAddr, path: &str, body: &Value) -> Resul
 ///
 /// # Errors
 /// The host cannot be reached or refuses, with its reason.
-pub(super) async fn get(address: SocketAddr, path: &str) -> Result<String> {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<String> {
     request(address, "GET", path, "").await
 }
 
+/// Puts `body`; the answer must be a success.
+///
+/// # Errors
+/// The host cannot be reached or refuses, with its reason.
+pub(crate) async fn put(address: SocketAddr, path: &str, body: &Value) -> Result<()> {
+    request(address, "PUT", path, &body.to_string()).await.map(drop)
+}
+
+/// The JSON of the answer, or `None` when there is no such thing.
+///
+/// # Errors
+/// The host cannot be reached, refuses for another reason, or answers with what is no JSON.
+pub(crate) async fn find(address: SocketAddr, path: &str) -> Result<Option<Value>> {
+    let (status, body) = exchange(address, "GET", path, "").await?;
+    if status == 404 {
+        return Ok(None);
+    }
+    let what = || format!("GET http://{address}{path}: {status}: {}", body.trim_end());
+    ensure!((200..300).contains(&status), what());
+    serde_json::from_str(&body).map(Some).with_context(what)
+}
+
 async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> Result<String> {
+    let (status, body) = exchange(address, method, path, body).await?;
+    ensure!(
+        (200..300).contains(&status),
+        "{method} http://{address}{path}: {status}: {}",
+        body.trim_end()
+    );
+    Ok(body)
+}
+
+async fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
@@ -44,14 +76,7 @@ async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> R
     let Ok(answer) = tokio::time::timeout(PATIENCE, exchange).await else {
         bail!("{}: no answer within {} s", what(), PATIENCE.as_secs());
     };
-    let (status, body) = split(&answer.with_context(what)?).with_context(what)?;
-    ensure!(
-        (200..300).contains(&status),
-        "{}: {status}: {}",
-        what(),
-        body.trim_end()
-    );
-    Ok(body)
+    split(&answer.with_context(what)?).with_context(what)
 }
 
 /// The status and the body of a whole answer. Bodies in chunks are not understood; the host sends none here.

@@ -1,7 +1,8 @@
-//! Owns the demo's host process: starts it, learns its address, ends it as Ctrl-C would.
+//! Owns a host process: starts it, learns its address, ends it as Ctrl-C would, or kills it.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -10,16 +11,26 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use super::home::Home;
-
-/// Where eKuiper's users expect the REST API.
-const PORT: u16 = 9081;
-
 /// How long the host may take until it is ready, and until it has ended.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How many lines of the log a failure shows.
+const LAST_WORDS: usize = 20;
+
+/// What to start, and where.
+pub(crate) struct Launch {
+    pub(crate) program: PathBuf,
+    pub(crate) home: PathBuf,
+    /// Where its REST API is to listen.
+    pub(crate) rest: SocketAddr,
+    /// Where its log goes, which is appended to.
+    pub(crate) log: PathBuf,
+    /// More variables of its environment.
+    pub(crate) environment: Vec<(String, String)>,
+}
+
 /// A running host.
-pub(super) struct Host {
+pub(crate) struct Host {
     child: Child,
     address: SocketAddr,
     /// Kept open: the host may print to it at any time.
@@ -28,14 +39,15 @@ pub(super) struct Host {
 
 impl Host {
     /// Starts the host and waits until it is ready.
-    pub(super) async fn start(home: &Home) -> Result<Self> {
-        let log =
-            File::create(home.log()).with_context(|| format!("cannot write {}", home.log().display()))?;
-        let mut child = Command::new(home.host())
+    pub(crate) async fn start(launch: &Launch) -> Result<Self> {
+        let log = File::options().append(true).create(true).open(&launch.log);
+        let log = log.with_context(|| format!("cannot write {}", launch.log.display()))?;
+        let mut child = Command::new(&launch.program)
             .arg("serve")
             .arg("--home")
-            .arg(home.folder())
-            .args(["--rest", &rest_address().to_string()])
+            .arg(&launch.home)
+            .args(["--rest", &launch.rest.to_string()])
+            .envs(launch.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -43,7 +55,7 @@ impl Host {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("cannot run {}", home.host().display()))?;
+            .with_context(|| format!("cannot run {}", launch.program.display()))?;
         let output = child.stdout.take().context("the host has no output")?;
         let mut output = BufReader::new(output).lines();
         let ready = async {
@@ -55,11 +67,11 @@ impl Host {
             bail!("the host ended before it was ready")
         };
         let address = match tokio::time::timeout(PATIENCE, ready).await {
-            Ok(address) => address.with_context(|| home.last_words())?,
+            Ok(address) => address.with_context(|| last_words(&launch.log))?,
             Err(_) => bail!(
                 "the host is not ready after {} s\n{}",
                 PATIENCE.as_secs(),
-                home.last_words()
+                last_words(&launch.log)
             ),
         };
         Ok(Self {
@@ -70,18 +82,23 @@ impl Host {
     }
 
     /// Where its REST API listens.
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
+    /// Its process. None: it has ended.
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        self.child.id().and_then(|id| Pid::from_raw(id.cast_signed()))
+    }
+
     /// Waits for its end.
-    pub(super) async fn ended(&mut self) -> Result<ExitStatus> {
+    pub(crate) async fn ended(&mut self) -> Result<ExitStatus> {
         self.child.wait().await.context("cannot wait for the host")
     }
 
     /// Asks it to end, as Ctrl-C would, and waits until it has.
-    pub(super) async fn stop(&mut self) -> Result<()> {
-        if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        if let Some(pid) = self.pid() {
             kill_process(pid, Signal::INT).context("cannot signal the host")?;
         }
         let Ok(status) = tokio::time::timeout(PATIENCE, self.ended()).await else {
@@ -91,16 +108,22 @@ impl Host {
         ensure!(status.success(), "the host did not end cleanly: {status}");
         Ok(())
     }
+
+    /// Kills it as nothing can be prepared for, and waits until it has ended.
+    pub(crate) async fn kill(mut self) -> Result<()> {
+        self.child.kill().await.context("cannot kill the host")
+    }
 }
 
-/// The usual address, or a free port when someone has it.
-fn rest_address() -> SocketAddr {
-    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
-    if TcpListener::bind(usual).is_ok() {
-        return usual;
-    }
-    println!("The port {PORT} is taken; the REST API gets another one.");
-    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+/// The end of a host's log, for the text of a failure.
+pub(crate) fn last_words(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let last = lines.iter().skip(lines.len().saturating_sub(LAST_WORDS));
+    last.fold(format!("{} ends with:", log.display()), |text, line| {
+        text + "\n" + line
+    })
 }
 
 /// The address in the line that says that the host is ready.
@@ -111,6 +134,8 @@ fn address_in(line: &str) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
