@@ -20,7 +20,7 @@ use serde_json::Value;
 use serde_saphyr::Spanned;
 
 pub use self::conf_key::{ConfKeyError, conf_key};
-pub use self::setting::LEVELS;
+pub use self::setting::{LEVELS, PEERS};
 use self::setting::{SETTINGS, Setting};
 pub use self::yaml::YamlError;
 
@@ -98,6 +98,24 @@ pub struct Portable {
     pub log_lines: usize,
     /// The largest message that is accepted from a plugin, bytes.
     pub max_message: usize,
+    /// The most memory for data that each process of a plugin may have, bytes; 0 = no limit. The lower one of this
+    /// and of the manifest's `limits` wins.
+    pub limit_memory: usize,
+    /// The most files that each process of a plugin may have open; 0 = no limit of its own.
+    pub limit_open_files: usize,
+    /// What plugins get of busy processors beside other processes, percent of the usual weight.
+    pub limit_cpu_share: u32,
+    /// Which processes may connect to a plugin's channels, one of [`PEERS`].
+    pub peers: String,
+    /// This program, which guards the plugins' processes. Not a setting.
+    pub guard: PathBuf,
+}
+
+impl Portable {
+    /// May every process of the host's user connect to a plugin's channels?
+    pub(crate) fn admits_any_peer(&self) -> bool {
+        self.peers == PEERS[1]
+    }
 }
 
 /// Section `rule`.
@@ -211,6 +229,11 @@ impl Config {
                 restart_limit: 10,
                 log_lines: 1000,
                 max_message: 16 * 1024 * 1024,
+                limit_memory: 0,
+                limit_open_files: 0,
+                limit_cpu_share: 100,
+                peers: "plugin".to_owned(),
+                guard: PathBuf::from("/proc/self/exe"),
             },
             rule: Rule { buffer_length: 1024 },
             log: Log {

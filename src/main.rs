@@ -5,10 +5,16 @@ use std::process::ExitCode;
 
 use mangrove::cli::{self, Command, ServeArgs};
 use mangrove::config::{Config, Overrides};
+use mangrove::plugin::guard;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    // Not a command for people, and it must stay small: no parser, no runtime.
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|command| command == guard::COMMAND) {
+        return guard::run(args);
+    }
     let outcome = match cli::parse() {
         Command::Serve(args) => serve(args),
         Command::Ask(ask) => ask.run(),

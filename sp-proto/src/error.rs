@@ -98,6 +98,14 @@ pub enum DialError {
         /// How long was waited.
         limit: Duration,
     },
+    /// The socket's [`Admission`](crate::Admission) does not take this peer.
+    #[error("{address} is not admitted: {reason}")]
+    NotAdmitted {
+        /// The whole address.
+        address: String,
+        /// Why.
+        reason: String,
+    },
     /// The peer is welcome in general but not now: a pair socket has one peer at a time.
     #[error("{address} is refused: {reason}")]
     NotNow {

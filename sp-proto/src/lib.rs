@@ -33,6 +33,11 @@
 //! Every socket listens and dials on any number of endpoints; [`Address`] tells of the transports. Sockets
 //! are made anywhere and used within a tokio runtime. A [`Listener`] serves several protocols on one address.
 //!
+#![cfg_attr(
+    all(any(doc, doctest), feature = "ipc", feature = "tls", feature = "ws"),
+    doc = "The [`guide`] has a page per pattern, and pages on connecting, back-pressure, closing, devices and TLS."
+)]
+//!
 //! # Module map
 //!
 //! - [`wire`]: greeting, frames, backtraces. Pure.
@@ -48,15 +53,18 @@
 //! `send` takes the socket's lock, the pattern picks a pipe, and the frame is added to that pipe's batch. An
 //! idle pipe is written to at once from the caller's task; a busy one's task is woken once and writes the
 //! whole batch, unless a sender finds 64 KiB or a full queue before that and writes it itself. On the other
-//! side the pipe's task reads up to 64 KiB, decodes every frame in it and hands them over under one lock with
-//! one wake. No message has a task hop or a channel of its own.
+//! side the pipe's task reads up to 68 KiB, decodes every frame in it and hands them over under one lock with
+//! one wake. In a flood it hands the reading over as well: a receiver that finds nothing queued then reads from
+//! the connection by itself, until that has nothing more. No message has a task hop or a channel of its own.
 //!
 //! # What messages keep in memory
 //!
-//! Small messages that come in together share allocations of at most 4 KiB, which the last of them frees. The
-//! buffers of messages from 32 KiB up are used again once they are dropped; each thread keeps at most 8 MiB of
-//! those. A pipe that has been under load keeps the two buffers of its writes, at most 1 MiB each, until it has
-//! written a few single messages.
+//! Small messages that come in together share allocations of at most 4 KiB, which the last of them frees. In a
+//! flood, messages from 16 KiB up share the 68 KiB buffer that brought them with their neighbours, at most four
+//! in a row; keeping one of them for long keeps its buffer. Copy what is to be kept. The buffers of messages
+//! from 32 KiB up and those read buffers are used again once they are dropped; each thread keeps at most 8 MiB
+//! of them. A pipe that has been under load keeps the two buffers of its writes, at most 1 MiB each, until it has
+//! written a few single messages. The kernel holds up to 416 KiB of an ipc pipe whose peer does not read.
 #![cfg_attr(not(feature = "tokio"), allow(dead_code, unused_imports))]
 // With inproc alone there is one kind of connection, and nothing to choose.
 #![cfg_attr(
@@ -75,8 +83,13 @@ pub mod wire;
 mod engine;
 #[cfg(feature = "tokio")]
 mod error;
+// Its pages speak of every feature.
+#[cfg(all(any(doc, doctest), feature = "ipc", feature = "tls", feature = "ws"))]
+pub mod guide;
 #[cfg(feature = "tokio")]
 mod socket;
+#[cfg(feature = "tokio")]
+mod sync;
 #[cfg(feature = "tokio")]
 mod transport;
 
@@ -90,13 +103,14 @@ pub use protocol::Protocol;
 pub use stats::{Drops, PipeStats, Stats, Traffic};
 
 #[cfg(feature = "tokio")]
-pub use engine::{Endpoint, Event, Events, ListenerOptions, PipeInfo};
+pub use engine::{Admission, Endpoint, Event, Events, ListenerOptions, PipeInfo};
 #[cfg(feature = "tokio")]
 pub use error::{DialError, ListenError, RecvError, RequestError, SendError, SendErrorKind};
 #[cfg(feature = "tokio")]
 pub use socket::{
-    Bus, Connection, DeviceError, Listener, Pair, Pair1, Pub, Pull, Push, Raw, RawSendError, Rep, Req,
-    ReqContext, Request, Respondent, SocketOptions, Sub, SubContext, SurveyContext, Surveyor, device,
+    Bus, Connection, DeviceError, Incoming, Listener, Outgoing, Pair, Pair1, Pub, Pull, Push, Raw,
+    RawSendError, Rep, Req, ReqContext, Request, Respondent, SocketOptions, Sub, SubContext, SurveyContext,
+    Surveyor, device,
 };
 #[cfg(feature = "tokio")]
 pub use transport::{Address, AddressError, Credentials, TcpTarget, WsTarget};

@@ -5,7 +5,7 @@ mod support;
 
 use sp_proto::{Event, Pull, Push, SocketOptions};
 use std::time::Duration;
-use support::{Transport, bounded, event, pipe_added, pipe_removed};
+use support::{Transport, bounded, descriptors, event, pipe_added, pipe_removed, resident};
 
 fn eager(transport: &Transport) -> SocketOptions {
     SocketOptions {
@@ -13,17 +13,6 @@ fn eager(transport: &Transport) -> SocketOptions {
         reconnect_max: Duration::from_millis(1),
         ..transport.options()
     }
-}
-
-/// How many descriptors this process has open.
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-/// The resident memory of this process, in bytes.
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
-    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
 /// The target comes and goes this often; a tenth of it before the first measurement.

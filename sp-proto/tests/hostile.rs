@@ -8,11 +8,12 @@ use sp_proto::{
     Surveyor,
 };
 use std::time::Duration;
-use support::{Transport, bounded, event, peer_refused, pipe_added, pipe_removed};
+use support::{Transport, bounded, event, peer_refused, pipe_added, pipe_removed, resident};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 const PUSH: [u8; 8] = [0, b'S', b'P', 0, 0, 0x50, 0, 0];
+const PULL: [u8; 8] = [0, b'S', b'P', 0, 0, 0x51, 0, 0];
 const REQ: [u8; 8] = [0, b'S', b'P', 0, 0, 0x30, 0, 0];
 const PAIR1: [u8; 8] = [0, b'S', b'P', 0, 0, 0x11, 0, 0];
 const SURVEYOR: [u8; 8] = [0, b'S', b'P', 0, 0, 0x62, 0, 0];
@@ -94,6 +95,99 @@ async fn strangers_are_refused_with_the_reason() {
         }
         assert!(pull.pipes().is_empty());
         still_works(&pull, &address).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn strangers_on_ipc_are_refused_with_the_reason() {
+    bounded(async {
+        let at = Transport::ipc();
+        let path = at.address.strip_prefix("ipc://").unwrap();
+        let options = SocketOptions {
+            handshake_timeout: Duration::from_millis(200),
+            recv_max_size: 1024,
+            ..Default::default()
+        };
+        let pull = Pull::with_options(options);
+        pull.listen(&at.address).await.unwrap();
+        let mut events = pull.events();
+        for (bytes, reason) in [
+            (&b"GET / HTTP/1.1\r\n\r\n"[..], "does not speak SP"),
+            (&REQ, "the peer speaks req, expected push"),
+            (&PUSH[..7], "did not greet within 200ms"),
+            (b"", "did not greet within 200ms"),
+        ] {
+            let mut stream = UnixStream::connect(path).await.unwrap();
+            stream.write_all(bytes).await.unwrap();
+            let refused = peer_refused(&mut events).await;
+            assert!(refused.contains(reason), "{refused:?} does not say {reason:?}");
+        }
+        let claim = [&[1][..], &(1_u64 << 63).to_be_bytes()].concat();
+        for (bytes, reason) in [
+            (&claim[..], "9223372036854775808 bytes"),
+            (b"\x02\0\0\0\0\0\0\0\x01x", "0x02"),
+            (b"\x01\0\0\0\0\0\0\0\x0apart", "in the middle of a message"),
+            (b"\x01\0\0", "in the middle of a message"),
+        ] {
+            let mut stream = UnixStream::connect(path).await.unwrap();
+            let good = b"\x01\0\0\0\0\0\0\0\x04good";
+            stream
+                .write_all(&[&PUSH[..], good, bytes].concat())
+                .await
+                .unwrap();
+            stream.shutdown().await.unwrap();
+            let removed = pipe_removed(&mut events).await;
+            assert!(removed.contains(reason), "{removed:?} does not say {reason:?}");
+            assert_eq!(
+                &pull.recv().await.unwrap()[..],
+                b"good",
+                "what came before is good"
+            );
+        }
+        let push = Push::new();
+        push.dial(&at.address).await.unwrap();
+        push.send("good").await.unwrap();
+        assert_eq!(&pull.recv().await.unwrap()[..], b"good");
+        assert_eq!(pull.stats().dropped, Default::default());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reset_ends_its_pipe_only_while_sending_and_while_receiving() {
+    bounded(async {
+        let (pull, address) = pull(SocketOptions::default()).await;
+        let mut events = pull.events();
+        let mut stream = greeted(&address, PUSH).await;
+        stream.write_all(&10_u64.to_be_bytes()).await.unwrap();
+        stream.set_zero_linger().unwrap();
+        drop(stream);
+        let reason = pipe_removed(&mut events).await;
+        assert!(reason.contains("the connection broke"), "{reason}");
+        still_works(&pull, &address).await;
+
+        let push = Push::new();
+        let mut events = push.events();
+        let at = push.listen("tcp://127.0.0.1:0").await.unwrap();
+        let address = at.address.strip_prefix("tcp://").unwrap();
+        let stream = greeted(address, PULL).await;
+        pipe_added(&mut events).await;
+        while push.try_send(vec![0; 100_000]).is_ok() {
+            tokio::task::yield_now().await;
+        }
+        let waits = push.send("waits");
+        let reset = async {
+            stream.set_zero_linger().unwrap();
+            drop(stream);
+            let reason = pipe_removed(&mut events).await;
+            assert!(reason.contains("the connection broke"), "{reason}");
+            let pull = Pull::new();
+            pull.dial(&at.address).await.unwrap();
+            assert_eq!(&pull.recv().await.unwrap()[..], b"waits");
+        };
+        let (sent, ()) = tokio::join!(waits, reset);
+        sent.unwrap();
     })
     .await;
 }
@@ -243,7 +337,10 @@ async fn a_malformed_header_ends_its_pipe_only() {
 async fn a_month_of_keep_alives_against_an_idle_rep_keeps_the_newest() {
     bounded(async {
         const COUNT: u32 = 600_000;
-        let rep = Rep::new();
+        let rep = Rep::with_options(SocketOptions {
+            rep_backlog: 1,
+            ..Default::default()
+        });
         let at = rep.listen("tcp://127.0.0.1:0").await.unwrap();
         let mut events = rep.events();
         let mut stream = greeted(at.address.strip_prefix("tcp://").unwrap(), REQ).await;
@@ -284,12 +381,6 @@ async fn a_month_of_keep_alives_against_an_idle_rep_keeps_the_newest() {
         pipe_removed(&mut events).await;
     })
     .await;
-}
-
-/// The resident memory of this process, in bytes.
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
-    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
 #[tokio::test]

@@ -3,9 +3,9 @@
 
 mod support;
 
-use sp_proto::{ListenError, Pull, Push};
+use sp_proto::{Admission, DialError, ListenError, PipeInfo, Pull, Push, SocketOptions};
 use std::path::PathBuf;
-use support::{Transport, bounded, pipe_added};
+use support::{Transport, bounded, peer_refused, pipe_added};
 
 fn path(transport: &Transport) -> PathBuf {
     transport.address.strip_prefix("ipc://").unwrap().into()
@@ -138,6 +138,39 @@ async fn an_abstract_name_is_any_bytes() {
         push.dial(&at.address).await.unwrap();
         push.send("x").await.unwrap();
         assert_eq!(&pull.recv().await.unwrap()[..], b"x");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_peer_that_is_not_admitted_never_becomes_a_pipe() {
+    bounded(async {
+        let at = Transport::ipc();
+        let nobody = |peer: &PipeInfo| {
+            let pid = peer.credentials.and_then(|found| found.pid);
+            Err(format!("process {} is a stranger", pid.unwrap_or_default()))
+        };
+        let reason = format!("process {} is a stranger", std::process::id());
+        let careful = || SocketOptions {
+            admission: Admission::new(nobody),
+            ..Default::default()
+        };
+        let pull = Pull::with_options(careful());
+        let mut events = pull.events();
+        let endpoint = pull.listen(&at.address).await.unwrap();
+        let push = Push::new();
+        push.dial(&at.address).await.unwrap();
+        assert_eq!(peer_refused(&mut events).await, reason);
+        assert!(pull.pipes().is_empty());
+        pull.close_endpoint(endpoint.id).await;
+
+        let pull = Pull::new();
+        pull.listen(&at.address).await.unwrap();
+        let error = Push::with_options(careful()).dial(&at.address).await.unwrap_err();
+        assert!(
+            matches!(&error, DialError::NotAdmitted { reason: found, .. } if *found == reason),
+            "{error:?}"
+        );
     })
     .await;
 }

@@ -13,6 +13,9 @@ use super::{Config, PREFIX};
 /// The words that `log.level` knows, from few to many lines.
 pub const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
+/// The words that `portable.peers` knows: the plugin's own processes, or every process of the host's user.
+pub const PEERS: [&str; 2] = ["plugin", "user"];
+
 /// One key of one section.
 pub(super) struct Setting {
     pub(super) section: &'static str,
@@ -26,7 +29,7 @@ enum Kind {
     Command(fn(&mut Config) -> &mut String),
     /// Empty for none.
     File(fn(&mut Config) -> &mut Option<PathBuf>),
-    Level(fn(&mut Config) -> &mut String),
+    Word(&'static [&'static str], fn(&mut Config) -> &mut String),
     Milliseconds(RangeInclusive<u64>, fn(&mut Config) -> &mut Duration),
     /// With its unit.
     Number(&'static str, RangeInclusive<u64>, fn(&mut Config) -> &mut usize),
@@ -34,7 +37,7 @@ enum Kind {
     Count(&'static str, RangeInclusive<u64>, fn(&mut Config) -> &mut u32),
 }
 
-use Kind::{Address, Command, Count, File, Level, Milliseconds, Number};
+use Kind::{Address, Command, Count, File, Milliseconds, Number, Word};
 
 /// One hour is longer than anybody should wait for a plugin.
 const WAIT: RangeInclusive<u64> = 1..=3_600_000;
@@ -45,6 +48,7 @@ const RESCAN: RangeInclusive<u64> = 1_000..=3_600_000;
 const MANY: RangeInclusive<u64> = 1..=1_000_000;
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
+const TIB: u64 = 1024 * 1024 * MIB;
 
 /// Every setting, sections together.
 #[rustfmt::skip]
@@ -70,8 +74,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("portable", "restartLimit", Count("failures", MANY, |c| &mut c.portable.restart_limit)),
     setting("portable", "logLines", Number("lines", MANY, |c| &mut c.portable.log_lines)),
     setting("portable", "maxMessage", Number("bytes", KIB..=1024 * MIB, |c| &mut c.portable.max_message)),
+    setting("portable", "limitMemory", Number("bytes", 0..=TIB, |c| &mut c.portable.limit_memory)),
+    setting("portable", "limitOpenFiles", Number("files", 0..=1_000_000, |c| &mut c.portable.limit_open_files)),
+    setting("portable", "limitCpuShare", Count("percent", 1..=100, |c| &mut c.portable.limit_cpu_share)),
+    setting("portable", "peers", Word(&PEERS, |c| &mut c.portable.peers)),
     setting("rule", "bufferLength", Number("tuples", MANY, |c| &mut c.rule.buffer_length)),
-    setting("log", "level", Level(|c| &mut c.log.level)),
+    setting("log", "level", Word(&LEVELS, |c| &mut c.log.level)),
 ];
 
 const fn setting(section: &'static str, key: &'static str, kind: Kind) -> Setting {
@@ -95,7 +103,7 @@ impl Setting {
             Milliseconds(..) | Number(..) | Count(..) => text
                 .parse::<u64>()
                 .map_or_else(|_| Value::from(text), Value::from),
-            Address(_) | Command(_) | File(_) | Level(_) => Value::from(text),
+            Address(_) | Command(_) | File(_) | Word(..) => Value::from(text),
         }
     }
 
@@ -119,9 +127,9 @@ impl Setting {
                 let path = value.as_str().filter(|path| !path.contains('\0'))?;
                 *field(config) = (!path.is_empty()).then(|| path.into());
             }
-            Level(field) => {
+            Word(words, field) => {
                 let word = value.as_str()?;
-                LEVELS.iter().find(|level| **level == word)?;
+                words.iter().find(|known| **known == word)?;
                 word.clone_into(field(config));
             }
             Milliseconds(range, field) => *field(config) = Duration::from_millis(within(range)?),
@@ -140,7 +148,7 @@ impl Setting {
             Address(_) => "an IP address with a port, such as 127.0.0.1:9081".to_owned(),
             Command(_) => "a command".to_owned(),
             File(_) => "a path".to_owned(),
-            Level(_) => format!("one of {}", LEVELS.join(", ")),
+            Word(words, _) => format!("one of {}", words.join(", ")),
             Milliseconds(range, _) => integer(range, "milliseconds"),
             Number(unit, range, _) | Count(unit, range, _) => integer(range, unit),
         }
@@ -151,7 +159,7 @@ impl Setting {
     pub(super) fn value(&self, config: &mut Config) -> Value {
         match &self.kind {
             Address(field) => field(config).to_string().into(),
-            Command(field) | Level(field) => field(config).clone().into(),
+            Command(field) | Word(_, field) => field(config).clone().into(),
             File(field) => {
                 let path = field(config).as_deref();
                 path.map_or("", |path| path.to_str().unwrap()).into()

@@ -70,8 +70,6 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, YamlError> {
     let options = serde_saphyr::options! {
         strict_booleans: true,
         with_snippet: false,
-        // The shipped file is comments for the most part; its size is bounded already.
-        budget: serde_saphyr::budget! { max_buffered_comment_events: 10_000 },
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| YamlError::Content {
         path: path.to_owned(),

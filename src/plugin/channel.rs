@@ -1,12 +1,16 @@
 //! Owns what the channels of sources and sinks have in common: one use of a symbol in a plugin's worker, and
 //! what the worker's news mean to whoever uses it.
 
+use std::sync::Arc;
+
 use mangrove_protocol::control::{Meta, Symbol};
 use mangrove_protocol::name::{self, OpId, PluginName, RuleId};
 use sp_proto::Event;
 
 use super::error::{ChannelError, OpenError};
-use super::lifecycle::UseId;
+use super::lifecycle::{self, UseId};
+use super::record::Record;
+use super::sink;
 use super::status::{Snapshot, State};
 use super::users::User;
 use super::worker::{EndOfUse, Remote, Request};
@@ -16,27 +20,35 @@ use super::worker::{EndOfUse, Remote, Request};
 pub(super) struct Use {
     id: UseId,
     remote: Remote,
+    record: Arc<Record>,
     end: Option<EndOfUse>,
     _user: User,
 }
 
 impl Use {
-    /// Waits until the plugin runs the symbol.
-    pub(super) async fn open(remote: Remote, symbol: Symbol) -> Result<Self, OpenError> {
+    /// Waits until the plugin runs the symbol. `sender`: what the worker connects with the process that runs it.
+    pub(super) async fn open(
+        remote: Remote,
+        symbol: Symbol,
+        sender: Option<Arc<sink::Sender>>,
+    ) -> Result<Self, OpenError> {
         let id = remote.users.next_id();
         let rule = symbol.meta.rule_id.as_ref().map_or("", RuleId::as_str);
         // First: when this future is dropped half-way, the worker hears of it.
         let user = remote.users.enter(rule, Some(id));
         let name = symbol.name.clone();
+        let record = remote.records.of(lifecycle::kind(&symbol), &name);
         let opened = remote
-            .ask(|reply| Request::Open(id, Box::new(symbol), reply))
+            .ask(|reply| Request::Open(id, Box::new(symbol), sender, reply))
             .await;
-        let end = opened
-            .ok_or(OpenError::Stopping)?
-            .map_err(|refusal| refusal.into_open_error(&remote.plugin, name.as_str()))?;
+        let end = opened.ok_or(OpenError::Stopping)?.map_err(|refusal| {
+            record.note_error(&refusal.to_string());
+            refusal.into_open_error(&remote.plugin, name.as_str())
+        })?;
         Ok(Self {
             id,
             remote,
+            record,
             end: Some(end),
             _user: user,
         })
@@ -44,6 +56,11 @@ impl Use {
 
     pub(super) fn remote(&self) -> &Remote {
         &self.remote
+    }
+
+    /// What is remembered of the symbol.
+    pub(super) fn record(&self) -> &Record {
+        &self.record
     }
 
     /// Waits until the use is over although nobody closed it. `None` when this was said before.

@@ -45,14 +45,10 @@ impl Events {
     }
 
     /// Announces what a worker has published of itself.
-    pub(super) fn announce(&self, plugin: &PluginName, version: Option<&str>, snapshot: &Snapshot) {
-        self.send(
-            plugin.as_str(),
-            version,
-            snapshot.state,
-            &snapshot.reason,
-            snapshot.pid,
-        );
+    pub(super) fn announce(&self, plugin: &PluginName, snapshot: &Snapshot) {
+        let version = Some(snapshot.version.as_str()).filter(|version| !version.is_empty());
+        let (state, reason) = (snapshot.state, &snapshot.reason);
+        self.send(plugin.as_str(), version, state, reason, snapshot.pid);
     }
 
     /// Announces something that has no worker.

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use mangrove_protocol::Object;
 use mangrove_protocol::control::Meta;
-use mangrove_protocol::manifest::SymbolKind;
+use mangrove_protocol::manifest::{Manifest, SymbolKind};
 use mangrove_protocol::name::{PluginName, SymbolName};
 use tokio::sync::{broadcast, watch};
 
@@ -13,7 +13,7 @@ use super::error::{ControlError, InstallError, OpenError, RemoveError};
 use super::events::Event;
 use super::function::Function;
 use super::install::InstallRequest;
-use super::manager::{BUILDING, Shared};
+use super::manager::{BUILDING, Record, Shared};
 use super::output::Line;
 use super::sink::Sink;
 use super::source::Source;
@@ -175,6 +175,19 @@ impl Handle {
             .await
     }
 
+    /// Stops a plugin's process and waits for one that its author starts, in a debugger for example. Starting,
+    /// restarting or changing the plugin ends that. Returns when no process of the host's is left.
+    ///
+    /// # Errors
+    /// There is no such plugin, or it is refused.
+    ///
+    /// # Cancel safety
+    /// It goes on when the future is dropped.
+    pub async fn attach(&self, name: &str) -> Result<(), ControlError> {
+        self.control(name, |shared, name| async move { shared.attach(name).await })
+            .await
+    }
+
     /// In a task of its own, so that a caller who goes away leaves nothing half done.
     async fn control<F>(
         &self,
@@ -322,7 +335,9 @@ impl Handle {
 
     fn entry_status(&self, name: &str, entry: &Entry) -> Status {
         let mut status = match entry {
-            Entry::Accepted(_) | Entry::Held(_, Hold::Stopped | Hold::Leaving) => self.running_status(name),
+            Entry::Accepted(manifest) | Entry::Held(manifest, Hold::Stopped | Hold::Leaving) => {
+                self.running_status(manifest)
+            }
             Entry::Held(_, Hold::Installing) => Status::without_worker(State::Installing, BUILDING),
             Entry::Held(_, Hold::Starting) => Status::without_worker(State::Starting, ""),
             Entry::Incomplete(_, reason) => Status::without_worker(State::Incomplete, reason),
@@ -330,26 +345,20 @@ impl Handle {
                 Status::without_worker(State::Refused, reason)
             }
         };
-        let records = self.shared.records();
-        if let Some(record) = records.get(name) {
-            status.note = record.shown();
+        if let Some(manifest) = entry.manifest() {
+            status.version.clone_from(&manifest.version);
+        }
+        let shown = self.shared.records().get(name).map(Record::shown);
+        if let Some(note) = shown.filter(|note| !note.is_empty()) {
+            status.note = note;
         }
         status
     }
 
-    fn running_status(&self, name: &str) -> Status {
-        let Some(remote) = self.shared.remote(name) else {
-            return Status::without_worker(State::Starting, "");
-        };
-        let snapshot = remote.status.borrow().clone();
-        Status {
-            ref_count: remote.users.rules(),
-            status: snapshot.state,
-            err_msg: snapshot.reason,
-            note: String::new(),
-            pid: snapshot.pid,
-            restarts: snapshot.restarts,
-            started: snapshot.started,
+    fn running_status(&self, manifest: &Manifest) -> Status {
+        match self.shared.remote(manifest.name.as_str()) {
+            Some(remote) => remote.describe(manifest),
+            None => Status::without_worker(State::Starting, ""),
         }
     }
 }

@@ -86,7 +86,6 @@ pub(super) struct Staged {
     pub(super) manifest: Arc<Manifest>,
     /// The plugin's folder inside of the hidden one.
     pub(super) folder: PathBuf,
-    /// The program inside of the folder, relative to it.
     hidden: TempDir,
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use mangrove_protocol::control;
 use mangrove_protocol::manifest::{Language, Manifest, VirtualEnvType};
 
+use super::limits::Limits;
 use crate::config::Portable;
 
 /// A process to be started.
@@ -18,6 +19,7 @@ pub(super) struct Launch {
     pub(super) folder: PathBuf,
     /// On top of the host's own environment.
     pub(super) environment: BTreeMap<String, String>,
+    pub(super) limits: Limits,
 }
 
 /// There is no interpreter where the manifest says that there is one.
@@ -68,6 +70,7 @@ impl Launch {
             args: words.collect(),
             folder: folder.to_owned(),
             environment: manifest.environment.clone(),
+            limits: Limits::of(manifest).min(Limits::at_most(settings)),
         })
     }
 }

@@ -48,7 +48,6 @@ pub(super) const BUILDING: &str = "its Python environment is being built";
 /// The owner of all plugins: watches, starts, supervises.
 pub struct Manager {
     shared: Arc<Shared>,
-    spawner_thread: std::thread::JoinHandle<()>,
 }
 
 impl Manager {
@@ -56,14 +55,13 @@ impl Manager {
     /// from then on. A bad plugin is refused and stops nothing else.
     ///
     /// # Errors
-    /// The folder cannot be made or read, or the system gives no thread.
+    /// The folder cannot be made or read.
     pub async fn start(config: &Config, shutdown: CancellationToken) -> io::Result<Self> {
         let plugins = config.home.join("plugins");
         let portable = plugins.join("portable");
         tokio::fs::create_dir_all(&portable).await?;
         // Made absolute, because it becomes part of command lines with another working directory.
         let portable = tokio::fs::canonicalize(&portable).await?;
-        let (spawner, spawner_thread) = Spawner::start()?;
         let shared = Arc::new(Shared {
             etc: Settings::new(&config.home),
             plugins: portable.parent().unwrap_or(&plugins).to_owned(),
@@ -83,7 +81,7 @@ impl Manager {
             events: Events::default(),
             tasks: TaskTracker::new(),
             shutdown,
-            spawner: Mutex::new(Some(spawner)),
+            spawner: Spawner::new(config.portable.guard.clone()),
         });
         let plugins = shared.plugins.clone();
         if let Err(error) = blocking(move || install::clean(&plugins)).await {
@@ -94,10 +92,7 @@ impl Manager {
         shared.with_settings(move || etc.remove_departed(is_there)).await;
         let reconciler = Reconciler::start(Arc::clone(&shared)).await?;
         shared.tasks.spawn(reconciler.run(shared.shutdown.child_token()));
-        Ok(Self {
-            shared,
-            spawner_thread,
-        })
+        Ok(Self { shared })
     }
 
     /// All that the rest of the host may do with plugins.
@@ -124,25 +119,6 @@ impl Manager {
                 "these plugins have not ended within {limit:?}: {}",
                 late.join(", ")
             );
-            return;
-        }
-        // With its thread the last processes would be killed, so it ends last.
-        drop(
-            self.shared
-                .spawner
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
-        self.shared.workers().clear();
-        let joined = blocking(move || {
-            self.spawner_thread
-                .join()
-                .map_err(|_| io::Error::other("it panicked"))
-        })
-        .await;
-        if let Err(error) = joined {
-            tracing::error!("the thread that starts processes: {error}");
         }
     }
 }
@@ -227,7 +203,7 @@ pub(super) struct Shared {
     pub(super) events: Events,
     pub(super) tasks: TaskTracker,
     shutdown: CancellationToken,
-    spawner: Mutex<Option<Spawner>>,
+    spawner: Spawner,
 }
 
 /// The right to change what has a name. When it is given back, the folder is compared again.
@@ -394,7 +370,6 @@ impl Shared {
     /// Has the new version take over from the running one. When it does not start, the old one runs on.
     pub(super) async fn replace(&self, assignment: Assignment) -> Result<(), String> {
         let manifest = Arc::clone(&assignment.manifest);
-        self.stop_worker(manifest.name.as_str(), "being replaced").await;
         self.order(assignment, false).await?;
         self.install_settings(&manifest).await;
         Ok(())
@@ -408,49 +383,39 @@ impl Shared {
             // Before anybody can use them.
             self.install_settings(&assignment.manifest).await;
         }
-        let mut remote = loop {
-            let remote = self.worker(&assignment.manifest.name).ok_or_else(stopping)?;
-            let (reply, answer) = oneshot::channel();
-            let request = Request::Start(Box::new(assignment.clone()), reply);
-            // If it is just ending, because nobody used it any more, there is no answer.
-            let _ = remote.requests.send(request).await;
-            if accept {
-                // Not before the worker knows: who uses a symbol now finds it starting.
-                let manifest = Arc::clone(&assignment.manifest);
-                self.change(|catalog| catalog.accept(manifest))
-                    .map_err(|conflict| conflict.to_string())?;
-            }
-            if answer.await.is_ok() {
-                break remote;
-            }
-            remote.requests.closed().await;
-        };
         let started = async {
-            let settled = remote
-                .status
-                .wait_for(|status| status.state != State::Starting)
-                .await;
-            let settled = settled.map_err(|_| stopping())?;
-            match settled.state {
-                State::Running | State::Unhealthy => Ok(()),
-                _ => Err(settled.reason.clone()),
+            loop {
+                let remote = self.worker(&assignment.manifest.name).ok_or_else(stopping)?;
+                let (reply, answer) = oneshot::channel();
+                let request = Request::Start(Box::new(assignment.clone()), reply);
+                // If it is just ending, because nobody used it any more, there is no answer.
+                let _ = remote.requests.send(request).await;
+                if accept {
+                    // Not before the worker knows: who uses a symbol now finds it starting.
+                    let manifest = Arc::clone(&assignment.manifest);
+                    self.change(|catalog| catalog.accept(manifest))
+                        .map_err(|conflict| conflict.to_string())?;
+                }
+                if let Ok(outcome) = answer.await {
+                    return outcome;
+                }
+                remote.requests.closed().await;
             }
         };
         let mut started = std::pin::pin!(started);
-        if let Ok(started) = tokio::time::timeout(BUSY, &mut started).await {
-            return started;
+        if let Ok(outcome) = tokio::time::timeout(BUSY, &mut started).await {
+            return outcome;
         }
         drop(permit);
         started.await
     }
 
     fn spawner(&self) -> Option<Spawner> {
-        let spawner = self.spawner.lock().unwrap_or_else(PoisonError::into_inner);
-        spawner.clone().filter(|_| !self.is_stopping())
+        (!self.is_stopping()).then(|| self.spawner.clone())
     }
 
     /// The way to the plugin's worker, which is made when there is none. `None` when the host is stopping.
-    fn worker(&self, plugin: &PluginName) -> Option<Remote> {
+    pub(super) fn worker(&self, plugin: &PluginName) -> Option<Remote> {
         let spawner = self.spawner()?;
         let mut workers = self.workers();
         if let Some(known) = workers.get(plugin).filter(|remote| !remote.requests.is_closed()) {

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | pure | `catalog` | which plugins and symbols there are, and who comes first |
 //! | pure | `diff` | what has to be done so that what runs is what lies in the folder |
-//! | pure | `lifecycle` | the states of one plugin, and which command comes next |
+//! | pure | `lifecycle` | the states of one plugin, which command comes next, and how a new version takes over |
 //! | pure | `turn` | whose turn it is on a turned-around channel |
 //! | pure | `backoff` | how long to wait before the next process |
 //! | pure | `launch` | how a process is called |
@@ -19,6 +19,7 @@
 //! | I/O | `process`, `output` | processes and what they say |
 //! | I/O | `worker` | one plugin at run time: the task around its `lifecycle` |
 //! | I/O | `source`, `sink`, `function` | the data channels |
+//! | I/O | `record` | when each symbol last worked |
 //! | I/O | `events` | what happened to them, for whoever listens |
 //! | I/O | `reconcile`, `operate` | what is done because the folder changed, and what by hand |
 //! | I/O | `manager`, `handle` | all of it together, and the edge |
@@ -38,19 +39,22 @@ mod error;
 mod events;
 mod fingerprint;
 mod function;
-mod gate;
+pub mod guard;
 mod handle;
 mod inspect;
 mod install;
 mod launch;
 mod lifecycle;
+mod limits;
 mod locks;
 mod manager;
 mod operate;
 mod output;
 mod package;
+mod peers;
 mod process;
 mod reconcile;
+mod record;
 mod scan;
 mod script;
 mod settings;
@@ -79,14 +83,20 @@ pub use package::PackageError;
 pub use script::{Said, ScriptError};
 pub use sink::Sink;
 pub use source::{Source, Tuple};
-pub use status::{Plugin, State, Status};
+pub use status::{Plugin, State, Status, SymbolStatus, Symbols};
+
+use std::sync::Arc;
 
 use crate::config::Portable;
+use peers::Peers;
 
-/// The options of every socket that a plugin may connect to.
-fn socket_options(settings: &Portable) -> sp_proto::SocketOptions {
+/// The options of every socket of a plugin's channels.
+fn socket_options(settings: &Portable, peers: &Arc<Peers>) -> sp_proto::SocketOptions {
     sp_proto::SocketOptions {
         recv_max_size: settings.max_message,
+        // Only the newest keep-alive of a plugin matters, and it has one request at a time.
+        rep_backlog: 1,
+        admission: peers.admission(),
         ..Default::default()
     }
 }
@@ -115,5 +125,10 @@ fn test_settings() -> Portable {
         rescan: Duration::from_secs(30),
         parallel_starts: 4,
         max_message: 1 << 20,
+        limit_memory: 0,
+        limit_open_files: 0,
+        limit_cpu_share: 100,
+        peers: "plugin".to_owned(),
+        guard: "/proc/self/exe".into(),
     }
 }

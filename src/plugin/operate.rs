@@ -16,6 +16,7 @@ use super::handle::Removed;
 use super::install::{self, InstallRequest, Staged};
 use super::manager::{Shared, blocking};
 use super::status::State;
+use super::worker::Request;
 
 impl Shared {
     /// Installs a plugin under a free name.
@@ -234,6 +235,28 @@ impl Shared {
         let _turn = self.turn(&name).await;
         self.accepted(&name)?;
         self.begin(name, Some("being restarted")).await
+    }
+
+    /// Stops the plugin's process and waits for one that its author starts.
+    pub(super) async fn attach(&self, name: String) -> Result<(), ControlError> {
+        let _turn = self.turn(&name).await;
+        self.accepted(&name)?;
+        let manifest = self
+            .catalog()
+            .entry(&name)
+            .and_then(|entry| entry.manifest().cloned());
+        let remote = manifest.as_ref().and_then(|manifest| self.worker(&manifest.name));
+        let (Some(manifest), Some(remote)) = (manifest, remote) else {
+            return Err(ControlError::Interrupted(name));
+        };
+        if remote.ask(Request::Attach).await.is_none() {
+            return Err(ControlError::Interrupted(name));
+        }
+        let accepted = self.change(|catalog| catalog.accept(manifest));
+        accepted.map_err(|conflict| ControlError::Refused {
+            name,
+            reason: conflict.to_string(),
+        })
     }
 
     /// Starts what lies in the folder, and stops what runs before, if there is a reason to.

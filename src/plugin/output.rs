@@ -67,15 +67,10 @@ impl Output {
         self.lock().iter().cloned().collect()
     }
 
-    /// Every line from now on. One that is too slow misses some, and is told how many.
-    pub(super) fn subscribe(&self) -> broadcast::Receiver<Line> {
-        self.followers.subscribe()
-    }
-
     /// The last lines, and every one after them.
     pub(super) fn replay(&self) -> (Vec<Line>, broadcast::Receiver<Line>) {
         let lines = self.lock();
-        (lines.iter().cloned().collect(), self.subscribe())
+        (lines.iter().cloned().collect(), self.followers.subscribe())
     }
 
     /// The last line with something in it that was written to standard error since `since`.
@@ -183,7 +178,7 @@ mod tests {
     #[tokio::test]
     async fn followers_see_every_line_even_those_that_are_not_kept() {
         let output = Output::new("car", 0);
-        let mut follower = output.subscribe();
+        let (_, mut follower) = output.replay();
         output.follow(Stream::Stdout, b"a\nb".as_slice()).await;
         assert_eq!(follower.recv().await.unwrap().text, "a");
         assert_eq!(follower.recv().await.unwrap().text, "b");

@@ -1,108 +1,134 @@
-//! Owns the processes of plugins: how one is started, awaited, signalled and reaped. Decides nothing: the
-//! worker does, and drives it.
+//! Owns the processes of plugins: how one is started, awaited, ended and reaped. Decides nothing: the worker
+//! does, and drives it.
 //!
-//! - A process leads its own *process group*, so that what it starts (`conda run`, a shell) is stopped with
-//!   it.
-//! - It gets a *parent-death signal*: when the host dies, by whatever means, the kernel kills the process.
-//!   The kernel means the parent *thread* by "parent", and the threads of the async runtime come and go. So
-//!   every process is started by the thread of the [`Spawner`], which lives until all processes have ended.
-//! - Its end is awaited on a pidfd. Between the end and the reaping the process is a zombie that still holds
-//!   its pid: in this moment the rest of its group is killed, so no signal can ever hit a reused pid.
+//! Between the host and each plugin there is a [`guard`](super::guard), which is what the host starts, asks to end
+//! the plugin, and waits for. When the guard has ended, nothing is left of whatever the plugin had started.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::UnixStream;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
+use super::guard::{self, Order, Report};
 use super::launch::Launch;
 use super::output::{Output, Stream};
+use super::peers::Peers;
 
 /// How long the last output of a process that has ended is waited for.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// How many starts may be queued.
-const QUEUE: usize = 16;
+/// How long a guard may take until it has started its plugin. It takes milliseconds.
+const GUARD: Duration = Duration::from_secs(30);
 
-struct Job {
-    command: Command,
-    reply: oneshot::Sender<io::Result<Child>>,
-}
+/// The longest report of a guard, in bytes.
+const REPORT: u64 = 64;
 
-/// Starts processes on a thread of its own. Cheap to clone; the thread ends with the last clone.
+/// Starts processes. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Spawner {
-    jobs: mpsc::Sender<Job>,
+    /// This program.
+    program: PathBuf,
+    /// What makes it a guard.
+    words: &'static [&'static str],
 }
 
 impl Spawner {
-    /// Starts the thread. Whoever holds the returned handle joins it, after every process has ended.
-    pub(super) fn start() -> io::Result<(Self, std::thread::JoinHandle<()>)> {
-        let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("plugin-spawner".to_owned())
-            .spawn(move || {
-                while let Some(mut job) = queue.blocking_recv() {
-                    if let Err(Ok(mut orphan)) = job.reply.send(job.command.spawn()) {
-                        // Nobody waits for it any more.
-                        let _ = orphan.kill();
-                        let _ = orphan.wait();
-                    }
-                }
-            })?;
-        Ok((Self { jobs }, thread))
+    /// `guard` is this program.
+    pub(super) fn new(guard: PathBuf) -> Self {
+        Self {
+            program: guard,
+            words: &[guard::COMMAND],
+        }
     }
 
-    /// Starts a process; its output goes to `output`.
-    pub(super) async fn spawn(&self, launch: &Launch, output: &Arc<Output>) -> io::Result<Process> {
-        let (reply, started) = oneshot::channel();
-        let ended = || io::Error::other("the host is stopping");
-        self.jobs
-            .send(Job {
-                command: command(launch),
-                reply,
-            })
-            .await
-            .map_err(|_| ended())?;
-        let child = started.await.map_err(|_| ended())??;
-        Process::adopt(child, output)
+    /// With this test's program as the guard: unit tests have no other.
+    #[cfg(test)]
+    pub(super) fn of_this_test() -> Self {
+        Self {
+            program: std::env::current_exe().unwrap(),
+            words: guard::TEST,
+        }
+    }
+
+    /// Starts a process; its output goes to `output`, and it becomes one of `peers` before it can connect.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, no process is left.
+    pub(super) async fn spawn(
+        &self,
+        launch: &Launch,
+        output: &Arc<Output>,
+        peers: &Arc<Peers>,
+    ) -> io::Result<Process> {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut command = self.command(launch, theirs);
+        let spawned = tokio::task::spawn_blocking(move || command.spawn().map(Unreaped));
+        let guard = spawned.await.map_err(io::Error::other)??;
+        Process::adopt(guard, ours, output, peers).await
+    }
+
+    fn command(&self, launch: &Launch, channel: StdUnixStream) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(self.words)
+            .arg(launch.limits.encode())
+            .arg(&launch.program)
+            .args(&launch.args)
+            .current_dir(&launch.folder)
+            .envs(&launch.environment)
+            .stdin(OwnedFd::from(channel))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A signal to the host's own group, as Ctrl-C is, is for the host to pass on.
+            .process_group(0);
+        command
     }
 }
 
-fn command(launch: &Launch) -> Command {
-    let mut command = Command::new(&launch.program);
-    command
-        .args(&launch.args)
-        .current_dir(&launch.folder)
-        .envs(&launch.environment)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0);
-    let host = rustix::process::getpid();
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed. These are two plain system
-    // calls, and making an error of a constant allocates nothing.
-    unsafe {
-        command.pre_exec(move || {
-            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-            // The host may have died before the line above took effect: then nobody would send the signal.
-            if rustix::process::getppid() == Some(host) {
-                Ok(())
-            } else {
-                Err(io::Error::from_raw_os_error(
-                    rustix::io::Errno::SRCH.raw_os_error(),
-                ))
-            }
-        });
+/// A guard. Dropped: waited for, which is short once its channel is closed.
+#[derive(Debug)]
+struct Unreaped(Child);
+
+impl Drop for Unreaped {
+    fn drop(&mut self) {
+        let _reaped = self.0.wait();
     }
-    command
+}
+
+/// The right to connect, of a guard and its descendants. Ends when it is dropped.
+#[derive(Debug)]
+struct Admitted {
+    peers: Arc<Peers>,
+    guard: u32,
+}
+
+impl Admitted {
+    fn enter(peers: &Arc<Peers>, guard: u32) -> Self {
+        peers.enter(guard);
+        Self {
+            peers: Arc::clone(peers),
+            guard,
+        }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.peers.leave(self.guard);
+    }
 }
 
 /// A pidfd becomes readable when the process has ended.
@@ -110,55 +136,66 @@ fn watch(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
     // SAFETY: the descriptor is open, the `OwnedFd` is the only one who closes it, and the `AsyncFd` owns
     // that.
+    #[expect(
+        unsafe_code,
+        reason = "tokio asks for the proof that the descriptor stays open"
+    )]
     Ok(unsafe { AsyncFd::register_with_interest(pidfd, tokio::io::Interest::READABLE) }?)
 }
 
-/// A process that runs, or has ended and is not reaped yet. Dropped: killed with its group.
+/// A process that runs, or has ended and is not reaped yet. Dropped: killed with everything that it started.
 #[derive(Debug)]
 pub(super) struct Process {
-    child: Child,
-    pid: Pid,
-    pidfd: AsyncFd<OwnedFd>,
+    /// To the guard; and the same socket once more, to hear from it. Closed first: that is its order to end
+    /// everything.
+    orders: StdUnixStream,
+    reports: BufReader<UnixStream>,
     readers: JoinSet<()>,
-    reaped: bool,
+    guard: Unreaped,
+    pidfd: AsyncFd<OwnedFd>,
+    _admitted: Admitted,
+    pid: Pid,
     started: SystemTime,
 }
 
 impl Process {
-    fn adopt(mut child: Child, output: &Arc<Output>) -> io::Result<Self> {
-        let pid = Pid::from_child(&child);
-        let pidfd = match watch(pid) {
-            Ok(pidfd) => pidfd,
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(error);
-            }
-        };
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let mut process = Self {
-            child,
-            pid,
-            pidfd,
-            readers: JoinSet::new(),
-            reaped: false,
-            started: SystemTime::now(),
-        };
-        if let Some(stdout) = stdout {
+    async fn adopt(
+        mut guard: Unreaped,
+        channel: StdUnixStream,
+        output: &Arc<Output>,
+        peers: &Arc<Peers>,
+    ) -> io::Result<Self> {
+        let mut readers = JoinSet::new();
+        if let Some(stdout) = guard.0.stdout.take() {
             let (output, from) = (Arc::clone(output), tokio::process::ChildStdout::from_std(stdout)?);
-            process
-                .readers
-                .spawn(async move { output.follow(Stream::Stdout, from).await });
+            readers.spawn(async move { output.follow(Stream::Stdout, from).await });
         }
-        if let Some(stderr) = stderr {
+        if let Some(stderr) = guard.0.stderr.take() {
             let (output, from) = (Arc::clone(output), tokio::process::ChildStderr::from_std(stderr)?);
-            process
-                .readers
-                .spawn(async move { output.follow(Stream::Stderr, from).await });
+            readers.spawn(async move { output.follow(Stream::Stderr, from).await });
         }
-        Ok(process)
+        let pidfd = watch(Pid::from_child(&guard.0))?;
+        let admitted = Admitted::enter(peers, guard.0.id());
+        let mut reports = BufReader::new(UnixStream::from_std(channel.try_clone()?)?);
+        (&channel).write_all(&[Order::Start.encode()])?;
+        let report = timeout(GUARD, hear(&mut reports)).await;
+        match report.map_err(|_| io::ErrorKind::TimedOut)?? {
+            Some(Report::Started(pid)) => Ok(Self {
+                orders: channel,
+                reports,
+                readers,
+                guard,
+                pidfd,
+                _admitted: admitted,
+                pid,
+                started: SystemTime::now(),
+            }),
+            Some(Report::Failed(number)) if number != 0 => Err(io::Error::from_raw_os_error(number)),
+            _ => Err(io::Error::other("its guard did not start it")),
+        }
     }
 
+    /// The plugin's own process.
     pub(super) fn id(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
@@ -167,7 +204,22 @@ impl Process {
         self.started
     }
 
-    /// Waits until the process has ended. It is a zombie then: call [`Process::reap`].
+    /// The guard: whatever belongs to the plugin descends from it.
+    pub(super) fn root(&self) -> u32 {
+        self.guard.0.id()
+    }
+
+    /// Is `pid` the plugin, or something that it has started?
+    pub(super) fn owns(&self, pid: u32) -> bool {
+        descends(pid, self.root())
+    }
+
+    /// Whether it is stopped by a signal, or by a debugger.
+    pub(super) fn is_halted(&self) -> bool {
+        guard::is_halted(self.pid)
+    }
+
+    /// Waits until the process and everything that it started has ended. Call [`Process::reap`] then.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -175,53 +227,71 @@ impl Process {
         self.pidfd.readable().await.map(|mut guard| guard.retain_ready())
     }
 
-    /// Ends what is left of the group, reads the last output and frees the pid.
-    pub(super) async fn reap(mut self) -> io::Result<ExitStatus> {
-        self.signal(Signal::KILL);
-        let status = self.child.wait();
-        self.reaped = true;
-        // A process that left the group may hold the pipes for ever.
-        let _ = tokio::time::timeout(LAST_WORDS, async {
+    /// Ends whatever is left, reads the last output and says how the process ended.
+    pub(super) async fn reap(mut self) -> Ending {
+        self.kill();
+        // Should it not have ended: then it is about to, and says how when it has.
+        let _ended = self.ended().await;
+        let report = hear(&mut self.reports).await;
+        let _ = timeout(LAST_WORDS, async {
             while self.readers.join_next().await.is_some() {}
         })
         .await;
-        status
+        match report {
+            Ok(Some(Report::Exited(code))) => Ending::Exited(code),
+            Ok(Some(Report::Signalled(signal))) => Ending::Signalled(signal),
+            _ => Ending::Unknown,
+        }
     }
 
-    /// Sends a signal to the whole group.
-    pub(super) fn signal(&self, signal: Signal) {
-        if self.reaped {
-            return;
-        }
-        if let Err(error) = rustix::process::kill_process_group(self.pid, signal)
-            && error != rustix::io::Errno::SRCH
-        {
-            tracing::warn!(pid = self.id(), "cannot signal the process group: {error}");
-        }
+    /// Asks the plugin's process group to end.
+    pub(super) fn terminate(&self) {
+        self.order(Order::Terminate);
+    }
+
+    /// Ends the plugin and everything that it has started.
+    pub(super) fn kill(&self) {
+        self.order(Order::Kill);
+        // Somebody may have stopped the guard. It is not reaped yet, so its pid is its own.
+        let _ended = rustix::process::kill_process(Pid::from_child(&self.guard.0), Signal::CONT);
+    }
+
+    fn order(&self, order: Order) {
+        // A guard that is gone has nothing left to end.
+        let _gone = (&self.orders).write(&[order.encode()]);
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        if !self.reaped {
-            self.signal(Signal::KILL);
-            let _ = self.child.wait();
-        }
-    }
+/// The guard's next report; `None` when it is gone or says what is no report.
+async fn hear(reports: &mut BufReader<UnixStream>) -> io::Result<Option<Report>> {
+    let mut line = String::new();
+    reports.take(REPORT).read_line(&mut line).await?;
+    Ok(Report::decode(&line))
 }
 
-/// How a process ended, in words.
-pub(super) struct Ending<'a>(pub(super) &'a io::Result<ExitStatus>);
+/// Is `pid` the process `ancestor`, or does it descend from it?
+pub(super) fn descends(pid: u32, ancestor: u32) -> bool {
+    let known = |pid: u32| Pid::from_raw(i32::try_from(pid).ok()?);
+    known(pid)
+        .zip(known(ancestor))
+        .is_some_and(|(pid, ancestor)| guard::descends(pid, ancestor))
+}
 
-impl fmt::Display for Ending<'_> {
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    Exited(i32),
+    Signalled(i32),
+    /// The guard was killed before it could tell.
+    Unknown,
+}
+
+impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Ok(status) => match (status.code(), status.signal()) {
-                (Some(code), _) => write!(f, "exit code {code}"),
-                (None, Some(signal)) => write!(f, "killed by signal {signal}"),
-                (None, None) => write!(f, "{status}"),
-            },
-            Err(error) => write!(f, "its end cannot be read: {error}"),
+        match self {
+            Self::Exited(code) => write!(f, "exit code {code}"),
+            Self::Signalled(signal) => write!(f, "killed by signal {signal}"),
+            Self::Unknown => f.write_str("killed together with its guard"),
         }
     }
 }
@@ -238,44 +308,22 @@ mod tests {
             args: vec!["-c".into(), script.into()],
             folder: std::env::temp_dir(),
             environment: [("WORD".to_owned(), "hello".to_owned())].into(),
+            limits: Default::default(),
         }
     }
 
-    /// The process, what it says, and what must outlive it.
-    async fn start(script: &str) -> (Process, Arc<Output>, Spawner) {
-        let (spawner, _thread) = Spawner::start().unwrap();
-        let output = Arc::new(Output::new("car", 16));
-        let process = spawner.spawn(&shell(script), &output).await.unwrap();
-        (process, output, spawner)
+    async fn spawn(launch: &Launch) -> io::Result<(Process, Arc<Output>)> {
+        let (output, peers) = (Output::new("car", 16), Peers::new("car", false));
+        let output = Arc::new(output);
+        let process = Spawner::of_this_test()
+            .spawn(launch, &output, &Arc::new(peers))
+            .await?;
+        Ok((process, output))
     }
 
-    async fn end(process: Process) -> String {
-        tokio::time::timeout(PATIENCE, async {
-            process.ended().await.unwrap();
-            Ending(&process.reap().await).to_string()
-        })
-        .await
-        .unwrap()
-    }
-
-    #[tokio::test]
-    async fn its_exit_code_and_last_words_are_known() {
-        let (process, output, _spawner) = start("echo $WORD; echo sorry >&2; exit 3").await;
-        assert_eq!(end(process).await, "exit code 3");
-        assert_eq!(output.last_error(SystemTime::UNIX_EPOCH).unwrap(), "sorry");
-        assert!(output.lines().iter().any(|line| line.text == "hello"));
-    }
-
-    #[tokio::test]
-    async fn what_it_started_ends_with_it() {
-        // The leader ends at once; its child would hold the pipes (and so delay the end of the output) for
-        // minutes.
-        let (process, output, _spawner) = start("sleep 300 & echo $!; exit 0").await;
-        assert_eq!(end(process).await, "exit code 0");
-        let child = Pid::from_raw(output.lines()[0].text.parse().unwrap()).unwrap();
-        tokio::time::timeout(PATIENCE, async {
-            // It may take the system a moment to hand the orphan to whoever reaps it.
-            while is_running(child) {
+    async fn until(what: impl Fn() -> bool) {
+        timeout(PATIENCE, async {
+            while !what() {
                 tokio::task::yield_now().await;
             }
         })
@@ -283,34 +331,39 @@ mod tests {
         .unwrap();
     }
 
-    fn is_running(pid: Pid) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    #[tokio::test]
+    async fn its_exit_code_and_last_words_are_known() {
+        let script = shell("echo $WORD; echo sorry >&2; exit 3");
+        let (process, output) = spawn(&script).await.unwrap();
+        timeout(PATIENCE, process.ended()).await.unwrap().unwrap();
+        assert_eq!(process.reap().await, Ending::Exited(3));
+        assert_eq!(output.last_error(SystemTime::UNIX_EPOCH).unwrap(), "sorry");
+        assert!(output.lines().iter().any(|line| line.text == "hello"));
     }
 
     #[tokio::test]
-    async fn a_process_dies_with_the_thread_that_started_it_as_it_does_with_the_host() {
-        let (spawner, thread) = Spawner::start().unwrap();
-        let output = Arc::new(Output::new("car", 16));
-        let process = spawner.spawn(&shell("sleep 300"), &output).await.unwrap();
-        drop(spawner);
-        thread.join().unwrap();
-        assert_eq!(end(process).await, "killed by signal 9");
+    async fn a_process_owns_itself_and_what_it_starts() {
+        let (process, output) = spawn(&shell("sleep 300 & echo pid $!; wait")).await.unwrap();
+        let child = || {
+            let mut lines = output.lines().into_iter();
+            lines.find_map(|line| line.text.strip_prefix("pid ")?.parse().ok())
+        };
+        until(|| child().is_some()).await;
+        let child: u32 = child().unwrap();
+        assert!(process.owns(process.id()) && process.owns(child));
+        assert!(!process.owns(std::process::id()));
+        assert!(!process.is_halted());
+        rustix::process::kill_process(process.pid, Signal::STOP).unwrap();
+        until(|| process.is_halted()).await;
     }
 
     #[tokio::test]
     async fn a_missing_program_is_an_error() {
-        let (spawner, thread) = Spawner::start().unwrap();
-        let launch = Launch {
+        let missing = Launch {
             program: "/does/not/exist".into(),
             ..shell("")
         };
-        let error = spawner
-            .spawn(&launch, &Arc::new(Output::new("car", 1)))
-            .await
-            .unwrap_err();
+        let error = spawn(&missing).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        drop(spawner);
-        thread.join().unwrap();
     }
 }

@@ -5,12 +5,12 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::launch::Launch;
 use super::output::Output;
+use super::peers::Peers;
 use super::process::{Ending, Spawner};
 
 /// The script of a package, in the plugin's folder.
@@ -106,6 +106,7 @@ pub(super) fn call<A: Into<std::ffi::OsString>>(
         args: args.into_iter().map(Into::into).collect(),
         folder: folder.to_owned(),
         environment: Default::default(),
+        limits: Default::default(),
     }
 }
 
@@ -124,19 +125,21 @@ pub(super) async fn run(
         program: launch.program.to_string_lossy().into_owned(),
         source,
     };
-    let process = spawner.spawn(launch, output).await.map_err(refused)?;
+    // It has no channels to connect to.
+    let peers = Arc::new(Peers::new("", false));
+    let process = spawner.spawn(launch, output, &peers).await.map_err(refused)?;
     let ended = tokio::time::timeout(limit, process.ended()).await;
     // Whether it has ended or not: this kills what is left of it, and waits for its last words.
-    let status = process.reap().await;
+    let ending = process.reap().await;
     if ended.is_err() {
         let said = Said::since(output, since);
         return Err(ScriptError::TimedOut { limit, said });
     }
-    if status.as_ref().is_ok_and(ExitStatus::success) {
+    if ending == Ending::Exited(0) {
         return Ok(());
     }
     Err(ScriptError::Failed {
-        ending: Ending(&status).to_string(),
+        ending: ending.to_string(),
         said: Said::since(output, since),
     })
 }

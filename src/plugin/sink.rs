@@ -1,6 +1,8 @@
 //! Owns the channels of one use of a sink: data, which the host dials, and acknowledgements, on which it
-//! listens. There is no task: whoever sends, waits.
+//! listens. There is no task: whoever sends, waits. While the sink moves from one process to another the worker
+//! holds the [`Sender`], so that nothing is sent to nobody, and dials the new process.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,25 +11,138 @@ use mangrove_protocol::address;
 use mangrove_protocol::control::{Meta, Symbol, UseAs};
 use mangrove_protocol::data;
 use mangrove_protocol::name::SymbolName;
-use sp_proto::{Pull, Push};
+use sp_proto::{EndpointId, Pull, Push};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::timeout;
 
 use super::channel::{self, Use};
 use super::error::{ChannelError, OpenError, with_sources};
+use super::process;
+use super::status::State;
 use super::worker::Remote;
 
 /// The longest delay between two attempts to reach a sink whose process is being started again. They cost
 /// next to nothing: the address is a file on this machine.
 const RECONNECT: Duration = Duration::from_millis(500);
 
+/// The data channel: used by the [`Sink`], connected and held by the worker.
+#[derive(Debug)]
+pub(super) struct Sender {
+    data: Push,
+    address: String,
+    /// How long a connection may take.
+    limit: Duration,
+    endpoint: Mutex<Option<EndpointId>>,
+    turnstile: Arc<Mutex<()>>,
+    link: watch::Sender<Link>,
+}
+
+/// Whom a sender is connected with.
+#[derive(Clone, Copy, Debug, Default)]
+struct Link {
+    /// Counts the processes.
+    epoch: u64,
+    /// The process runs the sink, as far as is known.
+    up: bool,
+}
+
+impl Sender {
+    fn new(address: String, limit: Duration, options: sp_proto::SocketOptions) -> Self {
+        Self {
+            data: Push::with_options(sp_proto::SocketOptions {
+                reconnect_max: RECONNECT,
+                ..options
+            }),
+            address,
+            limit,
+            endpoint: Mutex::default(),
+            turnstile: Arc::default(),
+            link: watch::Sender::new(Link::default()),
+        }
+    }
+
+    /// Connects with the process that listens now; at once, whatever delay the socket would take. Nothing is
+    /// done when it is connected with `process` already. When this fails, the socket goes on dialing.
+    pub(super) async fn connect(&self, process: Option<u32>) -> Result<(), String> {
+        let mut endpoint = self.endpoint.lock().await;
+        let is_there = |pid| process.is_some_and(|process| process::descends(pid, process));
+        let mut peers = self
+            .data
+            .pipes()
+            .into_iter()
+            .filter_map(|pipe| pipe.credentials?.pid);
+        if peers.any(is_there) {
+            self.note_up();
+            return Ok(());
+        }
+        let before = endpoint.take();
+        if let Some(before) = before {
+            self.data.close_endpoint(before).await;
+        }
+        // A sink listens before it answers, so the first try succeeds or something is wrong.
+        let reason = match timeout(self.limit, self.data.dial(&self.address)).await {
+            Ok(Ok(dialed)) => {
+                *endpoint = Some(dialed.id);
+                self.note_up();
+                return Ok(());
+            }
+            Ok(Err(error)) => with_sources(&error),
+            Err(_) => format!("no connection within {:?}", self.limit),
+        };
+        if before.is_some() {
+            *endpoint = self
+                .data
+                .dial_in_background(&self.address)
+                .ok()
+                .map(|dialed| dialed.id);
+            self.note_up();
+        }
+        Err(reason)
+    }
+
+    fn note_up(&self) {
+        self.link.send_modify(|link| {
+            link.epoch += 1;
+            link.up = true;
+        });
+    }
+
+    /// The process that ran the sink has ended.
+    pub(super) fn note_down(&self) {
+        self.link.send_modify(|link| link.up = false);
+    }
+
+    /// Waits until nothing is under way, and keeps it so until the guard is dropped. `None` when something is
+    /// still under way after `limit`.
+    pub(super) async fn hold(&self, limit: Duration) -> Option<OwnedMutexGuard<()>> {
+        timeout(limit, Arc::clone(&self.turnstile).lock_owned())
+            .await
+            .ok()
+    }
+
+    /// Where the sink listens.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+}
+
 /// One use of a sink. Closed when it is dropped.
 #[derive(Debug)]
 pub struct Sink {
-    data: Push,
+    sender: Arc<Sender>,
+    link: watch::Receiver<Link>,
     acknowledgements: Pull,
     require_ack: bool,
     owed: Owed,
     held: Use,
+}
+
+/// What has come of waiting for an acknowledgement.
+enum Awaited {
+    /// The sink's word.
+    Acknowledged(Result<(), String>),
+    /// Another process runs the sink now.
+    Moved,
 }
 
 /// Acknowledgements have no ids, but they come in the order of the messages. So one that is overdue has to
@@ -35,14 +150,14 @@ pub struct Sink {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Owed {
     messages: u64,
-    process: Option<u32>,
+    epoch: u64,
 }
 
 impl Owed {
-    /// A message is about to be sent to the sink in `process`: what another process owed will never come.
-    fn begin(&mut self, process: Option<u32>) {
-        if self.process != process {
-            *self = Self { messages: 0, process };
+    /// A message is about to be sent to the process of this epoch: what another one owed will never come.
+    fn begin(&mut self, epoch: u64) {
+        if self.epoch != epoch {
+            *self = Self { messages: 0, epoch };
         }
     }
 
@@ -69,12 +184,13 @@ impl Sink {
         let ids = channel::ids(&meta)?;
         let address = address::data(ids.0, ids.1, meta.instance_id)?;
         let ack_address = address::acknowledgements(ids.0, ids.1, meta.instance_id)?;
-        let options = super::socket_options(&remote.settings);
+        let options = super::socket_options(&remote.settings, &remote.peers);
         let acknowledgements = Pull::with_options(options.clone());
         // Even when nobody wants acknowledgements: the SDKs dial this address before they answer the start
         // command.
         acknowledgements.listen(&ack_address).await?;
-        let (plugin_name, limit) = (name.to_string(), remote.settings.send_timeout);
+        let sender = Arc::new(Sender::new(address, remote.settings.send_timeout, options));
+        let plugin_name = name.to_string();
         let held = Use::open(
             remote,
             Symbol {
@@ -83,28 +199,20 @@ impl Sink {
                 use_as: UseAs::Sink,
                 config,
             },
+            Some(Arc::clone(&sender)),
         )
         .await?;
-        let data = Push::with_options(sp_proto::SocketOptions {
-            reconnect_max: RECONNECT,
-            ..options
-        });
-        // The sink listens before it answers, so the first try succeeds or something is wrong.
-        let reached = match timeout(limit, data.dial(&address)).await {
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(with_sources(&error)),
-            Err(_) => Some(format!("no connection within {limit:?}")),
-        };
-        if let Some(reason) = reached {
+        if let Err(reason) = sender.connect(None).await {
             held.close().await;
             return Err(OpenError::Unreachable {
                 name: plugin_name,
-                address,
+                address: sender.address().to_owned(),
                 reason,
             });
         }
         Ok(Self {
-            data,
+            link: sender.link.subscribe(),
+            sender,
             acknowledgements,
             require_ack,
             owed: Owed::default(),
@@ -112,9 +220,10 @@ impl Sink {
         })
     }
 
-    /// Sends one encoded result, waiting as long as a connected sink has no room for it. Without
-    /// acknowledgements `Ok` means that it was handed over to the connection; with them, that the sink has
-    /// acknowledged it.
+    /// Sends one encoded result, waiting as long as a connected sink has no room for it, and while the sink moves
+    /// to another process. Without acknowledgements `Ok` means that it was handed over to the connection; with
+    /// them, that the sink has acknowledged it: when its process ends before that, the message is sent again to
+    /// the next one, so a sink may see it twice.
     ///
     /// # Errors
     /// The sink's own error, no connection or no acknowledgement within the time limit, or it is over for
@@ -123,17 +232,31 @@ impl Sink {
     /// # Cancel safety
     /// The message may or may not have been sent when the future is dropped.
     pub async fn send(&mut self, payload: Bytes) -> Result<(), ChannelError> {
-        let process = self.held.remote().status.borrow().pid;
-        self.owed.begin(process);
-        // Overdue, or unasked for: a plugin may acknowledge though nobody wants it, and must not get stuck.
-        while let Ok(Some(_)) = self.acknowledgements.try_recv() {
-            self.owed.settle();
-        }
-        self.hand_over(payload).await?;
-        if self.require_ack {
-            self.acknowledged().await
-        } else {
-            Ok(())
+        let outcome = self.deliver(payload).await;
+        self.held.record().note(&outcome);
+        outcome
+    }
+
+    async fn deliver(&mut self, payload: Bytes) -> Result<(), ChannelError> {
+        let turnstile = Arc::clone(&self.sender.turnstile);
+        let _passed = turnstile.lock().await;
+        loop {
+            self.owed.begin(self.link.borrow_and_update().epoch);
+            // Overdue, or unasked for: a plugin may acknowledge though nobody wants it, and must not get stuck.
+            while let Ok(Some(_)) = self.acknowledgements.try_recv() {
+                self.owed.settle();
+            }
+            self.hand_over(payload.clone()).await?;
+            if !self.require_ack {
+                return Ok(());
+            }
+            match self.acknowledged().await? {
+                Awaited::Acknowledged(word) => return word.map_err(ChannelError::Plugin),
+                Awaited::Moved => {
+                    let plugin = &self.held.remote().plugin;
+                    tracing::debug!(%plugin, "a message is sent again to the sink in another process");
+                }
+            }
         }
     }
 
@@ -144,14 +267,16 @@ impl Sink {
             if let Some(error) = self.held.has_ended() {
                 return Err(error);
             }
-            match timeout(limit, self.data.send(payload.clone())).await {
+            match timeout(limit, self.sender.data.send(payload.clone())).await {
                 Ok(Ok(())) => return Ok(()),
                 // It is slow, and the rule waits for it: that is back-pressure.
-                Err(_) if !self.data.pipes().is_empty() => {
+                Err(_) if !self.sender.data.pipes().is_empty() => {
                     waited += limit;
                     let (plugin, status) = self.held.describe();
                     tracing::warn!(%plugin, "a sink has had no room for {waited:?}; the plugin is {status}");
                 }
+                // Whoever wants acknowledgements would rather wait than lose it.
+                Err(_) if self.require_ack && self.is_coming_back() => {}
                 Ok(Err(_)) | Err(_) => {
                     let (plugin, status) = self.held.describe();
                     return Err(ChannelError::NotTaken {
@@ -164,17 +289,28 @@ impl Sink {
         }
     }
 
-    async fn acknowledged(&mut self) -> Result<(), ChannelError> {
+    async fn acknowledged(&mut self) -> Result<Awaited, ChannelError> {
         // Counted first: the future may be dropped at any moment from here.
         self.owed.note_sent();
         let limit = self.held.remote().settings.ack_timeout;
-        let deadline = tokio::time::Instant::now() + limit;
+        let mut deadline = tokio::time::Instant::now() + limit;
         loop {
             let message = tokio::select! {
+                biased;
                 message = tokio::time::timeout_at(deadline, self.acknowledgements.recv()) => message,
                 error = self.held.ended() => return Err(error.unwrap_or(ChannelError::Stopping)),
+                Ok(()) = self.link.changed() => {
+                    if self.link.borrow_and_update().epoch == self.owed.epoch {
+                        continue;
+                    }
+                    return Ok(Awaited::Moved);
+                }
             };
             let Ok(message) = message else {
+                if self.is_coming_back() {
+                    deadline += limit;
+                    continue;
+                }
                 let (plugin, status) = self.held.describe();
                 return Err(ChannelError::NotAcknowledged {
                     plugin,
@@ -186,15 +322,25 @@ impl Sink {
                 return Err(ChannelError::Stopping);
             };
             if self.owed.settle() {
-                return data::decode_ack(&message)?.map_err(ChannelError::Plugin);
+                return Ok(Awaited::Acknowledged(data::decode_ack(&message)?));
             }
+        }
+    }
+
+    /// Whether it is no wonder that the sink does not answer, and it will: its plugin is being started, or is
+    /// stopped in its tracks.
+    fn is_coming_back(&self) -> bool {
+        match self.held.remote().status.borrow().state {
+            State::Starting | State::Restarting | State::Unhealthy => true,
+            State::Running => !self.link.borrow().up,
+            _ => false,
         }
     }
 
     /// Stops the sink and waits until the plugin says that it has stopped, or its process has ended. Bounded
     /// by the time limits of the plugin. What was sent is written out before.
     pub async fn close(self) {
-        self.data.close().await;
+        self.sender.data.close().await;
         self.held.close().await;
         self.acknowledgements.close().await;
     }
@@ -207,9 +353,9 @@ mod tests {
     #[test]
     fn an_overdue_acknowledgement_is_not_taken_for_the_next_one() {
         let mut owed = Owed::default();
-        owed.begin(Some(1));
+        owed.begin(1);
         owed.note_sent();
-        owed.begin(Some(1));
+        owed.begin(1);
         owed.note_sent();
         assert!(!owed.settle(), "the first one that comes is the overdue one");
         assert!(owed.settle());
@@ -221,9 +367,9 @@ mod tests {
     #[test]
     fn a_new_process_owes_nothing() {
         let mut owed = Owed::default();
-        owed.begin(Some(1));
+        owed.begin(1);
         owed.note_sent();
-        owed.begin(Some(2));
+        owed.begin(2);
         assert_eq!(owed.messages, 0);
     }
 }

@@ -49,7 +49,7 @@ impl Source {
     ) -> Result<Self, OpenError> {
         let ids = channel::ids(&meta)?;
         let address = address::data(ids.0, ids.1, meta.instance_id)?;
-        let socket = Pull::with_options(super::socket_options(&remote.settings));
+        let socket = Pull::with_options(super::socket_options(&remote.settings, &remote.peers));
         let events = socket.events();
         // The host listens first: some SDKs dial only once.
         socket.listen(&address).await?;
@@ -65,6 +65,7 @@ impl Source {
                 use_as,
                 config,
             },
+            None,
         )
         .await?;
         status.mark_unchanged();
@@ -82,6 +83,12 @@ impl Source {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub async fn recv(&mut self) -> Option<Result<Tuple, ChannelError>> {
+        let outcome = self.next().await?;
+        self.held.record().note(&outcome);
+        Some(outcome)
+    }
+
+    async fn next(&mut self) -> Option<Result<Tuple, ChannelError>> {
         loop {
             let wake = tokio::select! {
                 biased;
@@ -106,6 +113,8 @@ impl Source {
                         return Some(Err(error));
                     }
                 }
+                // The process that another one has replaced, or a second connection of the same.
+                Wake::Pipe(sp_proto::Event::PipeRemoved { .. }) if !self.socket.pipes().is_empty() => {}
                 Wake::Pipe(event) => {
                     if let Some(error) = channel::broken(&self.held.remote().plugin, event) {
                         return Some(Err(error));

@@ -58,15 +58,47 @@ pub struct Status {
     pub status: State,
     /// Why it is in this state; empty when all is well.
     pub err_msg: String,
-    /// Why it is not what lies in its folder, or what else there is to say; empty when all is well.
-    pub note: String,
     /// Its process, if one runs.
     pub pid: Option<u32>,
     /// How often its process was started again after a failure, since the host started.
     pub restarts: u32,
-    /// When its process was started.
-    #[serde(skip)]
-    pub started: Option<SystemTime>,
+    /// The version that runs, or would; empty when none was ever accepted.
+    pub version: String,
+    /// When its process was started, in milliseconds since the epoch.
+    pub started: Option<u64>,
+    /// For how many seconds its process has been running.
+    pub uptime_seconds: Option<u64>,
+    /// Why an update was not taken, or what is incomplete; empty when all is well.
+    pub note: String,
+    /// How each of its symbols does.
+    pub symbols: Symbols,
+    /// How many connections of processes that are not the plugin's were refused.
+    pub refused_peers: u64,
+    /// Its process is one that its author starts.
+    pub attached: bool,
+}
+
+/// The symbols of a plugin, by kind and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Symbols {
+    /// Its sources.
+    pub sources: BTreeMap<String, SymbolStatus>,
+    /// Its sinks.
+    pub sinks: BTreeMap<String, SymbolStatus>,
+    /// Its functions.
+    pub functions: BTreeMap<String, SymbolStatus>,
+}
+
+/// How one symbol does, over all its uses and all its processes since the host started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SymbolStatus {
+    /// When it last worked (brought a tuple, took a message, answered a call), in milliseconds since the epoch.
+    pub last_ok: Option<u64>,
+    /// How often it did not.
+    pub errors: u64,
+    /// What was said the last time it did not; empty when there was none.
+    pub last_error: String,
 }
 
 impl Status {
@@ -76,10 +108,15 @@ impl Status {
             ref_count: BTreeMap::new(),
             status,
             err_msg: reason.to_owned(),
-            note: String::new(),
             pid: None,
             restarts: 0,
+            version: String::new(),
             started: None,
+            uptime_seconds: None,
+            note: String::new(),
+            symbols: Symbols::default(),
+            refused_peers: 0,
+            attached: false,
         }
     }
 }
@@ -101,6 +138,9 @@ pub(super) struct Snapshot {
     pub(super) pid: Option<u32>,
     pub(super) restarts: u32,
     pub(super) started: Option<SystemTime>,
+    pub(super) version: String,
+    pub(super) note: String,
+    pub(super) attached: bool,
 }
 
 impl Snapshot {
@@ -111,7 +151,18 @@ impl Snapshot {
             pid: None,
             restarts: 0,
             started: None,
+            version: String::new(),
+            note: String::new(),
+            attached: false,
         }
+    }
+}
+
+impl Snapshot {
+    /// Whether nothing has changed that is an event.
+    pub(super) fn is_same_state(&self, other: &Self) -> bool {
+        let key = |snapshot: &Self| (snapshot.state, snapshot.pid);
+        key(self) == key(other) && (&self.reason, &self.version) == (&other.reason, &other.version)
     }
 }
 

@@ -2,38 +2,69 @@
 //! and the host's *replies* are commands or calls. Pure: it knows pipes by their ids only; the life cycle and
 //! the function channel drive it.
 //!
+//! Each pipe for itself:
+//!
 //! ```text
-//!             message                sent                 answer
-//! Absent ───────────────▶ Ready ───────────────▶ Busy ───────────────▶ Ready
-//!    ▲                      ▲ ▲                   │ │  keep-alive: the command crossed it and was
-//!    │ pipe gone            │ └───────────────────┘ │  dropped by the plugin → send it again
-//!    └── from any state     │                       ▼ nobody waits for the answer any more
-//!                           └─────────────────── Late
-//!                              any message
+//!          message                sent                 answer
+//! (none) ───────────▶ Ready ───────────────▶ Busy ───────────────▶ Ready
+//!                       ▲ ▲                   │ │  keep-alive: the command crossed it and was
+//!                       │ └───────────────────┘ │  dropped by the plugin → send it again
+//!                       │                       ▼ nobody waits for the answer any more
+//!                       └─────────────────── Late
+//!                           any message
 //! ```
 //!
 //! After a command exactly one new message comes: its answer, or the keep-alive that the plugin had sent
 //! before the command reached it. So one message, whatever it says, is enough to leave `Late`, and no answer
-//! can ever be taken for the answer to a later command. A pipe with a higher id is newer and wins: the plugin
-//! has dialed anew.
+//! can ever be taken for the answer to a later command.
+//!
+//! Of several pipes one is *current*: the one with the highest id, which is the newest; but never another
+//! one while an answer is awaited. So when a process takes over from another one, it gets the next command,
+//! and the command that is under way is answered by whom it was given to. When the current pipe goes or is
+//! *dismissed*, what is left of the others serves again.
 //!
 //! Old SDKs leave their library's default on, which sends a request *again* when it has not been replied to
 //! for a minute. Such a repetition can cross a command, too, and it repeats the answer to the command before:
 //! taken for the new one's answer it would be a lie. It is told by its request id, which is the one that was
 //! just replied to.
 
-/// Whose turn it is. `P` is the id of a pipe; later pipes have higher ids. The number is the id of the
-/// request that the next command replies to, or that the last one replied to.
+use std::collections::BTreeMap;
+
+/// How many pipes are known at the same time: two processes, and what one that dials anew leaves for a moment.
+const PIPES: usize = 8;
+
+/// How one pipe is. The number is the id of the request that the next command replies to, or that the last
+/// one replied to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn<P> {
-    /// Nobody is connected.
-    Absent,
+pub(super) enum Standing {
     /// The plugin waits for a command.
-    Ready(P, u32),
+    Ready(u32),
     /// The host waits for the answer to what it sent.
-    Busy(P, u32),
+    Busy(u32),
     /// As `Busy`, but nobody wants the answer any more.
-    Late(P, u32),
+    Late(u32),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Peer {
+    standing: Standing,
+    dismissed: bool,
+}
+
+/// Whose turn it is. `P` is the id of a pipe; later pipes have higher ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Turn<P> {
+    pipes: BTreeMap<P, Peer>,
+    current: Option<P>,
+}
+
+impl<P> Default for Turn<P> {
+    fn default() -> Self {
+        Self {
+            pipes: BTreeMap::new(),
+            current: None,
+        }
+    }
 }
 
 /// What a message of the plugin means.
@@ -41,72 +72,115 @@ pub(super) enum Turn<P> {
 pub(super) enum Heard {
     /// The plugin waits for a command; nothing was outstanding.
     Ready,
-    /// What is outstanding was dropped by the plugin unread and has to be sent again, to this message.
+    /// What is outstanding was dropped by the plugin unread and has to be sent again.
     Again,
     /// This is the answer to what is outstanding.
     Answer,
     /// The answer (or the keep-alive that stands for "never seen") to something that nobody waits for any
     /// more.
     Late,
-    /// The plugin has connected anew: whether what was outstanding was carried out is unknown.
-    Lost,
-    /// From a connection that a newer one has replaced, or a repetition of what was replied to already.
+    /// From a pipe that is not current: it may become so later.
+    Aside,
+    /// A repetition of what was replied to already.
     Ignored,
 }
 
 impl<P: Copy + Ord> Turn<P> {
     /// The message with the request id `id` arrived on `pipe`. It is kept by the caller, and what is sent
-    /// next replies to it, unless the result is [`Heard::Ignored`].
+    /// next on this pipe replies to it, unless the result is [`Heard::Ignored`].
     pub(super) fn handle_message(&mut self, pipe: P, id: u32, keep_alive: bool) -> Heard {
-        let heard = match *self {
-            Self::Ready(current, _) | Self::Busy(current, _) | Self::Late(current, _) if pipe < current => {
-                return Heard::Ignored;
-            }
-            Self::Busy(current, last) | Self::Late(current, last) if pipe == current && id == last => {
-                return Heard::Ignored;
-            }
-            Self::Busy(current, _) if pipe != current => Heard::Lost,
-            Self::Busy(..) if keep_alive => Heard::Again,
-            Self::Busy(..) => Heard::Answer,
-            Self::Late(current, _) if pipe == current => Heard::Late,
-            Self::Absent | Self::Ready(..) | Self::Late(..) => Heard::Ready,
+        let is_current = self.current.is_none_or(|current| current == pipe);
+        let before = self.pipes.get(&pipe).map(|peer| peer.standing);
+        let heard = match before {
+            Some(Standing::Busy(last) | Standing::Late(last)) if id == last => return Heard::Ignored,
+            Some(Standing::Busy(_)) if keep_alive => Heard::Again,
+            Some(Standing::Busy(_)) => Heard::Answer,
+            Some(Standing::Late(_)) => Heard::Late,
+            None | Some(Standing::Ready(_)) => Heard::Ready,
         };
-        *self = Self::Ready(pipe, id);
-        heard
+        let dismissed = self.pipes.get(&pipe).is_some_and(|peer| peer.dismissed);
+        let standing = Standing::Ready(id);
+        self.pipes.insert(pipe, Peer { standing, dismissed });
+        if self.pipes.len() > PIPES {
+            let oldest = self.pipes.keys().find(|old| Some(**old) != self.current).copied();
+            oldest.and_then(|oldest| self.pipes.remove(&oldest));
+        }
+        self.choose();
+        match heard {
+            Heard::Ready if !is_current && self.current != Some(pipe) => Heard::Aside,
+            heard => heard,
+        }
     }
 
-    /// The newest message was replied to with a command. Only in `Ready`; elsewhere nothing happens.
+    /// The newest message of the current pipe was replied to with a command. Only when it is ready; else
+    /// nothing happens.
     pub(super) fn handle_sent(&mut self) {
-        if let Self::Ready(pipe, id) = *self {
-            *self = Self::Busy(pipe, id);
-        }
+        self.step(|standing| match standing {
+            Standing::Ready(id) => Standing::Busy(id),
+            other => other,
+        });
     }
 
     /// Nobody waits for the outstanding answer any more.
     pub(super) fn handle_abandoned(&mut self) {
-        if let Self::Busy(pipe, id) = *self {
-            *self = Self::Late(pipe, id);
-        }
+        self.step(|standing| match standing {
+            Standing::Busy(id) => Standing::Late(id),
+            other => other,
+        });
     }
 
     /// `pipe` is gone. True when an answer was awaited on it, which will never come.
     pub(super) fn handle_gone(&mut self, pipe: P) -> bool {
-        match *self {
-            Self::Busy(current, _) if current == pipe => {
-                *self = Self::Absent;
-                true
-            }
-            Self::Ready(current, _) | Self::Late(current, _) if current == pipe => {
-                *self = Self::Absent;
-                false
-            }
-            _ => false,
-        }
+        let gone = self.pipes.remove(&pipe);
+        self.choose();
+        gone.is_some_and(|peer| matches!(peer.standing, Standing::Busy(_)))
     }
 
-    /// Can a command be sent now?
-    pub(super) fn is_ready(self) -> bool {
-        matches!(self, Self::Ready(..))
+    /// Those pipes for which `is_dismissed` is true shall serve only while there is no other one.
+    pub(super) fn handle_dismissed(&mut self, is_dismissed: impl Fn(P) -> bool) {
+        for (pipe, peer) in &mut self.pipes {
+            peer.dismissed = is_dismissed(*pipe);
+        }
+        self.choose();
+    }
+
+    /// The pipe on which a command can be sent now.
+    pub(super) fn ready(&self) -> Option<P> {
+        let ready = matches!(self.standing(), Some(Standing::Ready(_)));
+        self.current.filter(|_| ready)
+    }
+
+    /// The pipe that serves, or would if it were not busy.
+    pub(super) fn current(&self) -> Option<P> {
+        self.current
+    }
+
+    /// How the current pipe is; `None` when nobody is connected.
+    pub(super) fn standing(&self) -> Option<Standing> {
+        Some(self.pipes.get(&self.current?)?.standing)
+    }
+
+    /// Whether anything is remembered of `pipe`.
+    pub(super) fn knows(&self, pipe: P) -> bool {
+        self.pipes.contains_key(&pipe)
+    }
+
+    fn step(&mut self, change: impl FnOnce(Standing) -> Standing) {
+        if let Some(peer) = self.current.and_then(|current| self.pipes.get_mut(&current)) {
+            peer.standing = change(peer.standing);
+        }
+        self.choose();
+    }
+
+    /// The newest pipe becomes current, unless an answer is awaited on the one that is.
+    fn choose(&mut self) {
+        if !matches!(self.standing(), Some(Standing::Busy(_))) {
+            let best = self
+                .pipes
+                .iter()
+                .max_by_key(|(pipe, peer)| (!peer.dismissed, **pipe));
+            self.current = best.map(|(pipe, _)| *pipe);
+        }
     }
 }
 
@@ -118,31 +192,96 @@ mod tests {
     const KEEP_ALIVE: bool = true;
     const OTHER: bool = false;
 
+    /// A single pipe, 1, in this standing.
+    fn alone(standing: Standing) -> Turn<u32> {
+        pipes(&[(1, standing)], 1)
+    }
+
+    fn pipes(all: &[(u32, Standing)], current: u32) -> Turn<u32> {
+        let peer = |standing| Peer {
+            standing,
+            dismissed: false,
+        };
+        Turn {
+            pipes: all
+                .iter()
+                .map(|(pipe, standing)| (*pipe, peer(*standing)))
+                .collect(),
+            current: Some(current),
+        }
+    }
+
     #[test]
     fn every_state_and_message() {
-        use Turn::{Absent, Busy, Late, Ready};
+        use Standing::{Busy, Late, Ready};
+        let none = Turn::default;
+        let two = |old, new, current| pipes(&[(1, old), (2, new)], current);
         let table = [
-            (Absent, (1, 5), KEEP_ALIVE, Heard::Ready, Ready(1, 5)),
-            (Absent, (1, 5), OTHER, Heard::Ready, Ready(1, 5)),
-            (Ready(1, 5), (1, 6), KEEP_ALIVE, Heard::Ready, Ready(1, 6)),
-            (Ready(1, 5), (1, 5), OTHER, Heard::Ready, Ready(1, 5)),
-            (Ready(1, 5), (2, 5), KEEP_ALIVE, Heard::Ready, Ready(2, 5)),
-            (Ready(2, 5), (1, 6), KEEP_ALIVE, Heard::Ignored, Ready(2, 5)),
-            (Busy(1, 5), (1, 6), KEEP_ALIVE, Heard::Again, Ready(1, 6)),
-            (Busy(1, 5), (1, 6), OTHER, Heard::Answer, Ready(1, 6)),
-            (Busy(1, 5), (1, 5), OTHER, Heard::Ignored, Busy(1, 5)),
-            (Busy(1, 5), (1, 5), KEEP_ALIVE, Heard::Ignored, Busy(1, 5)),
-            (Busy(1, 5), (2, 5), KEEP_ALIVE, Heard::Lost, Ready(2, 5)),
-            (Busy(1, 5), (2, 5), OTHER, Heard::Lost, Ready(2, 5)),
-            (Busy(2, 5), (1, 6), OTHER, Heard::Ignored, Busy(2, 5)),
-            (Late(1, 5), (1, 6), OTHER, Heard::Late, Ready(1, 6)),
-            (Late(1, 5), (1, 6), KEEP_ALIVE, Heard::Late, Ready(1, 6)),
-            (Late(1, 5), (1, 5), OTHER, Heard::Ignored, Late(1, 5)),
-            (Late(1, 5), (2, 5), KEEP_ALIVE, Heard::Ready, Ready(2, 5)),
-            (Late(2, 5), (1, 6), OTHER, Heard::Ignored, Late(2, 5)),
+            (none(), (1, 5), KEEP_ALIVE, Heard::Ready, alone(Ready(5))),
+            (none(), (1, 5), OTHER, Heard::Ready, alone(Ready(5))),
+            (alone(Ready(5)), (1, 6), KEEP_ALIVE, Heard::Ready, alone(Ready(6))),
+            (alone(Ready(5)), (1, 5), OTHER, Heard::Ready, alone(Ready(5))),
+            (alone(Busy(5)), (1, 6), KEEP_ALIVE, Heard::Again, alone(Ready(6))),
+            (alone(Busy(5)), (1, 6), OTHER, Heard::Answer, alone(Ready(6))),
+            (alone(Busy(5)), (1, 5), OTHER, Heard::Ignored, alone(Busy(5))),
+            (alone(Busy(5)), (1, 5), KEEP_ALIVE, Heard::Ignored, alone(Busy(5))),
+            (alone(Late(5)), (1, 6), OTHER, Heard::Late, alone(Ready(6))),
+            (alone(Late(5)), (1, 6), KEEP_ALIVE, Heard::Late, alone(Ready(6))),
+            (alone(Late(5)), (1, 5), OTHER, Heard::Ignored, alone(Late(5))),
+            // A newcomer serves at once, unless an answer is awaited.
+            (
+                alone(Ready(5)),
+                (2, 5),
+                KEEP_ALIVE,
+                Heard::Ready,
+                two(Ready(5), Ready(5), 2),
+            ),
+            (
+                alone(Late(5)),
+                (2, 5),
+                KEEP_ALIVE,
+                Heard::Ready,
+                two(Late(5), Ready(5), 2),
+            ),
+            (
+                alone(Busy(5)),
+                (2, 5),
+                KEEP_ALIVE,
+                Heard::Aside,
+                two(Busy(5), Ready(5), 1),
+            ),
+            (
+                two(Busy(5), Ready(5), 1),
+                (1, 6),
+                OTHER,
+                Heard::Answer,
+                two(Ready(6), Ready(5), 2),
+            ),
+            (
+                two(Busy(5), Ready(5), 1),
+                (1, 6),
+                KEEP_ALIVE,
+                Heard::Again,
+                two(Ready(6), Ready(5), 2),
+            ),
+            // The old one is remembered for the case that the newcomer goes.
+            (
+                two(Ready(5), Busy(5), 2),
+                (1, 6),
+                KEEP_ALIVE,
+                Heard::Aside,
+                two(Ready(6), Busy(5), 2),
+            ),
+            (
+                two(Late(5), Busy(5), 2),
+                (1, 6),
+                OTHER,
+                Heard::Late,
+                two(Ready(6), Busy(5), 2),
+            ),
         ];
         for (before, (pipe, id), keep_alive, heard, after) in table {
-            let mut turn = before;
+            let mut turn = before.clone();
             assert_eq!(
                 turn.handle_message(pipe, id, keep_alive),
                 heard,
@@ -153,23 +292,41 @@ mod tests {
     }
 
     #[test]
-    fn only_the_pipe_in_use_matters_when_it_goes() {
-        for (before, pipe, lost, after) in [
-            (Turn::Busy(2, 5), 2, true, Turn::Absent),
-            (Turn::Busy(2, 5), 1, false, Turn::Busy(2, 5)),
-            (Turn::Ready(2, 5), 2, false, Turn::Absent),
-            (Turn::Late(2, 5), 2, false, Turn::Absent),
-            (Turn::Absent, 2, false, Turn::Absent),
-        ] {
-            let mut turn = before;
-            assert_eq!((turn.handle_gone(pipe), turn), (lost, after), "{before:?}");
+    fn a_pipe_that_goes_or_is_given_up_makes_way() {
+        use Standing::{Busy, Late, Ready};
+        let mut turn = pipes(&[(1, Busy(5)), (2, Ready(7))], 1);
+        assert!(turn.handle_gone(1), "the answer will never come");
+        assert_eq!(turn.ready(), Some(2));
+        assert!(!turn.handle_gone(2));
+        assert_eq!((turn.current(), turn.standing()), (None, None));
+
+        let mut turn = pipes(&[(1, Busy(5)), (2, Ready(7))], 1);
+        turn.handle_abandoned();
+        assert_eq!(turn, pipes(&[(1, Late(5)), (2, Ready(7))], 2));
+
+        let mut turn = pipes(&[(1, Ready(5)), (2, Busy(7))], 2);
+        turn.handle_dismissed(|pipe| pipe == 2);
+        assert_eq!(turn.current(), Some(2), "not while an answer is awaited");
+        assert_eq!(turn.handle_message(2, 8, OTHER), Heard::Answer);
+        assert_eq!(turn.ready(), Some(1));
+        assert!(!turn.handle_gone(1));
+        assert_eq!(turn.ready(), Some(2), "better than nobody");
+    }
+
+    #[test]
+    fn no_more_than_so_many_pipes_are_remembered() {
+        let mut turn = Turn::default();
+        for pipe in 1..1000 {
+            turn.handle_message(pipe, 1, KEEP_ALIVE);
         }
+        assert_eq!((turn.pipes.len(), turn.ready()), (PIPES, Some(999)));
+        assert!(!turn.knows(1) && turn.knows(998));
     }
 
     /// A plugin as the SDKs are: it has one request outstanding, drops replies to older ones, and sends a
     /// keep-alive or its request once more when it likes.
     #[derive(Default)]
-    struct Peer {
+    struct Plugin {
         request: u32,
         /// What the request says: the answer to this call, or nothing but that it is there.
         says: Option<u32>,
@@ -181,8 +338,8 @@ mod tests {
         /// to its call, and no call is carried out twice.
         #[test]
         fn no_answer_goes_to_the_wrong_call(steps in proptest::collection::vec(0u8..6, 1..200)) {
-            let mut turn = Turn::Absent;
-            let mut peer = Peer { request: 1, ..Peer::default() };
+            let mut turn = Turn::default();
+            let mut peer = Plugin { request: 1, ..Plugin::default() };
             // What is on its way: (request id, text) to the host, (request id it replies to, call) to the
             // plugin.
             let mut to_host = std::collections::VecDeque::from([(1u32, None)]);
@@ -219,10 +376,10 @@ mod tests {
                             }
                             Heard::Late | Heard::Ready => prop_assert!(!waiting),
                             Heard::Ignored => {}
-                            Heard::Lost => prop_assert!(false, "lost on a single pipe"),
+                            Heard::Aside => prop_assert!(false, "aside on a single pipe"),
                         }
                     },
-                    3 => if turn.is_ready() {
+                    3 => if turn.ready().is_some() {
                         call += 1;
                         waiting = true;
                         turn.handle_sent();

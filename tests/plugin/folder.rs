@@ -294,8 +294,7 @@ async fn an_update_replaces_and_a_bad_one_leaves_the_old_one_running() {
         .unwrap_err();
     assert_eq!(host.running(&name).await.pid, old);
 
-    // A plugin that does not start: the old one comes back, with its source.
-    drop(peer);
+    // A plugin that does not start: the old one runs on, with its source.
     let new = manifest("go", &fields).replace("1.0", "2.0");
     let request = package(&home, &name, &[(&json, &new), ("run", "#!/bin/sh\nexit 4\n")]).await;
     let error = within("the refusal", host.plugins.update(request))
@@ -305,23 +304,36 @@ async fn an_update_replaces_and_a_bad_one_leaves_the_old_one_running() {
         matches!(&error, InstallError::Start { reason, .. } if reason.contains("exit code 4")),
         "{error}"
     );
-    let peer = replayed(&host, &name, old, &source).await;
     let status = host.running(&name).await;
+    assert_eq!(status.pid, old);
     assert_eq!(status.ref_count, [(rule.clone(), 1)].into());
     assert_eq!(host.plugins.get(&name).unwrap().manifest.version, "1.0");
 
-    // A good one, which gets the source, too.
-    drop(peer);
-    let request = package(&home, &name, &[(&json, &new), ("run", SLEEP)]).await;
+    // A good one takes over the source.
+    let script = "#!/bin/sh\necho second\nexec sleep 600\n";
+    let request = package(&home, &name, &[(&json, &new), ("run", script)]).await;
     let updating = host.plugins.update(request);
-    let replaying = replayed(&host, &name, status.pid, &source);
-    let (updated, peer) = within("the update", async { tokio::join!(updating, replaying) }).await;
+    let moving = async {
+        let said = || host.plugins.output(&name).unwrap().into_iter();
+        while !said().any(|line| line.text == "second") {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let mut next = Peer::control(&name).await;
+        assert!(matches!(next.command().await, Command::Start(symbol) if symbol.name.as_str() == source));
+        next.say("ok").await;
+        assert!(matches!(peer.command().await, Command::Stop(symbol) if symbol.name.as_str() == source));
+        peer.say("ok").await;
+        next
+    };
+    let (updated, second) = within("the update", async { tokio::join!(updating, moving) }).await;
     updated.unwrap();
+    drop(peer);
     assert_eq!(host.plugins.get(&name).unwrap().manifest.version, "2.0");
     let status = host.running(&name).await;
+    assert_ne!(status.pid, old);
 
     // Removed while it is used, and installed again: the source goes on.
-    drop(peer);
+    drop(second);
     within("the removal", host.plugins.remove(&name)).await.unwrap();
     assert!(host.plugins.get(&name).is_none());
     let request = package(&home, &name, &[(&json, &new), ("run", SLEEP)]).await;

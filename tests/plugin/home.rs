@@ -56,6 +56,9 @@ impl Home {
             restart_delay_max: Duration::from_millis(50),
             restart_limit: 3,
             settle: Duration::from_millis(50),
+            guard: env!("CARGO_BIN_EXE_mangrove").into(),
+            // Mostly it is the test itself that speaks for a plugin.
+            peers: "user".to_owned(),
             ..Config::new(folder.path().to_owned()).portable
         };
         Self { folder, settings }

@@ -415,3 +415,88 @@ async fn a_host_that_stops_gives_up_what_it_was_installing() {
         .collect();
     assert_eq!(left, before);
 }
+
+/// What lies in the plugins' folder is looked at without waiting for anybody, and removed without touching what
+/// it leads to.
+#[tokio::test]
+async fn hostile_folders_have_a_verdict_and_go_without_harm() {
+    let home = Home::new();
+    let outside = home.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("secret.json"), "{\"colour\": 1}").unwrap();
+    let shell = |folder: &str, script: &str| {
+        let folder = home.plugin_folder(folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut sh = std::process::Command::new("/bin/sh");
+        let ran = sh.args(["-ec", script]).current_dir(folder).status().unwrap();
+        assert!(ran.success(), "{script}");
+    };
+    let example = Example::new();
+    let program = |name: &str| home.add(name, "go", r#""sources":["b"]"#, SLEEP);
+    for (name, make, expected) in [
+        ("m-pipe", "mkfifo m-pipe.json", "it is not a file"),
+        (
+            "m-loop",
+            "ln -s m-loop.json m-loop.json",
+            "no readable manifest m-loop/m-loop.json",
+        ),
+        (
+            "m-device",
+            "ln -s /dev/zero m-device.json",
+            "leads out of the plugin's folder",
+        ),
+        (
+            "m-secret",
+            "ln -s ../../../outside/secret.json m-secret.json",
+            "leads out of the plugin's folder",
+        ),
+        (
+            "m-kernel",
+            "ln -s /proc/kmsg m-kernel.json",
+            "leads out of the plugin's folder",
+        ),
+        ("m-folder", "mkdir m-folder.json", "it is not a file"),
+        ("m-huge", "truncate -s 5G m-huge.json", "at most"),
+        ("p-pipe", "rm run; mkfifo run", "p-pipe/run is not a file"),
+        ("p-loop", "rm run; ln -s run run", "p-loop/run cannot be found"),
+        (
+            "p-device",
+            "rm run; ln -s /dev/null run",
+            "p-device/run leads out",
+        ),
+        ("p-folder", "rm run; mkdir run", "p-folder/run is not a file"),
+    ] {
+        if name.starts_with('p') {
+            program(name);
+        }
+        shell(name, make);
+        let host = within("the start", home.start()).await;
+        let unreadable = host
+            .plugins
+            .refused()
+            .into_iter()
+            .find(|(folder, _)| folder == name);
+        let reason = unreadable.map_or_else(|| host.status(name).err_msg, |(_, reason)| reason);
+        assert!(reason.contains(expected), "{name}: {reason}");
+        assert!(!reason.contains("colour"), "{reason}");
+        within("the removal", host.plugins.remove(name)).await.unwrap();
+        host.shutdown().await;
+    }
+
+    // One that runs, over a heap of what may lie in a folder.
+    let name = &example.name;
+    home.add(name, "go", &format!(r#""sources":["{}"]"#, example.source), SLEEP);
+    let heap = "ln -s / root; ln -s .. up; mkfifo pipe; mkdir -p shut/inside; ln -s ../../../outside sources
+        touch shut/inside/x; chmod 0 shut; d=.; for i in $(seq 60); do d=$d/deep; mkdir $d; done
+        mkdir many; cd many; seq 20000 | xargs touch";
+    shell(name, heap);
+    std::fs::write(outside.join(format!("{}.yaml", example.source)), "not: its").unwrap();
+    let host = within("the start", home.start()).await;
+    let _peer = Peer::control(name).await;
+    host.running(name).await;
+    assert!(!home.path().join("etc").join(example.yaml()).exists());
+    within("the removal", host.plugins.remove(name)).await.unwrap();
+    assert_eq!(outside.read_dir().unwrap().count(), 2);
+    assert!(tree(&home).iter().all(|path| !path.contains(".staging-")));
+    host.shutdown().await;
+}

@@ -6,16 +6,22 @@
 //! | `operate` | the same, stopped and started by hand |
 //! | `folder`, `install` | the same, in folders and zips that are good, broken or hostile, from near and far |
 //! | `watch` | the same, in folders and zips that come, change and go |
+//! | `guard` | processes that try to get away, and strangers |
 //! | `environment` | the same, in Python with an environment of its own, built by the real tools |
 //! | `sdk` | an unmodified plugin on published releases of the `ekuiper` package |
+//! | `swap`, `supervision` | the same, and the example `car`, replaced, killed and stopped in their tracks under load |
 
 mod channels;
 mod control;
 mod environment;
 mod folder;
+mod guard;
 mod home;
 mod install;
+mod load;
 mod operate;
 mod peer;
 mod sdk;
+mod supervision;
+mod swap;
 mod watch;

@@ -8,17 +8,21 @@ from ekuiper import Function, PluginConfig, Sink, Source, plugin
 
 
 class Counter(Source):
-    """Sends {"n": 0}, {"n": 1}, … to the number of conf's "count"."""
+    """Sends {"n": 0}, {"n": 1}, … to the number of conf's "count", with a pause of conf's "pause" seconds."""
 
     def configure(self, datasource, conf):
         if conf.get("fail"):
             raise ValueError("it was told to fail")
         self.datasource = datasource
         self.count = conf.get("count", 3)
+        self.pause = conf.get("pause", 0)
         self.stopped = False
 
     def open(self, ctx):
         for n in range(self.count):
+            if self.stopped:
+                return
+            time.sleep(self.pause)
             ctx.emit({"n": n, "pid": os.getpid()}, {"datasource": self.datasource})
         if hasattr(ctx, "emit_error"):
             ctx.emit_error("that was all")

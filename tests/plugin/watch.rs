@@ -11,9 +11,12 @@ use testkit::within;
 use tokio::sync::broadcast::Receiver;
 
 use crate::folder::zip;
-use crate::home::{Home, Host, SLEEP, manifest, unique};
+use crate::home::{Home, Host, manifest, unique};
 use crate::operate::heard;
 use crate::peer::Peer;
+
+/// A program that speaks for itself.
+const SPEAKS: &str = include_str!("handshake.py");
 
 /// A host whose plugins' folder is empty, and what is heard of it.
 async fn empty() -> (Home, Host, Receiver<Event>) {
@@ -34,13 +37,17 @@ fn source() -> (String, String) {
 }
 
 fn with_version(version: &str, fields: &str) -> String {
-    manifest("go", fields).replace("1.0", version)
+    manifest("python", fields).replace("1.0", version)
 }
 
-/// Speaks for the plugin's next process until it runs, and is gone then: the process lives on without it.
-async fn up(host: &Host, events: &mut Receiver<Event>, name: &str, old: Option<u32>) -> (Event, Peer) {
-    let peer = host.next_peer(name, old).await;
-    (heard(events, name, State::Running).await, peer)
+/// Waits until a process other than `old` runs.
+async fn up(events: &mut Receiver<Event>, name: &str, old: Option<u32>) -> Event {
+    loop {
+        let event = heard(events, name, State::Running).await;
+        if event.pid.is_some() && event.pid != old {
+            return event;
+        }
+    }
 }
 
 /// Writes a program beside its place and moves it there, so that nobody finds it open for writing.
@@ -56,9 +63,9 @@ async fn a_folder_that_is_moved_in_runs_and_one_that_is_moved_out_is_removed() {
     let (home, host, mut events) = empty().await;
     let (name, (source, fields)) = (unique("win"), source());
     let outside = home.path().join("outside");
-    home.add_at(&outside, &name, "go", &fields, SLEEP);
+    home.add_at(&outside, &name, "python", &fields, SPEAKS);
     std::fs::rename(&outside, home.plugin_folder(&name)).unwrap();
-    let (event, _peer) = up(&host, &mut events, &name, None).await;
+    let event = up(&mut events, &name, None).await;
     assert_eq!(event.version.as_deref(), Some("1.0"));
     assert!(host.plugins.symbol(SymbolKind::Source, &source).is_some());
 
@@ -70,7 +77,7 @@ async fn a_folder_that_is_moved_in_runs_and_one_that_is_moved_out_is_removed() {
 
     // And back again.
     std::fs::rename(&outside, home.plugin_folder(&name)).unwrap();
-    let _peer = up(&host, &mut events, &name, None).await;
+    up(&mut events, &name, None).await;
     host.shutdown().await;
 }
 
@@ -106,7 +113,8 @@ async fn a_folder_that_is_copied_piece_by_piece_is_incomplete_until_it_is_whole(
     }
     program.write_all(b"exec sleep 600\n").unwrap();
     drop(program);
-    let _peer = up(&host, &mut events, &name, None).await;
+    let _peer = Peer::control(&name).await;
+    up(&mut events, &name, None).await;
     assert_eq!((status().err_msg, status().note), (String::new(), String::new()));
     host.shutdown().await;
 }
@@ -115,15 +123,14 @@ async fn a_folder_that_is_copied_piece_by_piece_is_incomplete_until_it_is_whole(
 async fn a_renamed_folder_is_another_plugin_with_the_same_symbols() {
     let (home, host, mut events) = empty().await;
     let (old, new, (source, fields)) = (unique("wa"), unique("wb"), source());
-    home.add(&old, "go", &fields, SLEEP);
-    let peer = up(&host, &mut events, &old, None).await;
+    home.add(&old, "python", &fields, SPEAKS);
+    up(&mut events, &old, None).await;
     // The manifest follows the folder's name.
     let manifest = |name: &str| home.plugin_folder(&old).join(format!("{name}.json"));
     std::fs::copy(manifest(&old), manifest(&new)).unwrap();
-    drop(peer);
     std::fs::rename(home.plugin_folder(&old), home.plugin_folder(&new)).unwrap();
     heard(&mut events, &old, State::Removed).await;
-    let _peer = up(&host, &mut events, &new, None).await;
+    up(&mut events, &new, None).await;
     let owner = host.plugins.symbol(SymbolKind::Source, &source).unwrap().0;
     assert_eq!(owner.as_str(), new);
     host.shutdown().await;
@@ -133,9 +140,8 @@ async fn a_renamed_folder_is_another_plugin_with_the_same_symbols() {
 async fn changed_files_are_swapped_in_and_wrong_ones_leave_a_note() {
     let (home, host, mut events) = empty().await;
     let (name, (_, fields)) = (unique("wedit"), source());
-    home.add(&name, "go", &fields, SLEEP);
-    let (first, peer) = up(&host, &mut events, &name, None).await;
-    drop(peer);
+    home.add(&name, "python", &fields, SPEAKS);
+    let first = up(&mut events, &name, None).await;
     let folder = home.plugin_folder(&name);
     let path = folder.join(format!("{name}.json"));
 
@@ -143,7 +149,7 @@ async fn changed_files_are_swapped_in_and_wrong_ones_leave_a_note() {
     let beside = folder.join(format!(".{name}.json.swp"));
     std::fs::write(&beside, with_version("2.0", &fields)).unwrap();
     std::fs::rename(&beside, &path).unwrap();
-    let (second, _peer) = up(&host, &mut events, &name, first.pid).await;
+    let second = up(&mut events, &name, first.pid).await;
     assert_eq!(second.version.as_deref(), Some("2.0"));
 
     // A wrong manifest is said, and what runs goes on.
@@ -158,8 +164,8 @@ async fn changed_files_are_swapped_in_and_wrong_ones_leave_a_note() {
     assert_eq!(host.plugins.get(&name).unwrap().manifest.version, "2.0");
 
     // Back to an older version.
-    std::fs::write(&path, manifest("go", &fields)).unwrap();
-    let (third, _peer) = up(&host, &mut events, &name, second.pid).await;
+    std::fs::write(&path, manifest("python", &fields)).unwrap();
+    let third = up(&mut events, &name, second.pid).await;
     assert_eq!(third.version.as_deref(), Some("1.0"));
     host.until("no note", &name, |status| status.note.is_empty())
         .await;
@@ -170,14 +176,13 @@ async fn changed_files_are_swapped_in_and_wrong_ones_leave_a_note() {
 async fn a_replaced_folder_is_swapped_and_never_removed() {
     let (home, host, mut events) = empty().await;
     let (name, (_, fields)) = (unique("wgit"), source());
-    home.add(&name, "go", &fields, SLEEP);
-    let (first, peer) = up(&host, &mut events, &name, None).await;
-    drop(peer);
+    home.add(&name, "python", &fields, SPEAKS);
+    let first = up(&mut events, &name, None).await;
     // As `git checkout` does: unlink and write anew, one file after the other.
     let folder = home.plugin_folder(&name);
     std::fs::remove_dir_all(&folder).unwrap();
-    home.add(&name, "go", &fields, SLEEP);
-    let (second, _peer) = up(&host, &mut events, &name, first.pid).await;
+    home.add(&name, "python", &fields, SPEAKS);
+    let second = up(&mut events, &name, first.pid).await;
     assert_ne!(first.pid, second.pid);
     // It would have been heard before.
     let mut heard = Vec::new();
@@ -192,8 +197,8 @@ async fn a_replaced_folder_is_swapped_and_never_removed() {
 async fn what_a_plugin_writes_into_its_own_folder_does_not_restart_it() {
     let (home, host, mut events) = empty().await;
     let (name, (_, fields)) = (unique("wlog"), source());
-    home.add(&name, "go", &fields, SLEEP);
-    let (first, _peer) = up(&host, &mut events, &name, None).await;
+    home.add(&name, "python", &fields, SPEAKS);
+    let first = up(&mut events, &name, None).await;
     let folder = home.plugin_folder(&name);
     for own in ["data", "logs", "__pycache__"] {
         std::fs::create_dir(folder.join(own)).unwrap();
@@ -204,8 +209,8 @@ async fn what_a_plugin_writes_into_its_own_folder_does_not_restart_it() {
     }
     // Once a plugin that was dropped later runs, the other folder has been looked at.
     let (later, (_, fields)) = (unique("wlater"), source());
-    home.add(&later, "go", &fields, SLEEP);
-    let _later = up(&host, &mut events, &later, None).await;
+    home.add(&later, "python", &fields, SPEAKS);
+    up(&mut events, &later, None).await;
     let status = host.status(&name);
     assert_eq!((status.pid, status.note.as_str()), (first.pid, ""));
     host.shutdown().await;
@@ -216,25 +221,18 @@ async fn a_plugin_that_keeps_changing_its_own_files_is_left_alone_in_the_end() {
     let (home, host, mut events) = empty().await;
     let (name, (_, fields)) = (unique("wown"), source());
     // A new file at each start.
-    home.add(
-        &name,
-        "go",
-        &fields,
-        "#!/bin/sh\ndate +%N > file$$\nexec sleep 600\n",
-    );
+    let writes = "open('file' + str(__import__('os').getpid()), 'w')";
+    home.add(&name, "python", &fields, &format!("{writes}\n{SPEAKS}"));
     let mut pid = None;
     for _ in 0..4 {
-        let (event, peer) = up(&host, &mut events, &name, pid).await;
-        pid = event.pid;
-        drop(peer);
+        pid = up(&mut events, &name, pid).await.pid;
     }
     let part = "keeps changing files in its own folder";
-    let _peer = Peer::control(&name).await;
     let status = host.until(part, &name, |status| status.note.contains(part)).await;
     assert_eq!(status.pid, pid);
     // Its program still counts.
-    put_program(&home.plugin_folder(&name), SLEEP);
-    let _peer = up(&host, &mut events, &name, pid).await;
+    put_program(&home.plugin_folder(&name), SPEAKS);
+    up(&mut events, &name, pid).await;
     host.until("no note", &name, |status| status.note.is_empty())
         .await;
     host.shutdown().await;
@@ -244,14 +242,13 @@ async fn a_plugin_that_keeps_changing_its_own_files_is_left_alone_in_the_end() {
 async fn the_plugins_folder_itself_may_go_and_come_back() {
     let (home, host, mut events) = empty().await;
     let (name, (_, fields)) = (unique("wroot"), source());
-    home.add(&name, "go", &fields, SLEEP);
-    let (_, peer) = up(&host, &mut events, &name, None).await;
-    drop(peer);
+    home.add(&name, "python", &fields, SPEAKS);
+    let _ = up(&mut events, &name, None).await;
     let (portable, away) = (home.path().join("plugins/portable"), home.path().join("away"));
     std::fs::rename(&portable, &away).unwrap();
     heard(&mut events, &name, State::Removed).await;
     std::fs::rename(&away, &portable).unwrap();
-    let (event, _peer) = up(&host, &mut events, &name, None).await;
+    let event = up(&mut events, &name, None).await;
 
     // Something that cannot be read in its place says nothing about what lay there.
     std::fs::rename(&portable, &away).unwrap();
@@ -280,8 +277,8 @@ async fn what_cannot_be_a_plugin_is_refused_and_forgotten_when_it_goes() {
     let (home, host, mut events) = empty().await;
     let (good, link, junk) = (unique("wgood"), unique("wlink"), unique("wjunk"));
     let (_, fields) = source();
-    home.add(&good, "go", &fields, SLEEP);
-    let (running, _peer) = up(&host, &mut events, &good, None).await;
+    home.add(&good, "python", &fields, SPEAKS);
+    let running = up(&mut events, &good, None).await;
     symlink(home.plugin_folder(&good), home.plugin_folder(&link)).unwrap();
     let event = heard(&mut events, &link, State::Refused).await;
     assert!(event.reason.contains("symbolic link"), "{event:?}");
@@ -304,9 +301,9 @@ async fn what_cannot_be_a_plugin_is_refused_and_forgotten_when_it_goes() {
 async fn the_later_of_two_that_define_a_symbol_waits_until_it_is_free() {
     let (home, host, mut events) = empty().await;
     let (first, second, (_, fields)) = (unique("wone"), unique("wtwo"), source());
-    home.add(&first, "go", &fields, SLEEP);
-    let (_, peer) = up(&host, &mut events, &first, None).await;
-    home.add(&second, "go", &fields, SLEEP);
+    home.add(&first, "python", &fields, SPEAKS);
+    let _ = up(&mut events, &first, None).await;
+    home.add(&second, "python", &fields, SPEAKS);
     let event = heard(&mut events, &second, State::Refused).await;
     assert!(
         event
@@ -314,9 +311,8 @@ async fn the_later_of_two_that_define_a_symbol_waits_until_it_is_free() {
             .contains(&format!("already defined by the plugin \"{first}\"")),
         "{event:?}"
     );
-    drop(peer);
     std::fs::remove_dir_all(home.plugin_folder(&first)).unwrap();
-    let _peer = up(&host, &mut events, &second, None).await;
+    up(&mut events, &second, None).await;
     assert!(host.plugins.get(&first).is_none());
     host.shutdown().await;
 }
@@ -325,17 +321,16 @@ async fn the_later_of_two_that_define_a_symbol_waits_until_it_is_free() {
 async fn a_stopped_plugin_stays_so_until_its_files_change() {
     let (home, host, mut events) = empty().await;
     let (name, (_, fields)) = (unique("wstop"), source());
-    home.add(&name, "go", &fields, SLEEP);
-    let (_, peer) = up(&host, &mut events, &name, None).await;
-    drop(peer);
+    home.add(&name, "python", &fields, SPEAKS);
+    let _ = up(&mut events, &name, None).await;
     within("the stop", host.plugins.stop(&name)).await.unwrap();
     // Once a plugin that was dropped later runs, its folder has been looked at.
     let (later, (_, other)) = (unique("wlater"), source());
-    home.add(&later, "go", &other, SLEEP);
-    let _later = up(&host, &mut events, &later, None).await;
+    home.add(&later, "python", &other, SPEAKS);
+    up(&mut events, &later, None).await;
     assert_eq!(host.status(&name).status, State::Stopped);
-    put_program(&home.plugin_folder(&name), "#!/bin/sh\nexec sleep 601\n");
-    let _peer = up(&host, &mut events, &name, None).await;
+    put_program(&home.plugin_folder(&name), &format!("# changed\n{SPEAKS}"));
+    up(&mut events, &name, None).await;
     host.shutdown().await;
 }
 
@@ -356,13 +351,13 @@ async fn a_dropped_zip_is_installed_and_a_broken_one_stays_until_it_changes() {
 
     // Replaced by a good one.
     let json = format!("{name}.json");
-    let text = manifest("go", &fields);
+    let text = manifest("python", &fields);
     std::fs::write(
         &path,
-        zip(&[(&json, text.as_bytes()), ("run", SLEEP.as_bytes())]).await,
+        zip(&[(&json, text.as_bytes()), ("run", SPEAKS.as_bytes())]).await,
     )
     .unwrap();
-    let (first, peer) = up(&host, &mut events, &name, None).await;
+    let first = up(&mut events, &name, None).await;
     within("the zip to be removed", async {
         while path.exists() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -381,14 +376,13 @@ async fn a_dropped_zip_is_installed_and_a_broken_one_stays_until_it_changes() {
         .await;
 
     // A good one replaces it.
-    drop(peer);
     let text = with_version("2.0", &fields);
     std::fs::write(
         &path,
-        zip(&[(&json, text.as_bytes()), ("run", SLEEP.as_bytes())]).await,
+        zip(&[(&json, text.as_bytes()), ("run", SPEAKS.as_bytes())]).await,
     )
     .unwrap();
-    let (second, _peer) = up(&host, &mut events, &name, first.pid).await;
+    let second = up(&mut events, &name, first.pid).await;
     assert_eq!(second.version.as_deref(), Some("2.0"));
     host.shutdown().await;
 }
@@ -421,12 +415,10 @@ async fn fifty_plugins_at_once_all_run_but_for_the_broken_one() {
     let (home, host, mut events) = start(home).await;
     let broken = unique("wbroken");
     home.add(&broken, "go", r#""sources":["wbroken"]"#, "#!/bin/sh\nexit 3\n");
-    let (mut names, mut peers) = (Vec::new(), tokio::task::JoinSet::new());
+    let mut names = Vec::new();
     for _ in 0..MANY {
         let (name, (_, fields)) = (unique("wmany"), source());
-        home.add(&name, "go", &fields, SLEEP);
-        let peer = name.clone();
-        peers.spawn(async move { Peer::control(&peer).await });
+        home.add(&name, "python", &fields, SPEAKS);
         names.push(name);
     }
     let (mut starting, mut most, mut running, mut failed) = (0usize, 0, 0, 0);

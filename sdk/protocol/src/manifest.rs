@@ -62,9 +62,34 @@ pub struct Manifest {
     /// How long the process may take until its first handshake, in milliseconds, from 1 to [`MAX_START_TIMEOUT`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_timeout: Option<u64>,
+    /// What each of its processes may use at most.
+    #[serde(skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
     /// What it is for, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+}
+
+/// What each process of a plugin may use at most; the host's settings may say less.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Limits {
+    /// Memory for data, in bytes; at least 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Open files; at least 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open_files: Option<u64>,
+    /// The weight beside other processes when the processors are busy, in percent of the usual one, from 1 to
+    /// 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_share: Option<u8>,
+}
+
+impl Limits {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How a plugin's program is run.
@@ -168,6 +193,16 @@ pub enum ManifestError {
         /// What it says, in milliseconds.
         found: u64,
     },
+    /// A limit that nothing can run under, or that is none.
+    #[error("\"limits\": {field:?} is {found}; expected {expected}")]
+    Limit {
+        /// `memory`, `openFiles` or `cpuShare`.
+        field: &'static str,
+        /// What it says.
+        found: u64,
+        /// What was expected.
+        expected: &'static str,
+    },
     /// A NUL byte or a `=` where the system's environment can't hold it.
     #[error("{field:?} holds {text:?}, which cannot be handed to a process")]
     Unpassable {
@@ -266,6 +301,7 @@ struct Raw {
     args: Option<Vec<String>>,
     environment: Option<BTreeMap<String, String>>,
     start_timeout: Option<u64>,
+    limits: Option<Limits>,
     description: Option<String>,
 }
 
@@ -310,6 +346,7 @@ impl Raw {
             args: self.args.unwrap_or_default(),
             environment: self.environment.unwrap_or_default(),
             start_timeout: check_start_timeout(self.start_timeout)?,
+            limits: check_limits(self.limits.unwrap_or_default())?,
             description: self.description,
         };
         if SymbolKind::ALL
@@ -371,6 +408,22 @@ fn check_start_timeout(milliseconds: Option<u64>) -> Result<Option<u64>, Manifes
         }
         milliseconds => Ok(milliseconds),
     }
+}
+
+fn check_limits(limits: Limits) -> Result<Limits, ManifestError> {
+    let check = |field, found: Option<u64>, expected, most| match found {
+        Some(found) if !(1..=most).contains(&found) => Err(ManifestError::Limit {
+            field,
+            found,
+            expected,
+        }),
+        _ => Ok(()),
+    };
+    check("memory", limits.memory, "at least 1 (bytes)", u64::MAX)?;
+    check("openFiles", limits.open_files, "at least 1 (files)", u64::MAX)?;
+    let share = limits.cpu_share.map(u64::from);
+    check("cpuShare", share, "an integer from 1 to 100 (percent)", 100)?;
+    Ok(limits)
 }
 
 /// Only plain components: nothing absolute, no `..`, no NUL.
@@ -486,6 +539,12 @@ mod tests {
                 "{said}"
             );
         }
+        assert_eq!(
+            refusal(&with(r#","limits":{"cpuShare":101}"#)),
+            r#""limits": "cpuShare" is 101; expected an integer from 1 to 100 (percent)"#
+        );
+        assert!(refusal(&with(r#","limits":{"memory":0}"#)).contains("at least 1 (bytes)"));
+        assert!(refusal(&with(r#","limits":{"disk":1}"#)).contains("unknown field `disk`"));
         assert!(refusal(r#"{"version":"1","language":"go","executable":"x"}"#).contains("no symbol"));
         assert!(refusal(r#"{"language":"go","executable":"x","functions":["f"]}"#).contains(r#""version""#));
     }

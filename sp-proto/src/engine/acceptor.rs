@@ -35,7 +35,7 @@ impl ListenerOptions {
     pub(crate) fn transport(&self) -> Settings {
         Settings {
             #[cfg(feature = "tls")]
-            tls: self.tls.clone(),
+            tls: self.tls.clone().into(),
         }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Nobody waits longer, whatever the options say; so no doubling overflows.
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Delays that double from a least to a most, each with jitter so that a thousand dialers do not come back at
 /// once.
 #[derive(Debug)]
@@ -13,10 +16,10 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     pub(crate) fn new(least: Duration, most: Duration) -> Self {
-        let least = least.max(Duration::from_millis(1));
+        let least = least.clamp(Duration::from_millis(1), A_YEAR);
         Self {
             least,
-            most: most.max(least),
+            most: most.clamp(least, A_YEAR),
             next: least,
         }
     }
@@ -69,5 +72,7 @@ mod tests {
     fn limits_that_make_no_sense_are_mended() {
         let mut backoff = Backoff::new(Duration::ZERO, Duration::ZERO);
         assert_eq!(backoff.next(1.0), MS);
+        let mut backoff = Backoff::new(Duration::MAX, Duration::MAX);
+        assert_eq!([backoff.next(1.0), backoff.next(1.0)], [A_YEAR; 2]);
     }
 }

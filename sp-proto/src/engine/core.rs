@@ -4,16 +4,18 @@
 
 use crate::engine::events::{Event, PipeInfo, Publisher};
 use crate::engine::greeting::Greeted;
+use crate::engine::intake::Intake;
 use crate::engine::now;
+use crate::engine::reading::Reading;
 use crate::engine::waiters::Waiters;
-use crate::pattern::{ContextId, Key, Pattern, Pipes, Refusal, SendLimits, Violation};
-use crate::transport::{Reader, Writer};
-use crate::wire::{Batch, Framing};
+use crate::pattern::{ContextId, Key, Pattern, Pipes, Refusal, SendLimits};
+use crate::sync::{Mutex, MutexGuard};
+use crate::transport::{Settings, Writer};
+use crate::wire::Batch;
 use crate::{EndpointId, PipeId, Protocol, SocketOptions, Stats};
-use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Waker};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +25,8 @@ pub(crate) struct Core<P> {
     /// What the socket announces.
     pub(crate) protocol: Protocol,
     pub(crate) options: SocketOptions,
+    /// What the transports know of these, and keep from one connection to the next.
+    pub(crate) settings: Settings,
     pub(crate) events: Publisher,
     /// Set when the socket is asked to close: no new pipes, and the old ones end once they are flushed.
     pub(crate) closing: CancellationToken,
@@ -32,49 +36,65 @@ pub(crate) struct State<P> {
     pub(crate) pattern: P,
     pub(crate) pipes: Pipes,
     /// By pipe slot.
-    ends: Vec<Option<End>>,
+    pub(super) ends: Vec<Option<End>>,
+    /// The pipes that receivers may read by themselves, the one whose turn it is first.
+    pub(super) handed_over: VecDeque<Key>,
+    /// Has a receiver taken something since a pipe's task looked?
+    pub(super) receiving: bool,
+    /// Do receivers that are woken come? Not once they have let a pipe wait, until one takes something again.
+    pub(super) prompt: bool,
     pub(crate) senders: Waiters,
     pub(crate) receivers: Waiters,
     pub(crate) contexts: HashMap<ContextId, Waker>,
     pub(crate) closed: bool,
-    /// Small messages that were sent or received since one was charged for.
+    /// Shares of a unit of budget that were used up since one was charged for.
     uncharged: u8,
 }
 
-/// Tokio's budget is one unit per operation, 128 per turn of a task. A small message costs so little that four
-/// share a unit: a turn is still some tens of microseconds.
-const SMALL_PER_UNIT: u8 = 4;
+/// Tokio's budget is one unit per operation, 128 per turn of a task. A small message costs so little that several
+/// share a unit; a turn is still about a hundred microseconds. More turns would be no kindness to other tasks:
+/// with the end of each, tokio wakes another worker.
+const SHARES: u8 = 8;
 
-/// The largest small message, in bytes.
-const SMALL: usize = 2 * 1024;
+/// The largest message that takes one share, in bytes, and the largest that takes two.
+const SMALL: (usize, usize) = (512, 2 * 1024);
 
 /// The engine's side of a pipe.
-struct End {
-    info: PipeInfo,
+pub(super) struct End {
+    pub(super) info: PipeInfo,
     writer: Arc<Writer>,
+    pub(super) reading: Reading,
     /// The pipe's task, while it waits.
-    task: Option<Waker>,
+    pub(super) task: Option<Waker>,
     /// Those who wait for room in this very pipe.
     writers: Waiters,
     disconnect: bool,
+}
+
+pub(super) fn find(ends: &mut [Option<End>], key: Key) -> Option<&mut End> {
+    let end = ends.get_mut(key.slot)?.as_mut();
+    end.filter(|end| end.info.id == key.id)
 }
 
 /// A pipe that belongs to a socket; leaves it when dropped.
 pub(crate) struct Attached<P: Pattern> {
     pub(crate) core: Arc<Core<P>>,
     pub(crate) key: Key,
-    pub(crate) reader: Option<Reader>,
+    /// What the pipe's task keeps to itself.
+    pub(crate) intake: Option<Box<Intake>>,
     pub(crate) writer: Arc<Writer>,
-    pub(crate) framing: Framing,
-    pub(crate) recv_max_size: usize,
     pub(crate) reason: String,
 }
 
 /// What a pipe's task is to do next.
-#[derive(Debug)]
 pub(crate) enum Plan {
     /// Write this, if there is something, and read, if allowed.
-    Work { batch: Option<Batch>, read: bool },
+    Work {
+        batch: Option<Batch>,
+        read: bool,
+        /// There may be something to read from this.
+        intake: Option<Box<Intake>>,
+    },
     /// Somebody asked for its end.
     Stop(Stop),
 }
@@ -118,11 +138,8 @@ impl Wakes {
 }
 
 impl<P: Pattern> State<P> {
-    fn end(&mut self, key: Key) -> Option<&mut End> {
-        self.ends
-            .get_mut(key.slot)?
-            .as_mut()
-            .filter(|end| end.info.id == key.id)
+    pub(super) fn end(&mut self, key: Key) -> Option<&mut End> {
+        find(&mut self.ends, key)
     }
 
     pub(crate) fn writer(&mut self, key: Key) -> Option<Arc<Writer>> {
@@ -135,8 +152,12 @@ impl<P: Pattern> State<P> {
 
     /// Is a unit of the task's budget due for a message of this length?
     pub(crate) fn charge(&mut self, len: usize) -> bool {
-        self.uncharged += 1;
-        let due = len > SMALL || self.uncharged >= SMALL_PER_UNIT;
+        self.uncharged += match len {
+            len if len <= SMALL.0 => 1,
+            len if len <= SMALL.1 => 2,
+            _ => SHARES,
+        };
+        let due = self.uncharged >= SHARES;
         if due {
             self.uncharged = 0;
         }
@@ -199,6 +220,9 @@ impl<P: Pattern> Core<P> {
             pattern,
             pipes: Pipes::new(limits),
             ends: Vec::new(),
+            handed_over: VecDeque::new(),
+            receiving: false,
+            prompt: true,
             senders: Waiters::default(),
             receivers: Waiters::default(),
             contexts: HashMap::new(),
@@ -208,6 +232,7 @@ impl<P: Pattern> Core<P> {
         Self {
             state: Mutex::new(state),
             protocol,
+            settings: options.transport(),
             options,
             events: Publisher::new(),
             closing: CancellationToken::new(),
@@ -243,9 +268,6 @@ impl<P: Pattern> Core<P> {
             recv_max_size,
         } = greeted;
         let id = PipeId::next();
-        let framing = link.framing();
-        let (reader, writer) = link.split()?;
-        let writer = Arc::new(writer);
         let info = PipeInfo {
             id,
             endpoint,
@@ -253,9 +275,20 @@ impl<P: Pattern> Core<P> {
             peer_address,
             credentials,
         };
-        let end = End {
+        self.options
+            .admission
+            .check(&info)
+            .map_err(Unattached::NotAdmitted)?;
+        let framing = link.framing();
+        let (reader, writer) = link.split()?;
+        let limit = recv_max_size.unwrap_or(self.options.recv_max_size);
+        let mut own = Some(Box::new(Intake::new(reader, framing, limit)));
+        let shared = !writer.needs_reader();
+        let writer = Arc::new(writer);
+        let mut end = End {
             info: info.clone(),
             writer: Arc::clone(&writer),
+            reading: Reading::Own,
             task: None,
             writers: Waiters::default(),
             disconnect: false,
@@ -272,21 +305,21 @@ impl<P: Pattern> Core<P> {
             if state.ends.len() <= key.slot {
                 state.ends.resize_with(key.slot + 1, || None);
             }
+            if shared && let Some(intake) = own.take() {
+                end.reading = Reading::Task(intake);
+            }
             if let Some(slot) = state.ends.get_mut(key.slot) {
                 *slot = Some(end);
             }
             Ok(key)
         })?;
         self.events.publish(Event::PipeAdded(info));
-        let recv_max_size = recv_max_size.unwrap_or(self.options.recv_max_size);
         let reason = "its endpoint or socket was closed".to_owned();
         Ok(Attached {
             core: Arc::clone(self),
             key,
-            reader: Some(reader),
+            intake: own,
             writer,
-            framing,
-            recv_max_size,
             reason,
         })
     }
@@ -299,6 +332,7 @@ impl<P: Pattern> Core<P> {
         let end = state.ends.get_mut(key.slot).and_then(Option::take);
         let State { pattern, pipes, .. } = &mut *state;
         pattern.detach(pipes, key, now());
+        state.handed_over.retain(|other| *other != key);
         let mut wakes = state.settle();
         drop(state);
         if let Some(mut end) = end {
@@ -308,8 +342,8 @@ impl<P: Pattern> Core<P> {
         self.events.publish(Event::PipeRemoved { pipe: key.id, reason });
     }
 
-    /// What the pipe's task is to do; it is woken when that changes.
-    pub(crate) fn plan(&self, key: Key, cx: &Context<'_>) -> Plan {
+    /// What the pipe's task is to do; it is woken when that changes. Does it `hold` the receiving half?
+    pub(crate) fn plan(&self, key: Key, cx: &Context<'_>, holds: bool) -> Plan {
         let mut state = self.lock();
         let State {
             pattern,
@@ -327,13 +361,18 @@ impl<P: Pattern> Core<P> {
         if end.disconnect {
             return Plan::Stop(Stop::Disconnected);
         }
-        if closed && flushed {
-            return Plan::Stop(Stop::Closed);
-        }
         if !end.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
             end.task = Some(cx.waker().clone());
         }
-        Plan::Work { batch, read }
+        if closed && flushed {
+            return Plan::Stop(Stop::Closed);
+        }
+        let intake = if read && !holds {
+            state.claim(key, false)
+        } else {
+            None
+        };
+        Plan::Work { batch, read, intake }
     }
 
     /// Ends a write of `batch`, of which nothing or a part may be left.
@@ -366,15 +405,6 @@ impl<P: Pattern> Core<P> {
         }
         drop(state);
         wakes.wake();
-    }
-
-    /// Hands what has come in to the pattern.
-    pub(crate) fn deliver(&self, key: Key, frames: &mut Vec<Bytes>) -> Result<(), Violation> {
-        self.with(|state| {
-            let State { pattern, pipes, .. } = state;
-            pipes.note_received(key, frames);
-            pattern.handle_frames(pipes, key, frames)
-        })
     }
 
     pub(crate) fn pipes(&self) -> Vec<PipeInfo> {
@@ -425,6 +455,8 @@ impl<P: Pattern> Core<P> {
 pub(crate) enum Unattached {
     #[error("the socket is closed")]
     Closed,
+    #[error("{0}")]
+    NotAdmitted(String),
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error("the system cannot watch the connection: {0}")]

@@ -19,8 +19,7 @@ pub(crate) async fn connect<P: Pattern>(
 ) -> Result<Attached<P>, DialError> {
     let limit = core.options.handshake_timeout;
     let named = || address.to_string();
-    let settings = core.options.transport();
-    let opening = tokio::time::timeout(limit, transport::connect(address, &settings))
+    let opening = tokio::time::timeout(limit, transport::connect(address, &core.settings))
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(|source| DialError::Refused {
@@ -40,6 +39,7 @@ impl Unattached {
     pub(crate) fn into_dial_error(self, address: String) -> DialError {
         match self {
             Self::Closed => DialError::Closed,
+            Self::NotAdmitted(reason) => DialError::NotAdmitted { address, reason },
             Self::Refused(refusal) => DialError::NotNow {
                 address,
                 reason: refusal.to_string(),

@@ -38,8 +38,8 @@ pub enum Event {
         /// Why.
         reason: String,
     },
-    /// A connection that never became a pipe: wrong greeting, wrong protocol, second peer of a pair, time
-    /// limit.
+    /// A connection that never became a pipe: wrong greeting, wrong protocol, not admitted, second peer of a
+    /// pair, time limit.
     PeerRefused {
         /// Where it came from.
         peer_address: String,

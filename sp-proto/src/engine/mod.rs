@@ -6,26 +6,35 @@
 //! tasks along.
 
 mod acceptor;
+mod admission;
 mod backoff;
 mod core;
 mod dialer;
 mod events;
 mod greeting;
+mod intake;
+#[cfg(all(test, sp_loom))]
+mod model;
 mod owner;
 mod pipe;
+mod reading;
 mod send;
+mod timer;
 mod waiters;
 
+#[cfg(all(test, sp_loom))]
+use self::core::Unattached;
 pub(crate) use self::core::{Core, State};
 pub(crate) use acceptor::Acceptor;
 pub use acceptor::ListenerOptions;
+pub use admission::Admission;
 pub(crate) use events::Publisher;
 pub use events::{Event, Events, PipeInfo};
 pub(crate) use greeting::Greeted;
 pub(crate) use greeting::Manners;
 pub use owner::Endpoint;
 pub(crate) use owner::{Owner, bind};
-pub(crate) use send::{Attempt, Sends, with_limit};
+pub(crate) use send::{Attempt, Sends};
 pub(crate) use waiters::Waiters;
 
 use std::time::Instant;

@@ -4,14 +4,14 @@ use crate::engine::acceptor::Acceptor;
 use crate::engine::core::Core;
 use crate::engine::events::Event;
 use crate::engine::greeting::{Greeted, Manners};
-use crate::engine::{dialer, pipe};
+use crate::engine::{dialer, pipe, timer};
 use crate::pattern::Pattern;
 use crate::transport::{Address, AddressError, Listener, Settings, SocketFile};
 use crate::{DialError, EndpointId, ListenError, PipeId};
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// An address on which a socket listens or which it dials.
@@ -35,8 +35,21 @@ pub(crate) struct Owner<P: Pattern> {
 #[derive(Default)]
 struct Tasks {
     endpoints: HashMap<EndpointId, EndpointTask>,
+    /// The pipes that belong to no endpoint, and the timer.
     attached: JoinSet<()>,
+    timer: Option<AbortHandle>,
     closed: bool,
+}
+
+impl Tasks {
+    /// Starts what keeps the time of a pattern that needs it: with the first endpoint or pipe, since a socket
+    /// is made anywhere and these are within a runtime; and again with the next one if that runtime is gone.
+    fn keep_time<P: Pattern>(&mut self, core: &Arc<Core<P>>) {
+        let runs = self.timer.as_ref().is_some_and(|timer| !timer.is_finished());
+        if !runs && core.with(|state| state.pattern.needs_timer()) {
+            self.timer = Some(self.attached.spawn(timer::run(Arc::clone(core))));
+        }
+    }
 }
 
 struct EndpointTask {
@@ -60,7 +73,7 @@ impl<P: Pattern> Owner<P> {
     }
 
     pub(crate) async fn listen(&self, address: &str) -> Result<Endpoint, ListenError> {
-        let (listener, bound, file) = bind(address, &self.core.options.transport()).await?;
+        let (listener, bound, file) = bind(address, &self.core.settings).await?;
         let endpoint = Endpoint {
             id: EndpointId::next(),
             address: bound,
@@ -113,6 +126,7 @@ impl<P: Pattern> Owner<P> {
             if tasks.closed {
                 return false;
             }
+            tasks.keep_time(&self.core);
             let mut task = JoinSet::new();
             task.spawn(run);
             tasks.endpoints.insert(id, EndpointTask { file, task });
@@ -148,6 +162,7 @@ impl<P: Pattern> Owner<P> {
             let id = attached.key.id;
             // Pipes that have ended are forgotten here, so that they do not pile up.
             while tasks.attached.try_join_next().is_some() {}
+            tasks.keep_time(&self.core);
             tasks.attached.spawn(pipe::run(attached));
             Ok(id)
         })

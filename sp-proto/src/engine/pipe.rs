@@ -1,84 +1,27 @@
 //! The task of one pipe: writes what is queued and reads what comes, as one future that drives both
-//! directions.
+//! directions. It leaves reading to receivers while these do it themselves.
 
 use crate::engine::core::{Attached, Core, Plan, Stop};
-use crate::pattern::{Key, Pattern, Violation};
-#[cfg(feature = "ws")]
-use crate::transport::ReadEnd;
-use crate::transport::{Reader, Writer};
-#[cfg(feature = "ws")]
-use crate::wire::websocket::WebSocketError;
-use crate::wire::{Batch, Decoder, FrameError, Spares};
+use crate::engine::intake::{End, Intake};
+use crate::engine::reading::PATIENCE;
+use crate::pattern::{Key, Pattern};
+use crate::sync::PollSender;
+use crate::transport::Writer;
+use crate::wire::Batch;
 use bytes::Bytes;
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use tokio::sync::mpsc;
 use tokio::task::coop;
-use tokio_util::sync::PollSender;
-
-/// How much is read at a time, in bytes.
-const READ: usize = 64 * 1024;
-
-/// A payload of which at least this much is missing is read straight into its own buffer.
-const STRAIGHT: usize = 32 * 1024;
+use tokio::time::{Instant, Sleep};
 
 /// How much receivers are given in one turn of the task, in bytes.
 const TURN: usize = 128 * 1024;
 
-thread_local! {
-    /// Where reads go before they are decoded. One per thread and not per pipe: no connection's bytes stay
-    /// in it between polls, and a thousand idle pipes need none.
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        buffer: vec![0; READ].into_boxed_slice(),
-        spares: Spares::default(),
-    });
-}
-
-struct Scratch {
-    buffer: Box<[u8]>,
-    spares: Spares,
-}
-
-/// Why a pipe ended.
-#[derive(Debug, thiserror::Error)]
-enum End {
-    #[error("the peer closed the connection")]
-    Closed,
-    #[error("the peer closed the connection in the middle of a message")]
-    MidFrame,
-    #[error("the connection broke: {0}")]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    #[cfg(feature = "ws")]
-    #[error(transparent)]
-    WebSocket(#[from] WebSocketError),
-    #[error(transparent)]
-    Violation(#[from] Violation),
-    #[error(transparent)]
-    Stopped(#[from] Stop),
-}
-
-#[cfg(feature = "ws")]
-impl From<ReadEnd> for End {
-    fn from(end: ReadEnd) -> Self {
-        match end {
-            ReadEnd::Closed => Self::Closed,
-            ReadEnd::MidMessage => Self::MidFrame,
-            ReadEnd::Io(error) => Self::Io(error),
-            ReadEnd::Broken(error) => Self::WebSocket(error),
-        }
-    }
-}
-
 /// Drives the pipe until it ends. The pipe has left its socket when this returns or is dropped.
 pub(crate) async fn run<P: Pattern>(mut attached: Attached<P>) {
-    let Some(reader) = attached.reader.take() else {
-        return;
-    };
+    let own = attached.intake.take();
     let mut driver = Driver {
         core: &attached.core,
         key: attached.key,
@@ -87,19 +30,20 @@ pub(crate) async fn run<P: Pattern>(mut attached: Attached<P>) {
             Writer::Inproc(sender) => Some(PollSender::new(sender.clone())),
             _ => None,
         },
-        reader,
-        decoder: Decoder::new(attached.framing, attached.recv_max_size),
-        limit: attached.recv_max_size,
+        keeps: own.is_some(),
+        intake: own,
         unwritten: None,
-        frames: Vec::new(),
-        handed_over: 0,
+        patience: None,
+        is_patient: false,
     };
     let end = poll_fn(|cx| driver.poll(cx)).await;
-    let reader = driver.reader;
+    let intake = driver.intake;
     attached.reason = end.to_string();
     drop(attached);
-    if matches!(end, End::Stopped(Stop::Closed)) {
-        reader.hang_up().await;
+    if matches!(end, End::Stopped(Stop::Closed))
+        && let Some(intake) = intake
+    {
+        intake.reader.hang_up().await;
     }
 }
 
@@ -109,23 +53,43 @@ struct Driver<'a, P> {
     writer: &'a Writer,
     /// The sender of an inproc pipe once more, in the form that can be waited for.
     port: Option<PollSender<Bytes>>,
-    reader: Reader,
-    decoder: Decoder,
-    limit: usize,
+    /// Is the receiving half this task's alone? Else it has it during a poll at most.
+    keeps: bool,
+    intake: Option<Box<Intake>>,
     /// Begun, and waiting for the connection to take more.
     unwritten: Option<Batch>,
-    frames: Vec<Bytes>,
-    /// Payload bytes that receivers were given in this turn.
-    handed_over: usize,
+    /// Runs while receivers read, to see whether they do. Kept, for it is set again and again.
+    patience: Option<Pin<Box<Sleep>>>,
+    is_patient: bool,
 }
 
 impl<P: Pattern> Driver<'_, P> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let end = self.drive(cx);
+        if end.is_pending() {
+            self.end_turn(false);
+        }
+        end
+    }
+
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        while self.is_patient && self.poll_patience(cx).is_ready() {
+            self.is_patient = false;
+            if self.core.is_handed_over(self.key) {
+                self.be_patient();
+            }
+        }
+        // Payload bytes that receivers were given in this turn.
+        let mut handed_over = 0;
         loop {
             // One unit of tokio's budget per round, so that a flood leaves the other tasks their time.
             let budget = ready!(coop::poll_proceed(cx));
-            let (batch, read) = match self.core.plan(self.key, cx) {
-                Plan::Work { batch, read } => (batch, read),
+            let (batch, read) = match self.core.plan(self.key, cx, self.intake.is_some()) {
+                Plan::Work { batch, read, intake } => {
+                    self.intake = self.intake.take().or(intake);
+                    (batch, read)
+                }
+                Plan::Stop(Stop::Closed) if !self.claim() => return Poll::Pending,
                 Plan::Stop(stop) => return Poll::Ready(stop.into()),
             };
             let (batch, resumed) = match batch {
@@ -143,25 +107,72 @@ impl<P: Pattern> Driver<'_, P> {
                     Poll::Pending => {}
                 }
             }
-            if read {
-                match self.poll_read(cx) {
-                    Poll::Ready(Ok(())) => progress = true,
-                    Poll::Ready(Err(end)) => return Poll::Ready(end),
-                    Poll::Pending => {}
+            if read && let Some(intake) = &mut self.intake {
+                if intake.reader.wants_care() {
+                    match intake.reader.take_care() {
+                        Ok(()) => {}
+                        Err(error) => return Poll::Ready(error.into()),
+                    }
+                }
+                if intake.poll(Some(cx)).is_ready() {
+                    progress = true;
+                    handed_over += intake.frames.iter().map(Bytes::len).sum::<usize>();
+                    self.core.with(|state| state.deliver(self.key, intake));
+                    if let Some(end) = intake.end.take() {
+                        return Poll::Ready(end);
+                    }
                 }
             }
             if !progress {
                 return Poll::Pending;
             }
             budget.made_progress();
-            if self.handed_over >= TURN {
-                self.handed_over = 0;
-                // Receivers first: what has just been read is still in the processor's cache. This comes back
-                // when they have had their turn.
-                let _ = pin!(tokio::task::yield_now()).poll(cx);
+            if handed_over >= TURN {
+                // Receivers first: what has just been read is still in the processor's cache. They read on by
+                // themselves if they are awake; else this comes back.
+                if !self.end_turn(true) {
+                    let _ = pin!(tokio::task::yield_now()).poll(cx);
+                } else if !self.is_patient {
+                    self.be_patient();
+                    let _ = self.poll_patience(cx);
+                }
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Gives the receiving half out of hand. Says whether receivers are left to read.
+    fn end_turn(&mut self, more: bool) -> bool {
+        if self.keeps {
+            return false;
+        }
+        let intake = self.intake.take();
+        intake.is_some_and(|intake| self.core.end_turn(self.key, intake, more))
+    }
+
+    /// Looks after the receiving half once [`PATIENCE`] has passed.
+    fn be_patient(&mut self) {
+        self.is_patient = true;
+        match &mut self.patience {
+            Some(patience) => patience.as_mut().reset(Instant::now() + PATIENCE),
+            None => self.patience = Some(Box::pin(tokio::time::sleep(PATIENCE))),
+        }
+    }
+
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.patience {
+            Some(patience) => patience.as_mut().poll(cx),
+            None => Poll::Ready(()),
+        }
+    }
+
+    /// Gets hold of the receiving half for something else than reading. If a receiver has it just now, this task
+    /// is woken when it is free.
+    fn claim(&mut self) -> bool {
+        if self.intake.is_none() {
+            self.intake = self.core.lock().claim(self.key, true);
+        }
+        self.intake.is_some()
     }
 
     /// Writes all of `batch` and gives it back empty, or keeps it and waits.
@@ -189,8 +200,8 @@ impl<P: Pattern> Driver<'_, P> {
             if !resumed {
                 self.writer.try_write(&mut batch)?;
             }
-            let written = batch.is_empty() && !self.reader.keeps_back();
-            if written || self.reader.poll_write(cx, self.writer, &mut batch)?.is_ready() {
+            let written = batch.is_empty() && !self.writer.needs_reader();
+            if written || self.poll_rest(cx, &mut batch)?.is_ready() {
                 return Poll::Ready(Ok(batch));
             }
         }
@@ -198,76 +209,16 @@ impl<P: Pattern> Driver<'_, P> {
         Poll::Pending
     }
 
-    /// Reads once and delivers what that brings.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let read = match &mut self.reader {
-            Reader::Inproc(receiver) => ready!(poll_messages(receiver, cx, self.limit, &mut self.frames)),
-            #[cfg(feature = "ws")]
-            Reader::WebSocket(socket) => ready!(SCRATCH.with_borrow_mut(|scratch| {
-                socket.poll_messages(cx, &mut scratch.buffer, self.limit, &mut self.frames)
-            }))
-            .map_err(End::from),
-            _ => ready!(self.poll_bytes(cx)),
-        };
-        // What came before a fault is still good.
-        let count = self.frames.len();
-        if count > 0 {
-            self.handed_over += self.frames.iter().map(Bytes::len).sum::<usize>();
-            self.core.deliver(self.key, &mut self.frames)?;
-            if self.frames.capacity() > 8 * count.max(8) {
-                // The room for a flood is not kept once it is over.
-                self.frames.shrink_to(count);
-            }
+    /// Goes on with a write that stopped for lack of room, or that the reader's side does.
+    fn poll_rest(&mut self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
+        #[cfg(feature = "tcp")]
+        if let Writer::Tcp(_) = self.writer {
+            return self.writer.poll_write(cx, batch);
         }
-        Poll::Ready(read)
-    }
-
-    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let read = SCRATCH.with_borrow_mut(|Scratch { buffer, spares }| {
-            self.decoder.swap_spares(spares);
-            let read = self.poll_decode(cx, buffer);
-            self.decoder.swap_spares(spares);
-            read
-        });
-        if ready!(read)? == 0 {
-            let between = self.decoder.is_between_frames();
-            return Poll::Ready(Err(if between { End::Closed } else { End::MidFrame }));
+        self.claim();
+        match &mut self.intake {
+            Some(intake) => intake.reader.poll_write(cx, self.writer, batch),
+            None => Poll::Pending,
         }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Reads once, into `buffer` or straight into a large payload, and says how much it was.
-    fn poll_decode(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, End>> {
-        if self.decoder.missing() >= STRAIGHT
-            && let Some(mut body) = self.decoder.body()
-        {
-            let read = ready!(self.reader.poll_read_body(cx, &mut body))?;
-            self.decoder.finish(&mut self.frames);
-            return Poll::Ready(Ok(read));
-        }
-        let read = ready!(self.reader.poll_read(cx, buffer))?;
-        let input = buffer.get(..read).unwrap_or_default();
-        self.decoder.decode(input, &mut self.frames)?;
-        Poll::Ready(Ok(read))
-    }
-}
-
-/// Takes the messages that are there, up to a batch's worth.
-fn poll_messages(
-    receiver: &mut mpsc::Receiver<Bytes>,
-    cx: &mut Context<'_>,
-    limit: usize,
-    frames: &mut Vec<Bytes>,
-) -> Poll<Result<(), End>> {
-    match ready!(receiver.poll_recv_many(cx, frames, 64)) {
-        0 => Poll::Ready(Err(End::Closed)),
-        _ => match frames.iter().position(|frame| limit != 0 && frame.len() > limit) {
-            Some(at) => {
-                let length = frames.get(at).map_or(0, Bytes::len) as u64;
-                frames.truncate(at);
-                Poll::Ready(Err(FrameError::TooLong { length, limit }.into()))
-            }
-            None => Poll::Ready(Ok(())),
-        },
     }
 }

@@ -3,10 +3,10 @@
 use crate::engine::core::{Core, State};
 use crate::engine::waiters::{Ticket, Waiters};
 use crate::pattern::{ContextId, Key, Pattern};
+use crate::sync::MutexGuard;
 use crate::{Message, RecvError, SendError, SendErrorKind};
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::MutexGuard;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::task::coop;
@@ -183,15 +183,18 @@ impl<P: Pattern, T, F: FnMut(&mut State<P>) -> Option<T> + Unpin> Future for Rec
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         ready!(poll_budget(cx));
-        let mut state = this.core.lock();
-        let result = if state.closed {
-            Some(Err(RecvError::Closed))
+        let state = this.core.lock();
+        let (mut state, result) = if state.closed {
+            (state, Some(Err(RecvError::Closed)))
         } else {
-            (this.take)(&mut state).map(Ok)
+            let (state, taken) = this.core.take_or_read(state, &mut this.take);
+            (state, taken.map(Ok))
         };
         let Some(result) = result else {
             state.receivers.wait(&mut this.ticket, cx.waker());
+            let wakes = state.settle();
             drop(state);
+            wakes.wake();
             let limit = poll_limit(&mut this.limit, this.core.options.recv_timeout, cx);
             return limit.map(|()| Err(RecvError::TimedOut));
         };
@@ -295,15 +298,17 @@ impl<P: Pattern> Core<P> {
     /// Receives if there is something now.
     pub(crate) fn try_recv<T>(
         &self,
-        take: impl FnOnce(&mut State<P>) -> Option<T>,
+        take: impl FnMut(&mut State<P>) -> Option<T>,
     ) -> Result<Option<T>, RecvError> {
-        self.with(|state| {
-            if state.closed {
-                Err(RecvError::Closed)
-            } else {
-                Ok(take(state))
-            }
-        })
+        let state = self.lock();
+        if state.closed {
+            return Err(RecvError::Closed);
+        }
+        let (mut state, taken) = self.take_or_read(state, take);
+        let wakes = state.settle();
+        drop(state);
+        wakes.wake();
+        Ok(taken)
     }
 
     /// After a message was queued on a pipe: writes what the pipe has queued if it is the caller's turn, else
@@ -327,7 +332,7 @@ impl<P: Pattern> Core<P> {
 }
 
 /// Waits for `receiving` at most this long.
-pub(crate) async fn with_limit<T>(
+async fn with_limit<T>(
     limit: Option<Duration>,
     receiving: impl Future<Output = Result<T, RecvError>>,
 ) -> Result<T, RecvError> {

@@ -51,6 +51,11 @@ use std::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ContextId(u64);
 
+impl ContextId {
+    /// No conversation: who waits here keeps the time for the pattern, see [`Pattern::handle_timeout`].
+    pub(crate) const TIMER: Self = Self(u64::MAX);
+}
+
 /// Why a pipe may not join, though it speaks the right protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -97,6 +102,17 @@ pub(crate) trait Pattern: Send + 'static {
 
     /// Would the next sender get rid of its message?
     fn can_send(&self) -> bool;
+
+    /// Does it ever have something to do because time has passed?
+    fn needs_timer(&self) -> bool {
+        false
+    }
+
+    /// Does what is due by now, and says when to call again: at that time, and once [`ContextId::TIMER`] is
+    /// ready.
+    fn handle_timeout(&mut self, _pipes: &mut Pipes, _now: Instant) -> Option<Instant> {
+        None
+    }
 
     /// Is there a context whose receiver should look again?
     fn has_ready(&self) -> bool {

@@ -19,16 +19,22 @@ pub(crate) struct Push {
     run: usize,
 }
 
-/// A run grows by one message for so many pipes: up to 31 of them are served strictly in turn.
-const PIPES_PER_MESSAGE: usize = 16;
+/// Up to so many pipes are served strictly in turn.
+const FEW: usize = 31;
+
+/// With more, a run has one message for so many pipes.
+const PIPES_PER_MESSAGE: usize = 8;
 
 /// The longest run.
-const LONGEST_RUN: usize = 64;
+const LONGEST_RUN: usize = 128;
 
 impl Push {
     /// Hands the message to the next pipe with room, or gives it back when there is none.
     pub(crate) fn send(&mut self, pipes: &mut Pipes, message: Message) -> Result<Key, Message> {
-        let longest = (self.turns.len() / PIPES_PER_MESSAGE).clamp(1, LONGEST_RUN);
+        let longest = match self.turns.len() {
+            ..=FEW => 1,
+            many => (many / PIPES_PER_MESSAGE).min(LONGEST_RUN),
+        };
         if self.run > 0
             && let Some(&key) = self.turns.front()
             && (self.run >= longest || !pipes.has_queued(key))
@@ -131,8 +137,8 @@ mod tests {
     #[test]
     fn a_flood_over_many_pipes_is_dealt_out_in_runs_that_are_equally_long() {
         let (mut push, mut pipes, keys) = socket(64);
-        let runs = keys.iter().cycle().flat_map(|key| [key; 4]);
-        for key in runs.take(4 * 64 * 3) {
+        let runs = keys.iter().cycle().flat_map(|key| [key; 8]);
+        for key in runs.take(8 * 64 * 3) {
             assert_eq!(send(&mut push, &mut pipes), *key);
         }
     }
@@ -152,8 +158,8 @@ mod tests {
         assert_eq!(send(&mut push, &mut pipes), keys[0]);
         pipes.remove(keys[0]);
         push.detach(&mut pipes, keys[0], Instant::now());
-        for _ in 0..3 {
-            assert_eq!(send(&mut push, &mut pipes), keys[1], "63 pipes: runs of three");
+        for _ in 0..7 {
+            assert_eq!(send(&mut push, &mut pipes), keys[1], "63 pipes: runs of seven");
         }
         assert_eq!(send(&mut push, &mut pipes), keys[2]);
     }

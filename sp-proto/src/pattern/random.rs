@@ -208,7 +208,8 @@ impl Subject for Req {
     }
 
     fn receive(&mut self, pipes: &mut Pipes, now: Instant) -> bool {
-        matches!(self.recv(pipes, FIRST, now), Progress::Reply(_))
+        assert!(self.handle_timeout(pipes, now).is_none_or(|at| at > now));
+        matches!(self.recv(FIRST), Progress::Reply(_))
     }
 }
 

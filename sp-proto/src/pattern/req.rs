@@ -6,7 +6,8 @@
 //!    ▲                 │      │                 │
 //!    └─────cancel──────┘      └──recv / cancel──┘   (a new send starts over from any state)
 //! ```
-//! An outstanding request is sent again when its pipe goes away and when `resend_time` has passed.
+//! An outstanding request is sent again when its pipe goes away and when `resend_time` has passed, whatever
+//! its context does meanwhile.
 
 use crate::pattern::{ContextId, Key, Pattern, Pipes, Refusal, Violation};
 use crate::wire::FINAL;
@@ -18,7 +19,10 @@ use std::time::{Duration, Instant};
 /// The state of a req socket.
 #[derive(Debug)]
 pub(crate) struct Req {
+    /// `None`: never.
     resend_time: Option<Duration>,
+    /// Has the timer been told of a time that is not after any that a request is to be sent again?
+    armed: bool,
     contexts: HashMap<ContextId, State>,
     /// The context that waits for the reply with this request id.
     waiting: HashMap<u32, ContextId>,
@@ -52,8 +56,8 @@ struct Request {
 pub(crate) enum Progress {
     /// No request is outstanding.
     Idle,
-    /// The reply is not here yet; the request is to be sent again at this time, if ever.
-    Waiting(Option<Instant>),
+    /// The reply is not here yet.
+    Waiting,
     /// The reply.
     Reply(Message),
 }
@@ -63,7 +67,8 @@ impl Req {
     /// replies that were meant for its predecessor.
     pub(crate) fn new(resend_time: Option<Duration>, first_request: u32) -> Self {
         Self {
-            resend_time,
+            resend_time: resend_time.filter(|time| !time.is_zero()),
+            armed: false,
             contexts: HashMap::new(),
             waiting: HashMap::new(),
             unsent: VecDeque::new(),
@@ -81,21 +86,25 @@ impl Req {
         id
     }
 
-    pub(crate) fn close(&mut self, context: ContextId) {
-        self.cancel(context);
+    pub(crate) fn close(&mut self, pipes: &mut Pipes, context: ContextId) {
+        self.cancel(pipes, context);
         self.contexts.remove(&context);
     }
 
-    /// Forgets the request of this context; its reply will be dropped.
-    pub(crate) fn cancel(&mut self, context: ContextId) {
+    /// Forgets the request of this context; its reply is dropped, now or when it comes.
+    pub(crate) fn cancel(&mut self, pipes: &mut Pipes, context: ContextId) {
         let Some(state) = self.contexts.get_mut(&context) else {
             return;
         };
-        if let State::Outstanding(request) = std::mem::replace(state, State::Idle) {
-            self.waiting.remove(&request.id);
-            if request.sent.is_none() {
-                self.unsent.retain(|unsent| *unsent != context);
+        match std::mem::replace(state, State::Idle) {
+            State::Idle => {}
+            State::Outstanding(request) => {
+                self.waiting.remove(&request.id);
+                if request.sent.is_none() {
+                    self.unsent.retain(|unsent| *unsent != context);
+                }
             }
+            State::Answered(_) => pipes.drops.unexpected += 1,
         }
     }
 
@@ -107,7 +116,7 @@ impl Req {
         message: Message,
         now: Instant,
     ) -> Result<Key, Message> {
-        self.cancel(context);
+        self.cancel(pipes, context);
         let Some(key) = self.turns.pop_front() else {
             return Err(message);
         };
@@ -125,41 +134,18 @@ impl Req {
         Ok(key)
     }
 
-    /// What there is for the receiver of this context; sends its request again if that is due.
-    pub(crate) fn recv(&mut self, pipes: &mut Pipes, context: ContextId, now: Instant) -> Progress {
+    /// What there is for the receiver of this context.
+    pub(crate) fn recv(&mut self, context: ContextId) -> Progress {
         let Some(state) = self.contexts.get_mut(&context) else {
             return Progress::Idle;
         };
         match std::mem::replace(state, State::Idle) {
             State::Idle => Progress::Idle,
             State::Answered(message) => Progress::Reply(message),
-            State::Outstanding(mut request) => {
-                let resend_at = |sent: Option<(Key, Instant)>| {
-                    self.resend_time
-                        .and_then(|resend_time| sent?.1.checked_add(resend_time))
-                };
-                let due = resend_at(request.sent).is_some_and(|at| at <= now);
-                if due {
-                    request.sent = None;
-                }
-                let next = resend_at(request.sent);
+            State::Outstanding(request) => {
                 *state = State::Outstanding(request);
-                if !due {
-                    return Progress::Waiting(next);
-                }
-                self.unsent.push_back(context);
-                self.send_again(pipes, now);
-                Progress::Waiting(self.resend_at(context))
+                Progress::Waiting
             }
-        }
-    }
-
-    fn resend_at(&self, context: ContextId) -> Option<Instant> {
-        match self.contexts.get(&context) {
-            Some(State::Outstanding(Request {
-                sent: Some((_, at)), ..
-            })) => at.checked_add(self.resend_time?),
-            _ => None,
         }
     }
 
@@ -178,6 +164,27 @@ impl Req {
         if pipes.push(key, &id.to_be_bytes(), message.clone().into_bytes()) {
             self.turns.push_back(key);
         }
+        if self.resend_time.is_some() && !self.armed {
+            self.armed = true;
+            self.ready.push(ContextId::TIMER);
+        }
+    }
+
+    /// The outstanding requests whose last sending `concerns` are to be sent again, the oldest first.
+    fn call_back(&mut self, concerns: impl Fn((Key, Instant)) -> bool) {
+        let mut called: Vec<_> = self
+            .contexts
+            .iter_mut()
+            .filter_map(|(context, state)| match state {
+                State::Outstanding(request) if request.sent.is_some_and(&concerns) => {
+                    let (_, at) = request.sent.take()?;
+                    Some((at, *context))
+                }
+                _ => None,
+            })
+            .collect();
+        called.sort_unstable();
+        self.unsent.extend(called.into_iter().map(|(_, context)| context));
     }
 
     /// Sends what must be sent again, as far as there is room.
@@ -186,8 +193,8 @@ impl Req {
             && let Some(key) = self.turns.pop_front()
         {
             let context = self.unsent.pop_front();
-            let Some((context, State::Outstanding(request))) =
-                context.and_then(|context| Some((context, self.contexts.get_mut(&context)?)))
+            let Some(State::Outstanding(request)) =
+                context.and_then(|context| self.contexts.get_mut(&context))
             else {
                 self.turns.push_front(key);
                 continue;
@@ -195,8 +202,6 @@ impl Req {
             request.sent = Some((key, now));
             let (id, message) = (request.id, request.message.clone());
             self.transmit(pipes, key, id, &message);
-            // Its receiver has a new time to wait for.
-            self.ready.push(context);
         }
     }
 }
@@ -214,20 +219,7 @@ impl Pattern for Req {
 
     fn detach(&mut self, pipes: &mut Pipes, key: Key, now: Instant) {
         self.turns.retain(|turn| *turn != key);
-        let first = self.unsent.len();
-        for (context, state) in &mut self.contexts {
-            if let State::Outstanding(request) = state
-                && request.sent.is_some_and(|(sent_to, _)| sent_to == key)
-            {
-                request.sent = None;
-                self.unsent.push_back(*context);
-            }
-        }
-        self.unsent
-            .make_contiguous()
-            .get_mut(first..)
-            .unwrap_or_default()
-            .sort_unstable();
+        self.call_back(|(sent_to, _)| sent_to == key);
         self.send_again(pipes, now);
     }
 
@@ -257,6 +249,26 @@ impl Pattern for Req {
     fn handle_room(&mut self, pipes: &mut Pipes, key: Key, now: Instant) {
         self.turns.push_back(key);
         self.send_again(pipes, now);
+    }
+
+    fn needs_timer(&self) -> bool {
+        self.resend_time.is_some()
+    }
+
+    fn handle_timeout(&mut self, pipes: &mut Pipes, now: Instant) -> Option<Instant> {
+        let resend_time = self.resend_time?;
+        // While the timer is at it, nobody needs to wake it.
+        self.armed = true;
+        self.call_back(|(_, at)| now.saturating_duration_since(at) >= resend_time);
+        self.send_again(pipes, now);
+        let sent = self.contexts.values().filter_map(|state| match state {
+            State::Outstanding(request) => request.sent.map(|(_, at)| at),
+            _ => None,
+        });
+        // One that waits for room starts the timer when it goes out.
+        let next = sent.min().and_then(|at| at.checked_add(resend_time));
+        self.armed = next.is_some();
+        next
     }
 
     fn can_recv(&self) -> bool {

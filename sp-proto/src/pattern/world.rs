@@ -355,13 +355,18 @@ mod req {
     }
 
     fn recv(end: &mut End<Req>, context: ContextId) -> Progress {
-        end.pattern.recv(&mut end.pipes, context, end.now)
+        end.pattern.recv(context)
+    }
+
+    /// What the timer does now, and until when it then sleeps.
+    fn timeout(end: &mut End<Req>) -> Option<Instant> {
+        end.pattern.handle_timeout(&mut end.pipes, end.now)
     }
 
     fn reply(end: &mut End<Req>, context: ContextId) -> Option<Bytes> {
         match recv(end, context) {
             Progress::Reply(message) => Some(message.into_bytes()),
-            Progress::Idle | Progress::Waiting(_) => None,
+            Progress::Idle | Progress::Waiting => None,
         }
     }
 
@@ -393,7 +398,7 @@ mod req {
         send(&mut end, a, "old").unwrap();
         send(&mut end, a, "new").unwrap();
         end.handle(pipe, vec![request(0, b"late")]).unwrap();
-        assert!(matches!(recv(&mut end, a), Progress::Waiting(_)));
+        assert!(matches!(recv(&mut end, a), Progress::Waiting));
         end.handle(pipe, vec![request(1, b"right")]).unwrap();
         assert_eq!(reply(&mut end, a).unwrap(), "right");
     }
@@ -406,7 +411,8 @@ mod req {
         send(&mut end, a, "old").unwrap();
         end.handle(pipe, vec![request(0, b"unread")]).unwrap();
         send(&mut end, a, "new").unwrap();
-        assert!(matches!(recv(&mut end, a), Progress::Waiting(_)));
+        assert_eq!(end.pipes.drops.unexpected, 1);
+        assert!(matches!(recv(&mut end, a), Progress::Waiting));
     }
 
     #[test]
@@ -416,16 +422,63 @@ mod req {
         let a = end.pattern.open();
         send(&mut end, a, "?").unwrap();
         assert_eq!(end.flush(pipe).len(), 1);
+        assert_eq!(
+            end.pattern.pop_ready(),
+            Some(ContextId::TIMER),
+            "now there is a time"
+        );
         let due = end.now + 60 * SECOND;
         end.now = due - SECOND;
-        assert!(matches!(recv(&mut end, a), Progress::Waiting(Some(at)) if at == due));
+        assert_eq!(timeout(&mut end), Some(due));
         assert!(end.flush(pipe).is_empty());
         end.now = due;
-        assert!(matches!(recv(&mut end, a), Progress::Waiting(Some(at)) if at == due + 60 * SECOND));
+        assert_eq!(timeout(&mut end), Some(due + 60 * SECOND));
         assert_eq!(end.flush(pipe), [request(0, b"?")], "under the same id");
+        assert_eq!(end.pattern.pop_ready(), None, "the timer already knows");
         end.handle(pipe, vec![request(0, b"!"), request(0, b"twice")])
             .unwrap();
         assert_eq!(reply(&mut end, a).unwrap(), "!");
+    }
+
+    #[test]
+    fn each_request_has_a_time_of_its_own() {
+        let mut end = end();
+        let pipe = end.join().unwrap();
+        let (a, b) = (end.pattern.open(), end.pattern.open());
+        let start = end.now;
+        send(&mut end, a, "a").unwrap();
+        end.now = start + 10 * SECOND;
+        send(&mut end, b, "b").unwrap();
+        assert_eq!(end.flush(pipe).len(), 2);
+        end.now = start + 65 * SECOND;
+        assert_eq!(timeout(&mut end), Some(start + 70 * SECOND));
+        assert_eq!(end.flush(pipe), [request(0, b"a")]);
+        end.handle(pipe, vec![request(1, b"to b")]).unwrap();
+        end.now = start + 70 * SECOND;
+        assert_eq!(timeout(&mut end), Some(start + 125 * SECOND));
+        assert!(end.flush(pipe).is_empty(), "b has its reply");
+        end.pattern.cancel(&mut end.pipes, a);
+        assert_eq!(timeout(&mut end), None);
+        send(&mut end, a, "again").unwrap();
+        assert!(std::iter::from_fn(|| end.pattern.pop_ready()).any(|ready| ready == ContextId::TIMER));
+        assert_eq!(timeout(&mut end), Some(start + 130 * SECOND));
+    }
+
+    #[test]
+    fn what_is_due_goes_out_in_its_order_once_there_is_room() {
+        let mut end = end();
+        let pipe = end.join().unwrap();
+        let contexts = [(); SEND.messages].map(|()| end.pattern.open());
+        for context in contexts {
+            send(&mut end, context, "?").unwrap();
+        }
+        end.now += 61 * SECOND;
+        assert_eq!(timeout(&mut end), None, "the pipe is full of their first copies");
+        assert!(end.pattern.pop_ready().is_some());
+        let twice = (0..2 * SEND.messages as u32).map(|at| request(at % SEND.messages as u32, b"?"));
+        assert_eq!(end.flush(pipe), twice.collect::<Vec<_>>());
+        assert_eq!(end.pattern.pop_ready(), Some(ContextId::TIMER));
+        assert_eq!(timeout(&mut end), Some(end.now + 60 * SECOND));
     }
 
     #[test]
@@ -437,7 +490,7 @@ mod req {
         end.leave(first);
         assert_eq!(end.flush(second), [request(0, b"?")]);
         end.leave(second);
-        assert!(matches!(recv(&mut end, a), Progress::Waiting(None)));
+        assert!(matches!(recv(&mut end, a), Progress::Waiting));
         let third = end.join().unwrap();
         assert_eq!(
             end.flush(third),
@@ -456,8 +509,8 @@ mod req {
         send(&mut end, a, "a").unwrap();
         send(&mut end, b, "b").unwrap();
         end.leave(first);
-        end.pattern.cancel(a);
-        end.pattern.close(b);
+        end.pattern.cancel(&mut end.pipes, a);
+        end.pattern.close(&mut end.pipes, b);
         let second = end.join().unwrap();
         assert!(end.flush(second).is_empty());
         assert!(matches!(recv(&mut end, a), Progress::Idle));
@@ -485,10 +538,8 @@ mod req {
             vec![Bytes::from_static(b"abc"), Bytes::new(), request(5, b"x")],
         )
         .unwrap();
-        assert!(
-            matches!(recv(&mut end, a), Progress::Waiting(None)),
-            "no resend time, no time to wait for"
-        );
-        assert_eq!(end.pattern.pop_ready(), None);
+        assert!(matches!(recv(&mut end, a), Progress::Waiting));
+        assert_eq!(end.pattern.pop_ready(), None, "no resend time, no timer to start");
+        assert!(!end.pattern.needs_timer());
     }
 }

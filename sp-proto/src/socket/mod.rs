@@ -2,6 +2,7 @@
 
 mod bus;
 mod device;
+mod halves;
 mod listener;
 mod options;
 mod pair;
@@ -18,6 +19,7 @@ mod surveyor;
 
 pub use bus::Bus;
 pub use device::{DeviceError, device};
+pub use halves::{Incoming, Outgoing};
 pub use listener::{Connection, Listener};
 pub use options::SocketOptions;
 pub use pair::Pair;
@@ -98,8 +100,9 @@ macro_rules! endpoints {
                 self.owner.dial(address).await
             }
 
-            /// Dials `address` in the background, for ever. [`Event::DialFailed`]($crate::Event::DialFailed)
-            /// tells of failures. On a closed socket nothing happens.
+            /// Dials `address` in the background, for ever unless
+            /// [`reconnect_attempts`]($crate::SocketOptions::reconnect_attempts) says otherwise.
+            /// [`Event::DialFailed`]($crate::Event::DialFailed) tells of failures. On a closed socket nothing happens.
             ///
             /// # Errors
             /// The address makes no sense.
@@ -115,6 +118,9 @@ macro_rules! endpoints {
 
             /// Stops listening or dialing there; its pipes are closed at once. An unknown endpoint is already
             /// closed.
+            ///
+            /// # Cancel safety
+            /// Dropped before it is ready, the endpoint is closed all the same.
             pub async fn close_endpoint(&self, id: $crate::EndpointId) {
                 self.owner.close_endpoint(id).await;
             }

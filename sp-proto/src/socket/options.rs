@@ -3,7 +3,7 @@
 use crate::transport::Settings;
 #[cfg(feature = "tls")]
 use crate::transport::TlsOptions;
-use crate::{Overflow, wire};
+use crate::{Admission, Overflow, wire};
 use std::time::Duration;
 
 const MIB: usize = 1024 * 1024;
@@ -25,7 +25,7 @@ pub struct SocketOptions {
     pub send_queue_bytes: usize,
     /// Messages queued for `recv`. Default 1024, at least 1.
     ///
-    /// - Pair, pull, bus and raw: of one pipe, before the pipe is no longer read; one read of at most 64 KiB
+    /// - Pair, pull, bus and raw: of one pipe, before the pipe is no longer read; one read of at most 68 KiB
     ///   or one longer message may go beyond.
     /// - Sub: of one context; what is beyond is dropped, see `sub_overflow`.
     /// - Surveyor: of one context; responses beyond are dropped.
@@ -53,12 +53,12 @@ pub struct SocketOptions {
     pub reconnect_attempts: Option<u32>,
     /// How long `close` goes on writing what was queued. Default 1 s.
     pub linger: Duration,
-    /// Req only: resend after this long without a reply; `None` = never. The time is looked at while the
-    /// reply is waited for. Default 60 s.
+    /// Req only: resend after this long without a reply, and again after as long; `None` or zero = never.
+    /// Default 60 s.
     pub resend_time: Option<Duration>,
     /// Rep and respondent: how many requests of one pipe are kept until they are received; more push the
-    /// oldest out. Raise it for requesters that have several requests in flight on one connection. Default 1:
-    /// the newest. At least 1.
+    /// oldest out. Raise it for requesters that have more requests in flight on one connection; with 1, of a
+    /// peer that asks again and again only the newest is kept. Default 32, at least 1.
     pub rep_backlog: usize,
     /// Surveyor only: how long a survey takes responses. Default 1 s.
     pub survey_time: Duration,
@@ -68,6 +68,8 @@ pub struct SocketOptions {
     /// dropped. 1–255 (0 counts as 1). Default 8. The sender's own socket counts: 1 allows no device in
     /// between. nng knows at most 15.
     pub ttl: u8,
+    /// Which peers are taken. Default: everybody.
+    pub admission: Admission,
     /// Certificates, for `tls+tcp://` and `wss://`. Default none.
     #[cfg(feature = "tls")]
     pub tls: TlsOptions,
@@ -78,7 +80,7 @@ impl SocketOptions {
     pub(crate) fn transport(&self) -> Settings {
         Settings {
             #[cfg(feature = "tls")]
-            tls: self.tls.clone(),
+            tls: self.tls.clone().into(),
         }
     }
 }
@@ -99,10 +101,11 @@ impl Default for SocketOptions {
             reconnect_attempts: None,
             linger: Duration::from_secs(1),
             resend_time: Some(Duration::from_secs(60)),
-            rep_backlog: 1,
+            rep_backlog: 32,
             survey_time: Duration::from_secs(1),
             sub_overflow: Overflow::DropOldest,
             ttl: wire::DEFAULT_TTL,
+            admission: Admission::default(),
             #[cfg(feature = "tls")]
             tls: TlsOptions::default(),
         }

@@ -11,9 +11,9 @@ use std::sync::Arc;
 /// There are no contexts as in nng and mangos: each [`Request`] is one. It knows where its reply goes, so any
 /// number of tasks may receive from clones of one handle and answer side by side.
 ///
-/// Pipes are read all the time, whether or not anybody receives; of each pipe only the newest request that
-/// nobody has received yet is kept (see [`rep_backlog`](crate::SocketOptions::rep_backlog)), where nng and
-/// mangos stop reading a connection whose requests nobody takes. A connection that brings a malformed request
+/// Pipes are read all the time, whether or not anybody receives; of each pipe the newest
+/// [`rep_backlog`](crate::SocketOptions::rep_backlog) requests that nobody has received yet are kept, where nng
+/// and mangos stop reading a connection whose requests nobody takes. A connection that brings a malformed request
 /// is closed, as by them; one whose request has come through too many devices
 /// ([`ttl`](crate::SocketOptions::ttl)) is not. Requests that were received may be answered in any order,
 /// each once.

@@ -1,20 +1,17 @@
 //! The req socket and its contexts.
 
-use crate::engine::{Attempt, Owner, Sends, State, now, with_limit};
+use crate::engine::{Attempt, Owner, Sends, State, now};
 use crate::pattern::{self, ContextId, Progress};
 use crate::{Message, RecvError, RequestError, SendError};
 use std::fmt;
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Instant;
 
 /// Asks, and waits for the reply. A cloneable handle; the socket closes when the last handle and the last
 /// context are dropped.
 ///
 /// Requests are dealt out round-robin over the pipes. One that has no reply is sent again when its pipe goes
-/// away and when [`resend_time`](crate::SocketOptions::resend_time) has passed, so a request may be executed
-/// twice. [`Rep`](crate::Rep) has an example.
+/// away and when [`resend_time`](crate::SocketOptions::resend_time) has passed, whether or not somebody waits
+/// for the reply, so a request may be executed twice. [`Rep`](crate::Rep) has an example.
 #[derive(Clone)]
 pub struct Req {
     owner: Arc<Owner<pattern::Req>>,
@@ -80,7 +77,7 @@ impl Drop for ReqContext {
     fn drop(&mut self) {
         self.owner.core.with(|state| {
             state.contexts.remove(&self.id);
-            state.pattern.close(self.id);
+            state.pattern.close(&mut state.pipes, self.id);
         });
     }
 }
@@ -105,7 +102,9 @@ impl ReqContext {
     /// # Cancel safety
     /// Dropped before it is ready, the request was not sent; the one before it may be cancelled all the same.
     pub async fn send(&mut self, message: impl Into<Message>) -> Result<(), SendError> {
-        self.owner.core.with(|state| state.pattern.cancel(self.id));
+        self.owner
+            .core
+            .with(|state| state.pattern.cancel(&mut state.pipes, self.id));
         self.owner.core.send(Ask(self.id), message.into()).await
     }
 
@@ -119,49 +118,38 @@ impl ReqContext {
     /// Cancel safe: dropped before it is ready, the request stays outstanding and its reply is kept for the
     /// next call.
     pub async fn recv(&mut self) -> Result<Message, RecvError> {
-        with_limit(self.owner.core.options.recv_timeout, self.reply()).await
+        let take = |state: &mut State<pattern::Req>| match state.pattern.recv(self.id) {
+            Progress::Idle => Some(Err(RecvError::State)),
+            Progress::Waiting => None,
+            Progress::Reply(message) => Some(Ok(message)),
+        };
+        self.owner.core.recv_in(self.id, take).await?
     }
 
-    async fn reply(&mut self) -> Result<Message, RecvError> {
-        let mut resend_at = None;
-        loop {
-            let next = poll_fn(|cx| self.poll_reply(cx, resend_at));
-            let news = match resend_at {
-                None => next.await,
-                Some(at) => match tokio::time::timeout_at(at.into(), next).await {
-                    Ok(news) => news,
-                    // Looking again is what sends it again.
-                    Err(_) => continue,
-                },
-            };
-            match news {
-                News::Done(result) => return result,
-                News::ResendAt(at) => resend_at = at,
-            }
-        }
+    /// Sends a request if a pipe has room now. The request before it is cancelled even if none has.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](crate::SendErrorKind::WouldBlock) or closed; the message comes back and no request is
+    /// outstanding.
+    pub fn try_send(&mut self, message: impl Into<Message>) -> Result<(), SendError> {
+        let cancel = |state: &mut State<pattern::Req>| state.pattern.cancel(&mut state.pipes, self.id);
+        self.owner.core.with(cancel);
+        self.owner.core.try_send(Ask(self.id), message.into())
     }
 
-    fn poll_reply(&self, cx: &Context<'_>, resend_at: Option<Instant>) -> Poll<News> {
-        self.owner.core.with(|state| {
-            if state.closed {
-                return Poll::Ready(News::Done(Err(RecvError::Closed)));
-            }
-            match state.pattern.recv(&mut state.pipes, self.id, now()) {
-                Progress::Idle => Poll::Ready(News::Done(Err(RecvError::State))),
-                Progress::Reply(message) => Poll::Ready(News::Done(Ok(message))),
-                Progress::Waiting(at) if at != resend_at => Poll::Ready(News::ResendAt(at)),
-                Progress::Waiting(_) => {
-                    state.contexts.insert(self.id, cx.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
+    /// The reply if it is there now.
+    ///
+    /// # Errors
+    /// [`State`](RecvError::State) when no request is outstanding, or the socket was closed.
+    pub fn try_recv(&mut self) -> Result<Option<Message>, RecvError> {
+        let answer = self
+            .owner
+            .core
+            .try_recv(|state| match state.pattern.recv(self.id) {
+                Progress::Idle => Some(Err(RecvError::State)),
+                Progress::Waiting => None,
+                Progress::Reply(message) => Some(Ok(message)),
+            })?;
+        answer.transpose()
     }
-}
-
-/// What a waiting receiver learns.
-enum News {
-    Done(Result<Message, RecvError>),
-    /// The request was sent (again), so this is when it is to be sent next.
-    ResendAt(Option<Instant>),
 }

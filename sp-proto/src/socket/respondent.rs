@@ -8,9 +8,9 @@ use std::sync::Arc;
 /// Answers surveys, or keeps silent. A cloneable handle; the socket closes when the last one is dropped.
 ///
 /// As with [`Rep`](crate::Rep) there are no contexts: each [`Request`] knows where its response goes, and any
-/// number of them may be answered side by side, in any order. Pipes are read all the time; of each pipe only
-/// the newest survey that nobody has received yet is kept (see
-/// [`rep_backlog`](crate::SocketOptions::rep_backlog)), where nng and mangos stop reading a connection whose
+/// number of them may be answered side by side, in any order. Pipes are read all the time; of each pipe
+/// the newest [`rep_backlog`](crate::SocketOptions::rep_backlog) surveys that nobody has received yet are kept,
+/// where nng and mangos stop reading a connection whose
 /// surveys nobody takes.
 ///
 /// ```

@@ -16,14 +16,17 @@ use std::time::Duration;
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use sp_proto::{RecvError, Respondent, Surveyor};
-/// let (surveyor, respondent) = (Surveyor::new(), Respondent::new());
+/// use sp_proto::{RecvError, Respondent, SocketOptions, Surveyor};
+/// use std::time::Duration;
+/// let survey_time = Duration::from_millis(200);
+/// let surveyor = Surveyor::with_options(SocketOptions { survey_time, ..Default::default() });
+/// let respondent = Respondent::new();
 /// respondent.listen("inproc://surveyor-example").await?;
 /// surveyor.dial("inproc://surveyor-example").await?;
 /// let mut survey = surveyor.survey("who is there?").await?;
 /// respondent.recv().await?.reply("me").await?;
 /// assert_eq!(survey.recv().await?.as_bytes(), b"me");
-/// assert_eq!(survey.recv().await, Err(RecvError::SurveyEnded)); // a second later
+/// assert_eq!(survey.recv().await, Err(RecvError::SurveyEnded)); // 200 ms later
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -132,6 +135,24 @@ impl SurveyContext {
                 }
             }
         }
+    }
+
+    /// The next response if one is there now.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), but for its time limit.
+    pub fn try_recv(&mut self) -> Result<Option<Message>, RecvError> {
+        let id = self.id;
+        let looked = self
+            .owner
+            .core
+            .try_recv(|state| match state.pattern.recv(id, now()) {
+                Responses::Idle => Some(Err(RecvError::State)),
+                Responses::Waiting => None,
+                Responses::Response(message) => Some(Ok(message)),
+                Responses::Ended => Some(Err(RecvError::SurveyEnded)),
+            });
+        looked?.transpose()
     }
 }
 

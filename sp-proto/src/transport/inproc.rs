@@ -1,10 +1,10 @@
 //! Pipes within the process: messages are handed over as they are, nothing is copied or framed.
 
+use crate::sync::mpsc;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Mutex, PoisonError};
-use tokio::sync::mpsc;
 
 /// Messages on their way between two ends; more wait in the sender's queue.
 const IN_FLIGHT: usize = 16;

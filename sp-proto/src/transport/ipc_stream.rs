@@ -26,9 +26,10 @@ pub(crate) struct IpcReader {
 #[derive(Clone, Copy, Debug)]
 enum Room {
     Ignored,
-    /// For so many more reads, unless a writer has to wait again.
+    /// For so many more reads, unless a writer waits.
     Watched {
         reads: u8,
+        waiting: bool,
     },
 }
 
@@ -36,11 +37,22 @@ enum Room {
 /// only after this many reads without.
 const READS: u8 = 32;
 
+const WAITING: Room = Room::Watched {
+    reads: READS,
+    waiting: true,
+};
+
 /// The sending direction, for whoever has begun a write.
 pub(crate) type IpcWriter = Arc<UnixStream>;
 
+/// What the kernel is asked to hold for the peer, in bytes; Linux takes it twice, for its own overhead, and by
+/// default gives half of this. A megabyte then stops for lack of room half as often.
+const SEND_BUFFER: usize = 208 * 1024;
+
 /// Takes a connection over from tokio.
 pub(crate) fn split(stream: tokio::net::UnixStream) -> io::Result<(IpcReader, IpcWriter)> {
+    // As much as the system allows without privileges. Refused, it stays at what it was.
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER);
     let stream = Arc::new(stream.into_std()?);
     let reader = IpcReader {
         fd: Some(register(Arc::clone(&stream), Interest::READABLE)?),
@@ -85,8 +97,11 @@ impl IpcReader {
     ) -> Poll<io::Result<usize>> {
         match &mut self.room {
             Room::Ignored => {}
-            Room::Watched { reads: 0 } => self.watch(Room::Ignored)?,
-            Room::Watched { reads } => *reads -= 1,
+            Room::Watched { reads, waiting } => {
+                if !*waiting {
+                    *reads = reads.saturating_sub(1);
+                }
+            }
         }
         let Some(fd) = &self.fd else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
@@ -116,8 +131,8 @@ impl IpcReader {
         mut write: impl FnMut() -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         match &mut self.room {
-            Room::Ignored => self.watch(Room::Watched { reads: READS })?,
-            Room::Watched { reads } => *reads = READS,
+            Room::Ignored => self.watch(WAITING)?,
+            room => *room = WAITING,
         }
         let Some(fd) = &self.fd else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
@@ -125,9 +140,30 @@ impl IpcReader {
         loop {
             let mut ready = ready!(fd.poll_write_ready(cx))?;
             if let Ok(result) = ready.try_io(|_| write()) {
+                drop(ready);
+                self.room = Room::Watched {
+                    reads: READS,
+                    waiting: false,
+                };
                 return Poll::Ready(result);
             }
         }
+    }
+
+    /// Has nobody waited for room for long?
+    pub(crate) fn wants_care(&self) -> bool {
+        matches!(
+            self.room,
+            Room::Watched {
+                reads: 0,
+                waiting: false
+            }
+        )
+    }
+
+    /// Stops watching for room. Whoever waits for something to read has to ask again.
+    pub(crate) fn take_care(&mut self) -> io::Result<()> {
+        self.watch(Room::Ignored)
     }
 
     /// Registers anew; what is ready by then is reported again, so nothing is missed.
@@ -143,6 +179,7 @@ impl IpcReader {
     }
 }
 
+#[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays open")]
 fn register(stream: Arc<UnixStream>, interest: Interest) -> io::Result<AsyncFd<Arc<UnixStream>>> {
     // SAFETY: the descriptor is the stream's own. It stays open, and the same, for as long as the `Arc` lives:
     // nobody can take the stream out of it or change it, for there is no `&mut` to what an `Arc` shares that
@@ -203,7 +240,11 @@ mod tests {
     #[tokio::test]
     async fn a_writer_waits_for_room_and_reading_goes_on_before_and_after() {
         let (mut reader, writer, mut theirs) = pair();
-        for _ in 0..3 {
+        for round in 0..3 {
+            assert_eq!(reader.wants_care(), round > 0);
+            if round > 0 {
+                reader.take_care().unwrap();
+            }
             assert!(matches!(reader.room, Room::Ignored));
             let mut filled = fill(&writer);
             let waiting = poll_fn(|cx| reader.poll_write(cx, || write(&writer, &[IoSlice::new(&PIECE)])));

@@ -1,5 +1,6 @@
 //! One connection of any transport, before and after it is split into its two directions.
 
+use crate::sync::mpsc;
 use crate::transport::Credentials;
 use crate::transport::inproc::Duplex;
 #[cfg(feature = "ipc")]
@@ -27,7 +28,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 #[cfg(feature = "tcp")]
 use tokio::net::{TcpStream, tcp};
-use tokio::sync::mpsc;
 #[cfg(feature = "tls")]
 use tokio_rustls::TlsStream;
 
@@ -48,7 +48,7 @@ pub(crate) enum Link {
     WebSocket(Box<WebSocket>),
 }
 
-/// The receiving direction; its pipe's task alone has it.
+/// The receiving direction.
 #[derive(Debug)]
 pub(crate) enum Reader {
     Inproc(mpsc::Receiver<Bytes>),
@@ -251,14 +251,22 @@ impl Reader {
         }
     }
 
-    /// Does what is written wait in here for a flush? Then an empty batch is not yet a written one.
-    pub(crate) fn keeps_back(&self) -> bool {
+    /// Is it time to [take care](Self::take_care)?
+    pub(crate) fn wants_care(&self) -> bool {
         match self {
-            #[cfg(feature = "tls")]
-            Self::Tls(_) => true,
-            #[cfg(feature = "ws")]
-            Self::WebSocket(_) => true,
+            #[cfg(feature = "ipc")]
+            Self::Ipc(reader) => reader.wants_care(),
             _ => false,
+        }
+    }
+
+    /// Changes how the connection is watched, which only its pipe's task may: it is in the right runtime.
+    /// Afterwards it is to be read, for whoever was to be woken is forgotten.
+    pub(crate) fn take_care(&mut self) -> io::Result<()> {
+        match self {
+            #[cfg(feature = "ipc")]
+            Self::Ipc(reader) => reader.take_care(),
+            _ => Ok(()),
         }
     }
 
@@ -276,20 +284,15 @@ impl Reader {
                 Ok(()) if !batch.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
                 result => result,
             }),
-            #[cfg(feature = "tcp")]
-            (Self::Tcp(_), Writer::Tcp(half)) => loop {
-                ready!(half.as_ref().poll_write_ready(cx))?;
-                writer.try_write(batch)?;
-                if batch.is_empty() {
-                    return Poll::Ready(Ok(()));
-                }
-            },
             #[cfg(feature = "tls")]
             (Self::Tls(stream), _) => poll_write_all(Pin::new(stream), cx, batch),
             #[cfg(feature = "ws")]
             (Self::WebSocket(socket), _) => socket.poll_write(cx, batch),
-            // An inproc pipe is waited for through a `PollSender`.
-            _ => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+            // An inproc pipe is waited for through a `PollSender`, and a tcp pipe through its writer.
+            _ => {
+                let _ = (cx, batch);
+                Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+            }
         }
     }
 }
@@ -353,6 +356,30 @@ async fn drain(mut reader: impl AsyncRead + Unpin) {
 }
 
 impl Writer {
+    /// Is writing a matter of the reader, which is the task's alone then?
+    pub(crate) fn needs_reader(&self) -> bool {
+        match self {
+            #[cfg(any(feature = "tls", feature = "ws"))]
+            Self::Task => true,
+            _ => false,
+        }
+    }
+
+    /// Goes on with a write to a tcp connection that stopped for lack of room.
+    #[cfg(feature = "tcp")]
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
+        let Self::Tcp(half) = self else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        loop {
+            ready!(half.as_ref().poll_write_ready(cx))?;
+            self.try_write(batch)?;
+            if batch.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
     /// Writes as much of `batch` as goes without waiting. `Ok` with a batch that is not empty means: wait.
     pub(crate) fn try_write(&self, batch: &mut Batch) -> io::Result<()> {
         while !batch.is_empty() {

@@ -56,7 +56,7 @@ impl Listener {
             }
             #[cfg(feature = "tls")]
             Address::TlsTcp(target) => {
-                let side = tls::Side::listener(&settings.tls)?;
+                let side = settings.tls.listener()?;
                 let (listener, bound) = tcp::bind(target).await?;
                 Ok((Self::Tls(listener, side), Address::TlsTcp(bound), None))
             }
@@ -68,7 +68,7 @@ impl Listener {
             }
             #[cfg(all(feature = "ws", feature = "tls"))]
             Address::Wss(target) => {
-                let tls = tls::Side::listener(&settings.tls)?;
+                let tls = settings.tls.listener()?;
                 let side = websocket::Side::listener(target);
                 let (listener, bound) = bind_websocket(target).await?;
                 Ok((Self::Wss(listener, tls, side), Address::Wss(bound), None))

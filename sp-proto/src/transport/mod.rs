@@ -20,6 +20,8 @@ mod tls;
 mod websocket;
 
 pub use address::{Address, AddressError, TcpTarget, WsTarget};
+#[cfg(all(test, sp_loom))]
+pub(crate) use inproc::Duplex;
 #[cfg(feature = "ipc")]
 pub(crate) use ipc::SocketFile;
 pub(crate) use link::{Link, Reader, Writer};
@@ -48,11 +50,11 @@ pub struct Credentials {
 #[derive(Debug)]
 pub(crate) enum SocketFile {}
 
-/// What the transports must be told.
-#[derive(Clone, Debug, Default)]
+/// What the transports must be told, and what they keep for the next connection of the same socket.
+#[derive(Debug, Default)]
 pub(crate) struct Settings {
     #[cfg(feature = "tls")]
-    pub(crate) tls: TlsOptions,
+    pub(crate) tls: tls::Tls,
 }
 
 /// Connects to `address`. Dropping the future leaves nothing behind.
@@ -69,7 +71,7 @@ pub(crate) async fn connect(address: &Address, settings: &Settings) -> io::Resul
         Address::Tcp(target) => tcp::connect(target).await.map(Opening::new),
         #[cfg(feature = "tls")]
         Address::TlsTcp(target) => {
-            let side = tls::Side::dialer(&settings.tls, target)?;
+            let side = settings.tls.dialer(target)?;
             let stream = tcp::connect(target).await?;
             Ok(Opening::new(stream).with_tls(side))
         }
@@ -80,7 +82,7 @@ pub(crate) async fn connect(address: &Address, settings: &Settings) -> io::Resul
         }
         #[cfg(all(feature = "ws", feature = "tls"))]
         Address::Wss(target) => {
-            let side = tls::Side::dialer(&settings.tls, &target.server)?;
+            let side = settings.tls.dialer(&target.server)?;
             let stream = tcp::connect(&target.server).await?;
             let opening = Opening::new(stream).with_tls(side);
             Ok(opening.with_websocket(websocket::Side::dialer(target)))

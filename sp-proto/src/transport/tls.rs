@@ -10,7 +10,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
@@ -147,6 +147,23 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(certificates)
 }
 
+/// The options of one socket, and the sessions of its dialers.
+#[derive(Debug, Default)]
+pub(crate) struct Tls {
+    options: TlsOptions,
+    /// Made with the first dial. With one for each, no session could be resumed.
+    client: OnceLock<Arc<ClientConfig>>,
+}
+
+impl From<TlsOptions> for Tls {
+    fn from(options: TlsOptions) -> Self {
+        Self {
+            options,
+            client: OnceLock::new(),
+        }
+    }
+}
+
 /// One end of a handshake that is to come.
 #[derive(Clone)]
 pub(crate) enum Side {
@@ -163,14 +180,27 @@ impl fmt::Debug for Side {
     }
 }
 
-impl Side {
-    pub(super) fn dialer(options: &TlsOptions, target: &TcpTarget) -> io::Result<Self> {
-        let name = match (&options.server_name, &target.host) {
+impl Tls {
+    pub(super) fn dialer(&self, target: &TcpTarget) -> io::Result<Side> {
+        let name = match (&self.options.server_name, &target.host) {
             (Some(name), _) | (None, Some(name)) => name.as_str(),
             (None, None) => "localhost",
         };
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| unusable(format!("{name:?} is no name that a certificate can have")))?;
+        let config = match self.client.get() {
+            Some(config) => Arc::clone(config),
+            None => {
+                let made = self.client_config()?;
+                // Another dialer may have been faster.
+                Arc::clone(self.client.get_or_init(|| made))
+            }
+        };
+        Ok(Side::Dialer(config, name))
+    }
+
+    fn client_config(&self) -> io::Result<Arc<ClientConfig>> {
+        let options = &self.options;
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?;
@@ -188,10 +218,11 @@ impl Side {
             Some(identity) => builder.with_client_cert_resolver(resolver(identity)),
             None => builder.with_no_client_auth(),
         };
-        Ok(Self::Dialer(Arc::new(config), name))
+        Ok(Arc::new(config))
     }
 
-    pub(super) fn listener(options: &TlsOptions) -> io::Result<Self> {
+    pub(super) fn listener(&self) -> io::Result<Side> {
+        let options = &self.options;
         let needs = |what: &str| unusable(format!("listening with TLS needs `TlsOptions::{what}`"));
         let identity = options.identity.as_ref().ok_or_else(|| needs("identity"))?;
         let builder = ServerConfig::builder_with_provider(provider())
@@ -214,11 +245,13 @@ impl Side {
                 builder.with_client_cert_verifier(verifier.build().map_err(io::Error::other)?)
             }
         };
-        Ok(Self::Listener(Arc::new(
+        Ok(Side::Listener(Arc::new(
             builder.with_cert_resolver(resolver(identity)),
         )))
     }
+}
 
+impl Side {
     /// The handshake.
     pub(super) async fn open(self, stream: TcpStream) -> io::Result<Box<TlsStream<TcpStream>>> {
         let stream = match self {
@@ -287,5 +320,55 @@ impl ServerCertVerifier for Anybody {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::HandshakeKind;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn a_dialer_that_comes_back_resumes_its_session() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let pem = made.cert.pem();
+        let tls = Tls::from(TlsOptions {
+            identity: Some(
+                TlsIdentity::from_pem(pem.as_bytes(), made.signing_key.serialize_pem().as_bytes()).unwrap(),
+            ),
+            authorities: TlsAuthorities::from_pem(pem.as_bytes()).unwrap(),
+            ..Default::default()
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let target = TcpTarget {
+            host: Some("localhost".to_owned()),
+            port: at.port(),
+        };
+        let side = tls.listener().unwrap();
+        for expected in [
+            HandshakeKind::Full,
+            HandshakeKind::Resumed,
+            HandshakeKind::Resumed,
+        ] {
+            let dial = async {
+                let stream = TcpStream::connect(at).await.unwrap();
+                let mut stream = tls.dialer(&target).unwrap().open(stream).await.unwrap();
+                // The ticket comes before the first byte.
+                assert_eq!(stream.read_u8().await.unwrap(), b'x');
+                stream.get_ref().1.handshake_kind()
+            };
+            let accept = async {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut stream = side.clone().open(stream).await.unwrap();
+                stream.write_all(b"x").await.unwrap();
+                stream.flush().await.unwrap();
+                stream
+            };
+            let (kind, _stream) = tokio::join!(dial, accept);
+            assert_eq!(kind, Some(expected));
+        }
     }
 }

@@ -2,13 +2,16 @@
 
 use crate::wire::Spares;
 use bytes::buf::Limit;
-use bytes::{BufMut, Bytes};
+use bytes::{BufMut, Bytes, BytesMut};
 
 /// Payloads up to this many bytes share allocations when many arrive in one read.
 const SMALL: usize = 2 * 1024;
 
 /// The longest such shared allocation, headers included: what a single kept message can pin at most.
 const SHARED: usize = 4 * 1024;
+
+/// Payloads from this many bytes up can be slices of the read buffer that brought them.
+const SLICE: usize = 16 * 1024;
 
 /// What a peer's word alone can make us allocate, in bytes; beyond it the buffer grows as bytes arrive.
 const EAGER: usize = 1024 * 1024;
@@ -90,6 +93,8 @@ pub struct Decoder {
     limit: usize,
     state: State,
     spares: Spares,
+    /// Did the last payload have at least [`SLICE`] bytes?
+    large: bool,
 }
 
 #[derive(Debug)]
@@ -113,6 +118,7 @@ impl Decoder {
             limit: if limit == 0 { usize::MAX } else { limit },
             state: EMPTY,
             spares: Spares::default(),
+            large: false,
         }
     }
 
@@ -125,7 +131,39 @@ impl Decoder {
     ///
     /// # Errors
     /// The peer broke the framing or announced a frame beyond the limit. Frames before that are in `frames`.
-    pub fn decode(&mut self, mut input: &[u8], frames: &mut Vec<Bytes>) -> Result<(), FrameError> {
+    pub fn decode(&mut self, input: &[u8], frames: &mut Vec<Bytes>) -> Result<(), FrameError> {
+        self.decode_all(input, None, frames)
+    }
+
+    /// The same, but payloads of at least 16 KiB that are whole in `input` are slices of it, and no copies. Worth
+    /// while when [large payloads are expected](Decoder::expects_large).
+    ///
+    /// # Errors
+    /// As [`Decoder::decode`].
+    pub fn decode_shared(&mut self, input: &Bytes, frames: &mut Vec<Bytes>) -> Result<(), FrameError> {
+        self.decode_all(input, Some(input), frames)
+    }
+
+    /// Exchanges `buffer` for a spare one of the same length, so that frames can be slices of it; it will be a
+    /// spare itself once they are dropped.
+    pub fn lend(&mut self, buffer: &mut BytesMut) -> Bytes {
+        let spare = self.spares.take_buffer(buffer.len());
+        let lent = std::mem::replace(buffer, spare).freeze();
+        self.spares.keep(&lent);
+        lent
+    }
+
+    /// Did the last payload have at least 16 KiB?
+    pub fn expects_large(&self) -> bool {
+        self.large
+    }
+
+    fn decode_all(
+        &mut self,
+        mut input: &[u8],
+        shared: Option<&Bytes>,
+        frames: &mut Vec<Bytes>,
+    ) -> Result<(), FrameError> {
         while !input.is_empty() {
             if let State::Body { body, length } = &mut self.state {
                 let missing = *length - body.len();
@@ -142,6 +180,7 @@ impl Decoder {
             let Some(length) = self.take_length(&mut input)? else {
                 break;
             };
+            self.large = length >= SLICE;
             let Some((payload, rest)) = input.split_at_checked(length) else {
                 let mut body = self.spares.take(length).unwrap_or_default();
                 reserve(&mut body, length, input.len());
@@ -149,7 +188,10 @@ impl Decoder {
                 self.state = State::Body { body, length };
                 break;
             };
-            frames.push(Bytes::copy_from_slice(payload));
+            frames.push(match shared {
+                Some(shared) if self.large => shared.slice_ref(payload),
+                _ => Bytes::copy_from_slice(payload),
+            });
             input = rest;
         }
         Ok(())
@@ -158,7 +200,7 @@ impl Decoder {
     /// Takes a run of small frames off `input`, copied at once into one allocation that they share. So a flood
     /// costs few allocations, and yet a message that is kept for long never pins more than [`SHARED`] bytes.
     /// Says whether there was one; a single frame is none.
-    fn take_run(&self, input: &mut &[u8], frames: &mut Vec<Bytes>) -> bool {
+    fn take_run(&mut self, input: &mut &[u8], frames: &mut Vec<Bytes>) -> bool {
         if !self.is_between_frames() {
             return false;
         }
@@ -185,6 +227,7 @@ impl Decoder {
             Some(shared.slice(from..at))
         }));
         *input = rest;
+        self.large = false;
         true
     }
 
@@ -306,7 +349,13 @@ mod tests {
     }
 
     fn messages() -> impl Strategy<Value = Vec<Vec<u8>>> {
-        let size = prop_oneof![0..80_usize, 2040..2060_usize, 4090..4110_usize, 9000..9010_usize];
+        let size = prop_oneof![
+            0..80_usize,
+            2040..2060_usize,
+            4090..4110_usize,
+            9000..9010_usize,
+            16_380..16_390_usize
+        ];
         let message =
             (size, any::<u8>()).prop_map(|(size, seed)| (0..size).map(|at| at as u8 ^ seed).collect());
         proptest::collection::vec(message, 0..12)
@@ -397,6 +446,30 @@ mod tests {
         assert_eq!(frames, [Bytes::from(message)]);
     }
 
+    #[test]
+    fn large_payloads_are_slices_of_what_brought_them_and_others_are_not() {
+        let messages = [
+            vec![1; SLICE],
+            vec![2; SLICE - 1],
+            vec![3; 10],
+            vec![4; SLICE + 1],
+        ];
+        let input = Bytes::from(encode(Framing::Tcp, &messages));
+        let (mut decoder, mut frames) = (Decoder::new(Framing::Tcp, 0), Vec::new());
+        decoder.decode_shared(&input, &mut frames).unwrap();
+        assert_eq!(frames, messages);
+        assert!(decoder.expects_large());
+        let inside = |frame: &Bytes| input.as_ptr_range().contains(&frame.as_ptr());
+        assert_eq!(
+            frames.iter().map(inside).collect::<Vec<_>>(),
+            [true, false, false, true]
+        );
+        decoder
+            .decode(&encode(Framing::Tcp, &[vec![5; 10], vec![6; 10]]), &mut frames)
+            .unwrap();
+        assert!(!decoder.expects_large());
+    }
+
     proptest! {
         #[test]
         fn any_split_gives_the_same_frames(
@@ -404,6 +477,7 @@ mod tests {
             framing in proptest::sample::select(&STREAMS[..]),
             read in 1..70_000_usize,
             write in 1..70_000_usize,
+            shared in any::<bool>(),
         ) {
             let mut batch = Batch::new(framing);
             messages.iter().for_each(|message| {
@@ -413,9 +487,13 @@ mod tests {
             prop_assert_eq!(batch.messages(), messages.len());
             let bytes = drain(&mut batch, write);
             prop_assert_eq!(&bytes, &encode(framing, &messages));
-            let (mut decoder, mut frames) = (Decoder::new(framing, 10_000), Vec::new());
+            let (mut decoder, mut frames) = (Decoder::new(framing, 20_000), Vec::new());
             for chunk in bytes.chunks(read) {
-                decoder.decode(chunk, &mut frames).unwrap();
+                if shared {
+                    decoder.decode_shared(&Bytes::copy_from_slice(chunk), &mut frames).unwrap();
+                } else {
+                    decoder.decode(chunk, &mut frames).unwrap();
+                }
             }
             prop_assert!(decoder.is_between_frames());
             prop_assert_eq!(frames, messages);

@@ -2,7 +2,7 @@
 //!
 //! A fresh megabyte costs more than receiving it: the system hands out zeroed pages one fault at a time.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 
 /// Payloads shorter than this, in bytes, are not kept: a new one costs next to nothing.
@@ -35,18 +35,28 @@ impl Spares {
         }
     }
 
+    /// A buffer of just this length, with anything in it: one that nobody has any more, or a new one.
+    pub(super) fn take_buffer(&mut self, length: usize) -> BytesMut {
+        let unused = self.take_body(length).and_then(|body| body.try_into_mut().ok());
+        unused.unwrap_or_else(|| BytesMut::zeroed(length))
+    }
+
     /// The room of a payload of just this length that nobody has any more.
     pub(super) fn take(&mut self, length: usize) -> Option<Vec<u8>> {
         if length < SHORTEST {
             return None;
         }
+        let mut room = Vec::from(self.take_body(length)?);
+        room.clear();
+        Some(room)
+    }
+
+    fn take_body(&mut self, length: usize) -> Option<Bytes> {
         let fits = |body: &Bytes| body.len() == length && body.is_unique();
         let place = self.bodies.iter().position(fits)?;
         let body = self.bodies.remove(place)?;
         self.bytes -= body.len();
-        let mut room = Vec::from(body);
-        room.clear();
-        Some(room)
+        Some(body)
     }
 }
 
@@ -74,6 +84,23 @@ mod tests {
         assert_eq!((again.as_ptr(), again.len(), again.capacity()), (at, 0, SHORTEST));
         assert_eq!(spares.take(SHORTEST), None, "given once");
         assert_eq!(spares.bytes, 0);
+    }
+
+    #[test]
+    fn a_buffer_is_used_again_as_it_is() {
+        let mut spares = Spares::default();
+        let buffer = body(SHORTEST);
+        let (at, part) = (buffer.as_ptr(), buffer.slice(1..2));
+        spares.keep(&buffer);
+        drop(buffer);
+        assert_ne!(
+            spares.take_buffer(SHORTEST).as_ptr(),
+            at,
+            "somebody has a part of it"
+        );
+        drop(part);
+        let again = spares.take_buffer(SHORTEST);
+        assert_eq!((again.as_ptr(), again.len()), (at, SHORTEST));
     }
 
     #[test]

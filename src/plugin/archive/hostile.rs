@@ -215,3 +215,34 @@ async fn unknown_ways_of_packing_are_refused() {
         assert!(matches!(result, Err(ArchiveError::Zip(_))), "{method}");
     }
 }
+
+#[tokio::test]
+async fn no_changed_byte_leads_out_or_ends_the_host() {
+    let descriptor = Said {
+        flags: 8,
+        ..Said::file("bin/descriptor", b"data")
+    };
+    let zip64 = Said {
+        zip64: true,
+        mode: 0o100_755,
+        ..Said::file("zip64", b"data")
+    };
+    let folder = Said {
+        mode: 0o040_755,
+        ..Said::file("bin/", b"")
+    };
+    let whole = Zip::default()
+        .with(&folder)
+        .with(&descriptor)
+        .with(&zip64)
+        .finish();
+    unpack_bytes(&whole).await.1.unwrap();
+    for at in 0..whole.len() {
+        for byte in [0, 0x2f, 0xff] {
+            let mut changed = whole.clone();
+            changed[at] = byte;
+            // Refused or not: it must not panic, and that nothing outside is touched is checked in there.
+            let _either = unpack_bytes(&changed).await;
+        }
+    }
+}

@@ -1,7 +1,8 @@
-//! The life cycle as a table: what was before, what happens, what it decides, and how it is then.
+//! One line of processes as a table: what was before, what happens, what it decides, and how it is then.
 
 use super::*;
 use mangrove_protocol::control::{Meta, UseAs};
+use std::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
 const START: Duration = Duration::from_secs(10);
@@ -48,12 +49,20 @@ fn symbol(name: &str) -> Symbol {
     }
 }
 
-fn begin(name: &str) -> Action {
-    Action::Send(Command::Start(symbol(name)))
+fn begin(name: &str) -> Action<u32> {
+    begin_on(1, name)
 }
 
-fn end(name: &str) -> Action {
-    Action::Send(Command::Stop(symbol(name)))
+fn begin_on(pipe: u32, name: &str) -> Action<u32> {
+    Action::Send(pipe, Command::Start(symbol(name)))
+}
+
+fn end(name: &str) -> Action<u32> {
+    end_on(1, name)
+}
+
+fn end_on(pipe: u32, name: &str) -> Action<u32> {
+    Action::Send(pipe, Command::Stop(symbol(name)))
 }
 
 const A: UseId = UseId(1);
@@ -85,21 +94,21 @@ impl World {
     fn with(name: &str) -> Self {
         let mut world = Self::running();
         assert_eq!(world.on(Event::Open(A, symbol(name))), [begin(name)]);
-        assert_eq!(world.hears(1, Request::Done), [Action::Opened(A)]);
+        assert_eq!(world.hears(1, Request::Done), [Action::Started(A)]);
         world
     }
 
-    fn on(&mut self, event: Event<u32>) -> Vec<Action> {
+    fn on(&mut self, event: Event<u32>) -> Vec<Action<u32>> {
         self.life.handle(event, self.now)
     }
 
-    fn hears(&mut self, pipe: u32, request: Request) -> Vec<Action> {
+    fn hears(&mut self, pipe: u32, request: Request) -> Vec<Action<u32>> {
         self.request += 1;
         self.on(Event::Message(pipe, self.request, request))
     }
 
     /// Moves the clock to the next deadline.
-    fn ticks(&mut self) -> Vec<Action> {
+    fn ticks(&mut self) -> Vec<Action<u32>> {
         self.now = self.life.deadline().expect("something is due");
         self.on(Event::Tick)
     }
@@ -139,7 +148,7 @@ fn every_phase_and_what_moves_it() {
     };
     let stop = || Event::Stop("removed".to_owned());
     let tick = Event::Tick;
-    type Row = (&'static str, World, Event<u32>, Vec<Action>, State);
+    type Row = (&'static str, World, Event<u32>, Vec<Action<u32>>, State);
     let table: Vec<Row> = vec![
         ("stopped, start", stopped(), start(), vec![Spawn], State::Starting),
         ("stopped, stop", stopped(), stop(), vec![], State::Stopped),
@@ -148,7 +157,7 @@ fn every_phase_and_what_moves_it() {
             "starting, start again",
             World::starting(),
             start(),
-            vec![],
+            vec![Terminate],
             State::Starting,
         ),
         (
@@ -190,8 +199,8 @@ fn every_phase_and_what_moves_it() {
             "running, start again",
             World::running(),
             start(),
-            vec![],
-            State::Running,
+            vec![Terminate],
+            State::Starting,
         ),
         (
             "running, keep-alive",
@@ -333,11 +342,11 @@ fn commands_go_out_one_at_a_time_in_the_order_of_their_uses() {
     let mut world = World::running();
     assert_eq!(world.on(Event::Open(A, symbol("src"))), [begin("src")]);
     assert_eq!(world.on(Event::Open(B, symbol("snk"))), []);
-    assert_eq!(world.hears(1, Request::Done), [Action::Opened(A), begin("snk")]);
-    assert_eq!(world.hears(1, Request::Done), [Action::Opened(B)]);
+    assert_eq!(world.hears(1, Request::Done), [Action::Started(A), begin("snk")]);
+    assert_eq!(world.hears(1, Request::Done), [Action::Started(B)]);
     assert_eq!(world.on(Event::Close(A)), [end("src")]);
     assert_eq!(world.hears(1, Request::Done), [Action::Closed(A)]);
-    assert_eq!(world.life.uses(), 1);
+    assert_eq!(world.life.uses().len(), 1);
 }
 
 #[test]
@@ -346,7 +355,7 @@ fn a_command_that_crossed_a_keep_alive_is_sent_again() {
     world.on(Event::Open(A, symbol("src")));
     assert_eq!(world.hears(1, Request::Handshake), [begin("src")]);
     assert_eq!(world.hears(1, Request::Handshake), [begin("src")]);
-    assert_eq!(world.hears(1, Request::Done), [Action::Opened(A)]);
+    assert_eq!(world.hears(1, Request::Done), [Action::Started(A)]);
 }
 
 #[test]
@@ -355,7 +364,7 @@ fn a_repeated_message_is_no_answer() {
     world.on(Event::Open(A, symbol("src")));
     let repeated = world.request;
     assert_eq!(world.on(Event::Message(1, repeated, Request::Done)), []);
-    assert_eq!(world.hears(1, Request::Done), [Action::Opened(A)]);
+    assert_eq!(world.hears(1, Request::Done), [Action::Started(A)]);
 }
 
 #[test]
@@ -367,7 +376,7 @@ fn a_refused_start_is_told_and_forgotten() {
         world.hears(1, Request::Failed("no such topic".to_owned())),
         [Action::Refused(A, refusal)]
     );
-    assert_eq!(world.life.uses(), 0);
+    assert_eq!(world.life.uses().len(), 0);
 }
 
 #[test]
@@ -394,7 +403,7 @@ fn a_function_that_was_given_up_is_not_stopped_because_functions_never_are() {
     world.on(Event::Open(A, symbol("fun")));
     assert_eq!(world.ticks(), [Action::Refused(A, Refusal::TimedOut(COMMAND))]);
     assert_eq!(world.hears(1, Request::Done), []);
-    assert_eq!(world.life.uses(), 0);
+    assert_eq!(world.life.uses().len(), 0);
 }
 
 #[test]
@@ -411,9 +420,9 @@ fn a_new_process_gets_everything_that_was_open_and_nothing_else() {
         "{actions:?}"
     );
     assert_eq!(world.ticks(), [Action::Spawn]);
-    assert_eq!(world.hears(2, Request::Handshake), [begin("src")]);
-    assert_eq!(world.hears(2, Request::Done), [], "opened is said once");
-    assert_eq!(world.on(Event::Close(A)), [end("src")]);
+    assert_eq!(world.hears(2, Request::Handshake), [begin_on(2, "src")]);
+    assert_eq!(world.hears(2, Request::Done), [Action::Started(A)]);
+    assert_eq!(world.on(Event::Close(A)), [end_on(2, "src")]);
 }
 
 #[test]
@@ -434,7 +443,7 @@ fn closing_while_the_start_is_under_way_stops_it_after_the_answer() {
     let mut world = World::running();
     world.on(Event::Open(A, symbol("src")));
     assert_eq!(world.on(Event::Close(A)), []);
-    assert_eq!(world.hears(1, Request::Done), [Action::Opened(A), end("src")]);
+    assert_eq!(world.hears(1, Request::Done), [Action::Started(A), end("src")]);
     assert_eq!(
         world.hears(1, Request::Failed("not found".to_owned())),
         [Action::Closed(A)]
@@ -469,12 +478,9 @@ fn a_start_whose_connection_broke_is_sent_again_or_ends_with_the_process() {
     let mut world = World::running();
     world.on(Event::Open(A, symbol("src")));
     assert_eq!(world.on(Event::Gone(1)), []);
-    assert_eq!(world.hears(2, Request::Handshake), [begin("src")]);
-    assert_eq!(
-        world.hears(3, Request::Handshake),
-        [begin("src")],
-        "without a word about the old one"
-    );
+    assert_eq!(world.hears(2, Request::Handshake), [begin_on(2, "src")]);
+    assert_eq!(world.hears(3, Request::Handshake), [], "the answer may yet come");
+    assert_eq!(world.on(Event::Gone(2)), [begin_on(3, "src")]);
     world.on(Event::Gone(3));
     let actions = world.on(exited());
     assert!(
@@ -491,12 +497,12 @@ fn a_process_that_dies_while_it_is_told_to_start_again_costs_no_use() {
     let mut world = World::with("src");
     world.on(exited());
     world.ticks();
-    assert_eq!(world.hears(2, Request::Handshake), [begin("src")]);
+    assert_eq!(world.hears(2, Request::Handshake), [begin_on(2, "src")]);
     // The connection goes before the process.
     assert_eq!(world.on(Event::Gone(2)), []);
     assert_eq!(world.on(exited()), []);
     world.ticks();
-    assert_eq!(world.hears(3, Request::Handshake), [begin("src")]);
+    assert_eq!(world.hears(3, Request::Handshake), [begin_on(3, "src")]);
 }
 
 #[test]
@@ -505,9 +511,13 @@ fn closing_survives_a_broken_connection() {
     world.on(Event::Open(A, symbol("src")));
     world.on(Event::Close(A));
     assert_eq!(world.on(Event::Gone(1)), []);
-    assert_eq!(world.hears(2, Request::Handshake), [end("src")], "it may run");
+    assert_eq!(
+        world.hears(2, Request::Handshake),
+        [end_on(2, "src")],
+        "it may run"
+    );
     assert_eq!(world.on(Event::Gone(2)), [Action::Closed(A)]);
-    assert_eq!(world.life.uses(), 0);
+    assert_eq!(world.life.uses().len(), 0);
 }
 
 #[test]
@@ -519,8 +529,11 @@ fn whoever_comes_while_it_starts_or_waits_is_served_and_otherwise_told() {
     world.on(exited());
     assert_eq!(world.on(Event::Open(B, symbol("snk"))), []);
     assert_eq!(world.ticks(), [Action::Spawn]);
-    assert_eq!(world.hears(2, Request::Handshake), [begin("src")]);
-    assert_eq!(world.hears(2, Request::Done), [begin("snk")]);
+    assert_eq!(world.hears(2, Request::Handshake), [begin_on(2, "src")]);
+    assert_eq!(
+        world.hears(2, Request::Done),
+        [Action::Started(A), begin_on(2, "snk")]
+    );
     world.on(Event::Stop("removed".to_owned()));
     let down = |reason: &str| Refusal::Down(State::Stopped, reason.to_owned());
     assert_eq!(
@@ -538,7 +551,7 @@ fn open_uses_survive_a_removal_and_a_new_version_that_defines_them() {
     world.on(Event::Stop("removed".to_owned()));
     world.on(exited());
     assert!(world.life.is_down());
-    assert_eq!(world.life.uses(), 2);
+    assert_eq!(world.life.uses().len(), 2);
     let limits = Limits {
         start: START,
         command: COMMAND,
@@ -547,12 +560,123 @@ fn open_uses_survive_a_removal_and_a_new_version_that_defines_them() {
     let actions = world.on(Event::Start(manifest(r#""sources":["src"]"#), limits));
     let gone = Refusal::Undefined(r#"version 2 no longer defines "snk""#.to_owned());
     assert_eq!(actions, [Action::Ended(B, gone), Action::Spawn]);
-    assert_eq!(world.hears(2, Request::Handshake), [begin("src")]);
+    assert_eq!(world.hears(2, Request::Handshake), [begin_on(2, "src")]);
 }
 
 #[test]
 fn a_function_without_a_connection_is_started_again() {
     let mut world = World::with("fun");
     assert_eq!(world.on(Event::Silent(A)), [begin("fun")]);
-    assert_eq!(world.hears(1, Request::Done), []);
+    assert_eq!(world.hears(1, Request::Done), [Action::Started(A)]);
+}
+
+#[test]
+fn a_command_that_stays_unanswered_costs_the_process_in_the_end() {
+    let mut world = World::with("src");
+    world.on(Event::Close(A));
+    assert_eq!(world.ticks(), [Action::Closed(A)]);
+    assert_eq!(world.state(), State::Unhealthy);
+    assert_eq!(world.ticks(), [Action::Terminate]);
+    assert_eq!(world.ticks(), [Action::Kill]);
+    world.on(exited());
+    assert!(
+        world
+            .reason()
+            .contains(r#"the command stop source "src", and has said nothing for 10s since"#),
+        "{}",
+        world.reason()
+    );
+}
+
+#[test]
+fn a_symbol_that_ran_before_and_is_not_answered_for_is_stopped_and_started_again() {
+    let mut world = World::with("src");
+    world.on(exited());
+    world.ticks();
+    assert_eq!(world.hears(2, Request::Handshake), [begin_on(2, "src")]);
+    assert_eq!(world.ticks(), [], "its user hears nothing of it");
+    // Late, but it answers: nobody knows to what.
+    assert_eq!(world.hears(2, Request::Done), [end_on(2, "src")]);
+    assert_eq!(world.hears(2, Request::Done), [begin_on(2, "src")]);
+    assert_eq!(world.hears(2, Request::Done), [Action::Started(A)]);
+}
+
+#[test]
+fn missed_keep_alives_are_told_and_forgiven() {
+    let mut world = World::running();
+    for _ in 0..2 {
+        world.now += 5 * SECOND;
+        world.hears(1, Request::Handshake);
+    }
+    assert_eq!(world.ticks(), []);
+    assert_eq!(
+        (world.state(), world.reason().as_str()),
+        (State::Unhealthy, "it has sent no keep-alive for 15.0s")
+    );
+    assert_eq!(world.life.deadline(), None, "it is not restarted for that");
+    world.hears(1, Request::Handshake);
+    assert_eq!(world.state(), State::Running);
+}
+
+#[test]
+fn what_makes_it_unhealthy_and_well_again() {
+    for (ill, well) in [
+        (Event::Halted(true), Event::Halted(false)),
+        (Event::Late(Some("slug".to_owned())), Event::Late(None)),
+        (Event::Gone(1), Event::Message(2, 9, Request::Handshake)),
+    ] {
+        let mut world = World::running();
+        world.on(ill.clone());
+        assert_eq!(world.state(), State::Unhealthy, "{ill:?}");
+        world.on(well.clone());
+        assert_eq!(world.state(), State::Running, "{well:?}");
+    }
+}
+
+#[test]
+fn an_attached_process_is_waited_for_and_never_ended() {
+    let mut world = World::with("src");
+    assert_eq!(world.on(Event::Attach), [Action::Terminate]);
+    assert_eq!(world.on(exited()), []);
+    assert_eq!(
+        (world.state(), world.reason().as_str()),
+        (State::Starting, "waiting for a process that you start")
+    );
+    assert!(world.life.is_attached() && !world.life.has_process());
+    assert_eq!(world.life.deadline(), None, "for as long as it takes");
+    // It comes, hangs in a debugger, goes and comes again.
+    assert_eq!(world.hears(2, Request::Handshake), [begin_on(2, "src")]);
+    assert_eq!(world.ticks(), []);
+    assert_eq!(world.state(), State::Unhealthy);
+    assert_eq!(world.life.deadline(), None, "it is not ours to restart");
+    assert_eq!(world.on(Event::Gone(2)), [Action::Detach]);
+    assert_eq!(world.state(), State::Starting);
+    assert_eq!(world.hears(3, Request::Handshake), [begin_on(3, "src")]);
+    assert_eq!(world.state(), State::Running);
+    assert_eq!(world.on(start()), [Action::Detach, Action::Spawn]);
+    assert!(!world.life.is_attached());
+
+    let mut world = World::new(3);
+    world.on(start());
+    world.on(exited());
+    assert_eq!(world.on(Event::Attach), []);
+    world.hears(1, Request::Handshake);
+    assert_eq!(world.on(Event::Stop("enough".to_owned())), [Action::Detach]);
+    assert_eq!(
+        (world.state(), world.reason().as_str()),
+        (State::Stopped, "enough")
+    );
+}
+
+#[test]
+fn what_is_condemned_is_killed_at_once_and_counts_as_failed() {
+    let mut world = World::with("src");
+    assert_eq!(world.on(Event::Condemn("it hangs".to_owned())), [Action::Kill]);
+    assert_eq!(world.life.deadline(), None);
+    world.on(exited());
+    assert!(
+        world.reason().starts_with("it hangs; failure 1 of 3"),
+        "{}",
+        world.reason()
+    );
 }

@@ -39,13 +39,16 @@ impl fmt::Display for Order {
     }
 }
 
+/// A use and how far it is. Handed from one process's life to another's.
 #[derive(Clone, Debug)]
-struct Use {
-    symbol: Symbol,
+pub(super) struct Use {
+    pub(super) symbol: Symbol,
     /// It ran once, so it is started again in every new process.
-    opened: bool,
+    pub(super) opened: bool,
     /// The process runs it, or may run it.
     running: bool,
+    /// Whether it runs is unknown: it is stopped and started again.
+    again: bool,
     /// Nobody wants it any more.
     closing: bool,
 }
@@ -68,6 +71,7 @@ impl Uses {
                 symbol,
                 opened: false,
                 running: false,
+                again: false,
                 closing: false,
             },
         );
@@ -100,7 +104,8 @@ impl Uses {
     /// The next difference between wanted and running. What is no longer wanted goes first: its address may
     /// be wanted again.
     pub(super) fn next_order(&self) -> Option<(Order, Symbol)> {
-        let stop = self.uses.iter().find(|(_, found)| found.closing && found.running);
+        let is_to_stop = |found: &Use| found.running && (found.closing || found.again);
+        let stop = self.uses.iter().find(|(_, found)| is_to_stop(found));
         let start = || {
             self.uses
                 .iter()
@@ -120,19 +125,29 @@ impl Uses {
     }
 
     /// The command `order` was answered, or never will be.
-    pub(super) fn settle(&mut self, order: &Order, verdict: Result<(), Refusal>) -> Option<Action> {
+    pub(super) fn settle<P>(&mut self, order: &Order, verdict: Result<(), Refusal>) -> Option<Action<P>> {
         let id = order.id;
         let found = self.uses.get_mut(&id)?;
         match (order.verb, verdict) {
+            (Verb::Stop, _) if found.again && !found.closing => {
+                found.running = false;
+                found.again = false;
+                None
+            }
+            (Verb::Start, Err(Refusal::TimedOut(_))) if found.opened && !found.closing => {
+                // It is wanted all the same: by this process when it answers again, or by the next one.
+                found.again = !matches!(found.symbol.use_as, UseAs::Function);
+                found.running = found.again;
+                None
+            }
             (Verb::Stop, _) => {
                 self.uses.remove(&id);
                 Some(Action::Closed(id))
             }
             (Verb::Start, Ok(())) => {
                 found.running = true;
-                let first = !found.opened;
                 found.opened = true;
-                first.then_some(Action::Opened(id))
+                Some(Action::Started(id))
             }
             (Verb::Start, Err(refusal)) => {
                 let may_run = !matches!(refusal, Refusal::Plugin(_));
@@ -154,8 +169,16 @@ impl Uses {
     }
 
     /// Whether the command `order` was carried out will never be known.
-    pub(super) fn interrupt(&mut self, order: &Order) -> Option<Action> {
+    pub(super) fn interrupt<P>(&mut self, order: &Order) -> Option<Action<P>> {
         match order.verb {
+            Verb::Stop
+                if self
+                    .uses
+                    .get(&order.id)
+                    .is_some_and(|found| found.again && !found.closing) =>
+            {
+                None
+            }
             Verb::Stop => {
                 self.uses.remove(&order.id);
                 Some(Action::Closed(order.id))
@@ -173,8 +196,34 @@ impl Uses {
     pub(super) fn handle_exited(&mut self) -> Vec<UseId> {
         for found in self.uses.values_mut() {
             found.running = false;
+            found.again = false;
         }
         self.take(|found| found.closing)
+    }
+
+    /// Nothing has to be sent.
+    pub(super) fn is_settled(&self) -> bool {
+        self.next_order().is_none()
+    }
+
+    pub(super) fn contains(&self, id: UseId) -> bool {
+        self.uses.contains_key(&id)
+    }
+
+    /// All uses, in their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (UseId, &Use)> {
+        self.uses.iter().map(|(id, found)| (*id, found))
+    }
+
+    /// Takes over a use from another process's life, where it no longer runs. One that this process has
+    /// already stays as it is.
+    pub(super) fn adopt(&mut self, id: UseId, found: Use) {
+        let adopted = Use {
+            running: false,
+            again: false,
+            ..found
+        };
+        self.uses.entry(id).or_insert(adopted);
     }
 
     /// Takes out the uses that never ran.
@@ -184,8 +233,9 @@ impl Uses {
 
     /// Takes out the uses of symbols that `manifest` does not define.
     pub(super) fn retain_defined(&mut self, manifest: &Manifest) -> Vec<(UseId, SymbolName)> {
-        let defined = |symbol: &Symbol| manifest.symbols(kind(symbol)).contains(&symbol.name);
-        let gone = self.uses.extract_if(.., |_, found| !defined(&found.symbol));
+        let gone = self
+            .uses
+            .extract_if(.., |_, found| !is_defined(&found.symbol, manifest));
         gone.map(|(id, found)| (id, found.symbol.name)).collect()
     }
 
@@ -197,7 +247,13 @@ impl Uses {
     }
 }
 
-fn kind(symbol: &Symbol) -> SymbolKind {
+/// Whether a plugin with this manifest has the symbol.
+pub(super) fn is_defined(symbol: &Symbol, manifest: &Manifest) -> bool {
+    manifest.symbols(kind(symbol)).contains(&symbol.name)
+}
+
+/// What kind of symbol it is.
+pub(in crate::plugin) fn kind(symbol: &Symbol) -> SymbolKind {
     match symbol.use_as {
         UseAs::Source { .. } => SymbolKind::Source,
         UseAs::Sink => SymbolKind::Sink,

@@ -2,7 +2,8 @@
 
 /// One kind of traffic.
 pub(super) struct Cell {
-    /// `thr`: push to pull, one way; `lat`: pair ping-pong; `rr`: req/rep.
+    /// As `spperf` has it: `thr` push to pull, one way; `lat` pair ping-pong; `rr` req/rep; `ctx:N` so many
+    /// requests in flight together; `pub` pub to sub; `fan` push to many.
     pub(super) mode: &'static str,
     pub(super) transport: &'static str,
     /// Of each message, in bytes.
@@ -17,10 +18,17 @@ impl Cell {
     }
 
     pub(super) fn unit(&self) -> &'static str {
-        match self.mode {
-            "lat" | "rr" => "round trips/s",
-            _ => "messages/s",
+        if self.child_begins() || self.mode == "fan" {
+            "messages/s"
+        } else {
+            "round trips/s"
         }
+    }
+
+    /// Whether the first message comes from the dialing side: one way, the parent receives and measures; there
+    /// and back, it asks.
+    pub(super) fn child_begins(&self) -> bool {
+        matches!(self.mode, "thr" | "pub")
     }
 }
 
@@ -56,7 +64,24 @@ pub(super) const CELLS: &[Cell] = &[
     ),
     cell("rr", "ipc", 256, &[("raw1", 0.7), ("nanomsg", 1.4)]),
     cell("rr", "tcp", 256, &[("raw1", 0.85), ("nanomsg", 1.4)]),
+    cell("ctx:64", "ipc", 256, &[("nng", 1.0), ("mangos", 1.0)]),
+    cell("ctx:64", "tcp", 256, &[("nng", 1.0), ("mangos", 1.0)]),
+    cell(
+        "pub",
+        "ipc",
+        64,
+        &[("libzmq", 1.0), ("nanomsg", 1.0), ("nng", 1.0)],
+    ),
+    cell(
+        "pub",
+        "tcp",
+        64,
+        &[("libzmq", 1.0), ("nanomsg", 1.0), ("nng", 1.0)],
+    ),
 ];
+
+/// sp-proto with another library, at least so many times the rate of that library with itself.
+pub(super) const MIXED: f64 = 1.0;
 
 /// One push socket with 1,000 pull peers, against the same with one.
 pub(super) const FAN: &[Cell] = &[

@@ -8,11 +8,11 @@ mod report;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::workspace_folder;
 use cells::{CELLS, Cell, FAN};
-use peers::Peer;
+use peers::{Missing, Peer};
 use report::{Measured, Row};
 
 /// Measures, with every peer in the same run.
@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// The sockets of sp-proto against raw sockets, nng, nanomsg and libzmq.
+    /// The sockets of sp-proto against raw sockets and other libraries, and together with those that speak SP.
     Sp(Sp),
 }
 
@@ -40,7 +40,7 @@ struct Sp {
     #[arg(long)]
     json: bool,
     /// Put the table into docs/benchmarks.md as well.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "only")]
     write: bool,
     /// Only the cells whose name contains this, such as `ipc.64`.
     only: Option<String>,
@@ -49,7 +49,7 @@ struct Sp {
 /// Measures what is asked for.
 ///
 /// # Errors
-/// Nothing can be built or run. A missing peer is no error: it is named.
+/// What is ours cannot be built or run, or no cell has that name. A missing peer is no error: it is named.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let What::Sp(arguments) = &arguments.what;
     sp(arguments)?;
@@ -57,19 +57,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn sp(arguments: &Sp) -> Result<()> {
+    let wanted = |cell: &&Cell| {
+        let name = cell.name();
+        arguments.only.as_ref().is_none_or(|part| name.contains(part))
+    };
+    let cells: Vec<_> = CELLS.iter().filter(wanted).collect();
+    let fans: Vec<_> = FAN.iter().filter(wanted).collect();
+    ensure!(!(cells.is_empty() && fans.is_empty()), "no cell has such a name");
+
     let root = workspace_folder()?;
-    let (peers, missing) = peers::prepare(&root)?;
+    let (peers, mut missing) = peers::prepare(&root)?;
     for (peer, reason) in &missing {
         eprintln!("not measured: {peer}: {reason}");
     }
-    let wanted = |name: &str| arguments.only.as_deref().is_none_or(|part| name.contains(part));
     let mut rows = Vec::new();
-    for cell in CELLS.iter().filter(|cell| wanted(&cell.name())) {
-        rows.extend(show(arguments, measure(arguments, cell, &peers)?)?);
+    for cell in cells {
+        rows.extend(show(arguments, measure(arguments, cell, &peers, &mut missing)?)?);
     }
-    for cell in FAN.iter().filter(|cell| wanted(&cell.name())) {
-        let ours: Vec<_> = peers.iter().filter(|peer| peer.ours).collect();
-        rows.extend(show(arguments, fan(arguments, cell, &ours)?)?);
+    for cell in fans {
+        rows.extend(show(arguments, fan(arguments, cell, &peers)?)?);
     }
     if arguments.write {
         let page = root.join("docs/benchmarks.md");
@@ -93,34 +99,51 @@ fn show(arguments: &Sp, rows: Vec<Row>) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// A peer that fails so often in one cell is left out of it: each time may be one until it is ended.
+const PATIENCE: usize = 2;
+
 /// All peers of one cell, in turn, each round beginning with another one.
-fn measure(arguments: &Sp, cell: &Cell, peers: &[Peer]) -> Result<Vec<Row>> {
+fn measure(arguments: &Sp, cell: &Cell, peers: &[Peer], missing: &mut Vec<Missing>) -> Result<Vec<Row>> {
     let mut measured: Vec<_> = peers
         .iter()
-        .filter(|peer| cell.mode == "thr" || !peer.batches)
+        .filter(|peer| peer.does(cell))
         .map(|peer| (peer, Measured::default()))
         .collect();
     let count = measured.len();
     for round in 0..arguments.rounds {
         for turn in 0..count {
             let (peer, results) = &mut measured[(round + turn) % count];
+            if results.failures >= PATIENCE {
+                continue;
+            }
             match peer.run(cell.mode, cell, arguments.ms) {
                 Ok(result) => results.add(&result),
+                Err(error) if peer.ours => return Err(error),
                 // A peer that fails is shown, not hidden.
-                Err(error) => eprintln!("{} {}: {error:#}", cell.name(), peer.name),
+                Err(error) => {
+                    eprintln!("{} {}: {error:#}", cell.name(), peer.name);
+                    results.failures += 1;
+                }
             }
         }
     }
     for (peer, results) in &mut measured {
-        results.syscalls = peer.syscalls(cell, arguments.ms);
+        if results.is_empty() {
+            missing.push((
+                format!("{} in {}", peer.name, cell.name()),
+                "it failed".to_owned(),
+            ));
+        } else {
+            results.syscalls = peer.syscalls(cell, arguments.ms);
+        }
     }
     Ok(report::rows(cell, &measured))
 }
 
-/// One socket with a thousand peers against the same with one.
-fn fan(arguments: &Sp, cell: &Cell, ours: &[&Peer]) -> Result<Vec<Row>> {
+/// One of our sockets with a thousand peers against the same with one.
+fn fan(arguments: &Sp, cell: &Cell, peers: &[Peer]) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for peer in ours {
+    for peer in peers.iter().filter(|peer| peer.ours) {
         let (mut one, mut thousand) = (Measured::default(), Measured::default());
         for _ in 0..arguments.rounds {
             one.add(&peer.run("fan:1", cell, arguments.ms)?);

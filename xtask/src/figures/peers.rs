@@ -1,5 +1,5 @@
-//! The programs that are measured: ours and, built from `xtask/peers/bench.c`, those of the other libraries.
-//! All have one command line and print one line of JSON.
+//! The programs that are measured: ours, and those of other libraries from `xtask/peers`. All have one command line
+//! and print one line of JSON. What cannot be built is named with its reason.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,142 +9,297 @@ use anyhow::{Context, Result, ensure};
 use super::cells::Cell;
 use crate::command::{cargo, output};
 
-/// A program that can be measured.
+/// Both sides of a connection.
 pub(super) struct Peer {
-    pub(super) name: &'static str,
+    pub(super) name: String,
     pub(super) ours: bool,
-    /// Gathers messages by itself, so it makes sense one way only.
-    pub(super) batches: bool,
-    program: PathBuf,
+    /// The library that has one of the two sides, where the other one is ours.
+    pub(super) with: Option<&'static str>,
+    /// What sends first, asks or receives what is measured; see [`Cell::child_begins`].
+    begins: PathBuf,
+    other: PathBuf,
     /// For `SPPERF_RUNTIME`.
     runtime: &'static str,
+    /// Modes that it cannot do, and why.
+    lacks: Lacks,
 }
 
-/// A name, the header without which it cannot be built, the Debian package, and flags for the compiler.
-const FOREIGN: &[(&str, Option<&str>, &str, &[&str])] = &[
-    ("raw1", None, "gcc", &["-DLIB_RAW", "-DBATCH=1"]),
-    ("raw64", None, "gcc", &["-DLIB_RAW", "-DBATCH=64"]),
-    ("nng", Some("nng/nng.h"), "libnng-dev", &["-DLIB_NNG", "-lnng"]),
-    (
-        "nanomsg",
-        Some("nanomsg/nn.h"),
-        "libnanomsg-dev",
-        &["-DLIB_NANOMSG", "-lnanomsg"],
-    ),
-    ("libzmq", Some("zmq.h"), "libzmq3-dev", &["-DLIB_ZMQ", "-lzmq"]),
+type Lacks = &'static [(&'static str, &'static str)];
+
+/// Another library.
+struct Foreign {
+    name: &'static str,
+    build: Build,
+    lacks: Lacks,
+    /// Whether it speaks SP, so that sp-proto is measured with it as well.
+    sp: bool,
+}
+
+enum Build {
+    /// `bench.c`, with these flags; the header without which that makes no sense, and its Debian package.
+    C(Option<(&'static str, &'static str)>, &'static [&'static str]),
+    Go,
+    /// A cargo package of its own.
+    Cargo,
+}
+
+const ONE_WAY: &str = "it gathers messages, which makes sense one way only";
+const NO_PUB: &str = "a raw socket with one peer has nothing to drop";
+
+const FOREIGN: &[Foreign] = &[
+    Foreign {
+        name: "raw1",
+        build: Build::C(None, &["-DLIB_RAW", "-DBATCH=1"]),
+        lacks: &[("pub", NO_PUB)],
+        sp: false,
+    },
+    Foreign {
+        name: "raw64",
+        build: Build::C(None, &["-DLIB_RAW", "-DBATCH=64"]),
+        lacks: &[
+            ("pub", NO_PUB),
+            ("lat", ONE_WAY),
+            ("rr", ONE_WAY),
+            ("ctx", ONE_WAY),
+        ],
+        sp: false,
+    },
+    Foreign {
+        name: "nng",
+        build: Build::C(Some(("nng/nng.h", "libnng-dev")), &["-DLIB_NNG", "-lnng"]),
+        lacks: &[],
+        sp: true,
+    },
+    Foreign {
+        name: "nanomsg",
+        build: Build::C(
+            Some(("nanomsg/nn.h", "libnanomsg-dev")),
+            &["-DLIB_NANOMSG", "-lnanomsg"],
+        ),
+        lacks: &[("ctx", "it has no contexts")],
+        sp: true,
+    },
+    Foreign {
+        name: "libzmq",
+        build: Build::C(Some(("zmq.h", "libzmq3-dev")), &["-DLIB_ZMQ", "-lzmq"]),
+        lacks: &[],
+        sp: false,
+    },
+    Foreign {
+        name: "mangos",
+        build: Build::Go,
+        lacks: &[],
+        sp: true,
+    },
+    Foreign {
+        name: "zmq.rs",
+        build: Build::Cargo,
+        lacks: &[("lat", "it has no pair socket"), ("ctx", "it has no contexts")],
+        sp: false,
+    },
 ];
 
-/// The name of a peer that cannot be measured, and why.
-pub(super) type Missing = (&'static str, String);
+/// What cannot be measured, and why.
+pub(super) type Missing = (String, String);
 
 /// Builds everything.
 pub(super) fn prepare(root: &Path) -> Result<(Vec<Peer>, Vec<Missing>)> {
     let folder = super::folder()?;
-    let target = folder.parent().context("the folder has a parent")?;
     output(cargo().current_dir(root).args([
         "build",
         "--quiet",
         "--release",
         "--package",
         "sp-proto",
-        "--example",
+        "--features",
+        "cli",
+        "--bin",
         "spperf",
     ]))?;
-    let program = target.join("release/examples/spperf");
-    let (mut peers, mut missing) = (Vec::new(), Vec::new());
-    for (name, runtime) in [("sp", "multi"), ("sp-current", "current")] {
-        peers.push(Peer {
-            name,
+    let target = folder.parent().context("the folder has a parent")?;
+    let ours = target.join("release/spperf");
+    let pair = |name: &str, begins: &Path, other: &Path| Peer {
+        name: name.to_owned(),
+        ours: false,
+        with: None,
+        begins: begins.to_owned(),
+        other: other.to_owned(),
+        runtime: "multi",
+        lacks: &[],
+    };
+    let mut peers: Vec<_> = [("sp", "multi"), ("sp-current", "current")]
+        .map(|(name, runtime)| Peer {
             ours: true,
-            batches: false,
-            program: program.clone(),
             runtime,
-        });
-    }
-    for &(name, header, package, flags) in FOREIGN {
-        if let Some(header) = header
-            && !Path::new("/usr/include").join(header).exists()
-        {
-            missing.push((
-                name,
-                format!("/usr/include/{header} is not there (Debian: {package})"),
-            ));
-            continue;
+            ..pair(name, &ours, &ours)
+        })
+        .into();
+    let (mut mixed, mut missing) = (Vec::new(), Vec::new());
+    for foreign in FOREIGN {
+        let program = match foreign.build(root, &folder) {
+            Ok(program) => program,
+            Err(error) => {
+                missing.push((foreign.name.to_owned(), format!("{error:#}")));
+                continue;
+            }
+        };
+        let library = |peer| Peer {
+            lacks: foreign.lacks,
+            ..peer
+        };
+        peers.push(library(pair(foreign.name, &program, &program)));
+        for &(mode, reason) in foreign.lacks {
+            missing.push((format!("{} in {mode}", foreign.name), reason.to_owned()));
         }
-        let program = folder.join(name);
-        let (defines, libraries): (Vec<&str>, Vec<&str>) =
-            flags.iter().partition(|flag| flag.starts_with("-D"));
-        let built = output(
-            Command::new("gcc")
-                .args(["-O2", "-Wall", "-Wno-unused-function"])
-                .args(defines)
-                .arg(root.join("xtask/peers/bench.c"))
-                .arg("-o")
-                .arg(&program)
-                .args(libraries),
-        );
-        match built {
-            Ok(_) => peers.push(Peer {
-                name,
-                ours: false,
-                batches: name == "raw64",
-                program,
-                runtime: "",
-            }),
-            Err(error) => missing.push((name, format!("{error:#}"))),
+        if foreign.sp {
+            let name = foreign.name;
+            let with = |peer| Peer {
+                with: Some(name),
+                ..library(peer)
+            };
+            mixed.push(with(pair(&format!("sp to {name}"), &ours, &program)));
+            mixed.push(with(pair(&format!("{name} to sp"), &program, &ours)));
         }
     }
-    for (name, reason) in [
-        ("mangos", "a Go module; not part of this harness"),
-        ("zmq.rs", "another protocol's crate; not part of this harness"),
-    ] {
-        missing.push((name, reason.to_owned()));
-    }
+    peers.append(&mut mixed);
     Ok((peers, missing))
 }
 
+impl Foreign {
+    fn build(&self, root: &Path, folder: &Path) -> Result<PathBuf> {
+        let sources = root.join("xtask/peers");
+        let program = folder.join(self.name);
+        match self.build {
+            Build::C(header, flags) => {
+                if let Some((header, package)) = header {
+                    let header = Path::new("/usr/include").join(header);
+                    ensure!(
+                        header.exists(),
+                        "{} is not there (Debian: {package})",
+                        header.display()
+                    );
+                }
+                let (defines, libraries): (Vec<&str>, Vec<&str>) =
+                    flags.iter().partition(|flag| flag.starts_with("-D"));
+                output(
+                    Command::new("gcc")
+                        .args(["-O2", "-Wall", "-Wno-unused-function"])
+                        .args(defines)
+                        .arg(sources.join("bench.c"))
+                        .arg("-o")
+                        .arg(&program)
+                        .args(libraries),
+                )?;
+                Ok(program)
+            }
+            Build::Go => {
+                let mut build = Command::new("go");
+                build
+                    .current_dir(sources.join("mangos"))
+                    .args(["build", "-mod=readonly", "-o"])
+                    .arg(&program)
+                    .arg(".");
+                output(&mut build)?;
+                Ok(program)
+            }
+            Build::Cargo => {
+                let mut build = cargo();
+                build
+                    .args(["build", "--quiet", "--release", "--locked", "--manifest-path"])
+                    .arg(sources.join("zeromq/Cargo.toml"))
+                    .arg("--target-dir")
+                    .arg(folder.join("zeromq"));
+                output(&mut build)?;
+                Ok(folder.join("zeromq/release/zeromq-perf"))
+            }
+        }
+    }
+}
+
 impl Peer {
-    fn command(&self, program: &Path, mode: &str, cell: &Cell, warmup: u64, measure: u64) -> Command {
-        let mut command = Command::new(program);
+    /// Whether it takes part in this cell.
+    pub(super) fn does(&self, cell: &Cell) -> bool {
+        let mode = cell.mode.split(':').next();
+        !self.lacks.iter().any(|&(lacking, _)| mode == Some(lacking))
+    }
+
+    /// One run as part of `wrapper`, whose processes end with it. A run that hangs is ended as well.
+    fn command(&self, wrapper: &[&str], mode: &str, cell: &Cell, warmup: u64, measure: u64) -> Command {
+        let (parent, child) = if cell.child_begins() {
+            (&self.other, &self.begins)
+        } else {
+            (&self.begins, &self.other)
+        };
+        let mut command = Command::new("timeout");
         command
-            .env("SPPERF_RUNTIME", self.runtime)
+            .args(["--kill-after=5", &(10 + measure / 1000).to_string()])
+            .args(wrapper)
+            .arg(parent)
             .args([mode, cell.transport, &cell.size.to_string()])
-            .args([warmup.to_string(), measure.to_string()]);
+            .args([warmup.to_string(), measure.to_string()])
+            .env("SPPERF_RUNTIME", self.runtime)
+            .env("SPPERF_PEER", child);
         command
     }
 
     /// Runs once and gives the line of JSON.
     pub(super) fn run(&self, mode: &str, cell: &Cell, ms: u64) -> Result<serde_json::Value> {
-        let mut command = Command::new("timeout");
-        command.arg(format!("{}", 20 + ms / 1000)).arg(&self.program);
-        let inner = self.command(&self.program, mode, cell, 100, ms);
-        command.args(inner.get_args()).env("SPPERF_RUNTIME", self.runtime);
-        let text = output(&mut command)?;
+        let text = output(&mut self.command(&[], mode, cell, 100, ms))?;
         let line = text.lines().last().context("it printed nothing")?;
         serde_json::from_str(line).with_context(|| format!("it printed {line:?}"))
     }
 
     /// System calls per message of both processes, if `perf` may count them here.
     pub(super) fn syscalls(&self, cell: &Cell, ms: u64) -> Option<f64> {
-        let count = || -> Result<f64> {
-            let inner = self.command(&self.program, cell.mode, cell, 0, ms);
-            let counted = Command::new("perf")
-                .args(["stat", "-x,", "-e", "raw_syscalls:sys_enter", "--"])
-                .arg(&self.program)
-                .args(inner.get_args())
-                .env("SPPERF_RUNTIME", self.runtime)
-                .output()?;
-            ensure!(counted.status.success(), "perf failed");
-            let result: serde_json::Value = serde_json::from_slice(&counted.stdout)?;
-            let calls = String::from_utf8_lossy(&counted.stderr);
-            let calls: f64 = calls
-                .lines()
-                .find(|line| line.contains("sys_enter"))
-                .and_then(|line| line.split(',').next()?.parse().ok())
-                .context("perf counted nothing")?;
-            let messages = result["n"].as_f64().context("no number of messages")?;
-            Ok(calls / messages)
+        let perf = ["perf", "stat", "-x,", "-e", "raw_syscalls:sys_enter", "--"];
+        let counted = self.command(&perf, cell.mode, cell, 0, ms).output().ok()?;
+        let result: serde_json::Value = serde_json::from_slice(&counted.stdout).ok()?;
+        let calls = String::from_utf8_lossy(&counted.stderr);
+        let line = calls.lines().find(|line| line.contains("sys_enter"))?;
+        let calls: f64 = line.split(',').next()?.parse().ok()?;
+        Some(calls / result["n"].as_f64()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cells::CELLS;
+    use super::*;
+
+    /// The program that measures, and the one that dials.
+    fn sides(peer: &Peer, mode: &str) -> (String, String) {
+        let cell = CELLS.iter().find(|cell| cell.mode == mode).unwrap();
+        let command = peer.command(&[], mode, cell, 0, 0);
+        let words: Vec<_> = command
+            .get_args()
+            .map(|word| word.display().to_string())
+            .collect();
+        let at = words.iter().position(|word| word == mode).unwrap();
+        let dials = command
+            .get_envs()
+            .find_map(|(name, value)| value.filter(|_| name == "SPPERF_PEER"));
+        (words[at - 1].clone(), dials.unwrap().display().to_string())
+    }
+
+    #[test]
+    fn the_first_of_two_sends_or_asks() {
+        let peer = Peer {
+            name: "sp to nng".to_owned(),
+            ours: false,
+            with: Some("nng"),
+            begins: "sp".into(),
+            other: "nng".into(),
+            runtime: "multi",
+            lacks: &[("ctx", "a reason")],
         };
-        count().ok()
+        // One way the receiver measures, there and back the asker.
+        assert_eq!(sides(&peer, "thr"), ("nng".to_owned(), "sp".to_owned()));
+        assert_eq!(sides(&peer, "lat"), ("sp".to_owned(), "nng".to_owned()));
+        let left_out: Vec<_> = CELLS
+            .iter()
+            .filter(|cell| !peer.does(cell))
+            .map(|cell| cell.mode)
+            .collect();
+        assert_eq!(left_out, ["ctx:64", "ctx:64"]);
     }
 }

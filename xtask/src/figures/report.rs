@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::cells::{Cell, IDLE_PIPE};
+use super::cells::{Cell, IDLE_PIPE, MIXED};
 use super::peers::{Missing, Peer};
 
 /// The results of one peer in one cell.
@@ -13,10 +13,18 @@ pub(super) struct Measured {
     /// Of both processes, per message, in nanoseconds.
     cpu: Vec<f64>,
     idle_pipe: Vec<f64>,
+    /// The part of the messages that did not arrive, where that may be.
+    lost: Vec<f64>,
     pub(super) syscalls: Option<f64>,
+    /// How many runs gave nothing.
+    pub(super) failures: usize,
 }
 
 impl Measured {
+    pub(super) fn is_empty(&self) -> bool {
+        self.rates.is_empty()
+    }
+
     pub(super) fn add(&mut self, result: &Value) {
         let number = |name: &str| result[name].as_f64().unwrap_or_default();
         self.rates.push(number("rate"));
@@ -24,6 +32,7 @@ impl Measured {
         if let Some(bytes) = result["idle_pipe_bytes"].as_f64() {
             self.idle_pipe.push(bytes);
         }
+        self.lost.push(number("lost"));
     }
 
     fn rate(&self) -> f64 {
@@ -50,13 +59,16 @@ fn median(values: &[f64]) -> f64 {
 /// One peer in one cell.
 pub(super) struct Row {
     cell: String,
-    peer: &'static str,
+    peer: String,
     ours: bool,
+    /// With another library at one of its ends.
+    mixed: bool,
     unit: &'static str,
     rate: f64,
     spread: [f64; 2],
     cpu_ns: f64,
     syscalls: Option<f64>,
+    lost: f64,
     /// To every other peer of the cell.
     ratios: Vec<(String, f64)>,
     /// A name, what is wanted, what is there.
@@ -73,7 +85,7 @@ struct Target {
 pub(super) fn rows(cell: &Cell, measured: &[(&Peer, Measured)]) -> Vec<Row> {
     let measured: Vec<_> = measured
         .iter()
-        .filter(|(_, results)| !results.rates.is_empty())
+        .filter(|(_, results)| !results.is_empty())
         .collect();
     let row = |(peer, results): &&(&Peer, Measured)| {
         let ratio = |other: &str| {
@@ -83,13 +95,12 @@ pub(super) fn rows(cell: &Cell, measured: &[(&Peer, Measured)]) -> Vec<Row> {
         let ratios = measured
             .iter()
             .filter(|(other, _)| other.name != peer.name)
-            .filter_map(|(other, _)| Some((other.name.to_owned(), ratio(other.name)?)))
+            .filter_map(|(other, _)| Some((other.name.clone(), ratio(&other.name)?)))
             .collect();
-        let targets = cell
-            .targets
-            .iter()
-            .filter(|_| peer.ours)
-            .filter_map(|&(name, wanted)| {
+        let ours = cell.targets.iter().copied().filter(|_| peer.ours);
+        let targets = ours
+            .chain(peer.with.map(|library| (library, MIXED)))
+            .filter_map(|(name, wanted)| {
                 let reached = ratio(name)?;
                 Some(Target {
                     name: name.to_owned(),
@@ -101,13 +112,15 @@ pub(super) fn rows(cell: &Cell, measured: &[(&Peer, Measured)]) -> Vec<Row> {
             .collect();
         Row {
             cell: cell.name(),
-            peer: peer.name,
+            peer: peer.name.clone(),
             ours: peer.ours,
+            mixed: peer.with.is_some(),
             unit: cell.unit(),
             rate: results.rate(),
             spread: results.spread(),
             cpu_ns: median(&results.cpu),
             syscalls: results.syscalls,
+            lost: median(&results.lost),
             ratios,
             targets,
         }
@@ -136,13 +149,15 @@ pub(super) fn fan_row(cell: &Cell, peer: &Peer, one: &Measured, thousand: &Measu
     });
     Row {
         cell: format!("{}.1000", cell.name()),
-        peer: peer.name,
+        peer: peer.name.clone(),
         ours: true,
+        mixed: false,
         unit: cell.unit(),
         rate: thousand.rate(),
         spread: thousand.spread(),
         cpu_ns: median(&thousand.cpu),
         syscalls: None,
+        lost: 0.0,
         ratios: vec![("one peer".to_owned(), reached)],
         targets,
     }
@@ -164,22 +179,52 @@ impl Row {
             })
             .collect();
         json!({
-            "cell": format!("sp.{}.{}", self.cell, self.peer), "rate": self.rate.round(), "unit": self.unit,
+            "cell": format!("sp.{}.{}", self.cell, self.peer.replace(' ', "-")), "rate": self.rate.round(), "unit": self.unit,
             "spread": self.spread.map(f64::round), "ratio": ratio, "cpu_ns": self.cpu_ns.round(),
-            "syscalls": self.syscalls.map(round), "targets": targets,
+            "syscalls": self.syscalls.map(round), "lost": round(self.lost), "targets": targets,
         })
     }
 
     pub(super) fn line(&self) -> String {
         let [low, high] = self.spread;
         format!(
-            "{:<16} {:<11} {:>12} {} ({} to {}), {:.2} µs cpu, {} calls  {}",
+            "{:<16} {:<13} {:>12} {}{} ({} to {}), {:.2} µs cpu, {} calls  {}",
             self.cell,
             self.peer,
             thousands(self.rate),
             self.unit,
+            self.losses(),
             thousands(low),
             thousands(high),
+            self.cpu_ns / 1000.0,
+            self.calls(),
+            self.verdict(),
+        )
+    }
+
+    fn losses(&self) -> String {
+        if self.lost > 0.0 {
+            format!(", {:.0} % lost", self.lost * 100.0)
+        } else {
+            String::new()
+        }
+    }
+
+    fn table_line(&self) -> String {
+        let [low, high] = self.spread;
+        let name = if self.ours {
+            format!("**{}**", self.peer)
+        } else {
+            self.peer.clone()
+        };
+        format!(
+            "| {} | {name} | {} ({}–{}) {}{} | {:.2} µs | {} | {} |\n",
+            self.cell,
+            thousands(self.rate),
+            thousands(low),
+            thousands(high),
+            self.unit,
+            self.losses(),
             self.cpu_ns / 1000.0,
             self.calls(),
             self.verdict(),
@@ -228,32 +273,22 @@ fn thousands(value: f64) -> String {
     text
 }
 
-/// The table for people.
+const COLUMNS: &str = "| cell | peer | rate | CPU | calls | reached of wanted |\n|---|---|---|---|---|---|\n";
+
+/// The tables for people.
 pub(super) fn table(rows: &[Row], missing: &[Missing], rounds: usize) -> String {
+    let lines = |mixed: bool| -> String {
+        let rows = rows.iter().filter(|row| row.mixed == mixed);
+        rows.map(Row::table_line).collect()
+    };
     let mut text = format!(
         "Median of {rounds} rounds, lowest and highest in brackets. CPU and system calls are those of both processes, \
-         per message or round trip.\n\n\
-         | cell | peer | rate | CPU | calls | reached of wanted |\n|---|---|---|---|---|---|\n"
+         per message or round trip.\n\n{COLUMNS}{}\n\
+         sp-proto with another library, wanted in times the rate of that library with itself; the first of the two \
+         sends, or asks.\n\n{COLUMNS}{}",
+        lines(false),
+        lines(true),
     );
-    for row in rows {
-        let [low, high] = row.spread;
-        let name = if row.ours {
-            format!("**{}**", row.peer)
-        } else {
-            row.peer.to_owned()
-        };
-        text += &format!(
-            "| {} | {name} | {} ({}–{}) {} | {:.2} µs | {} | {} |\n",
-            row.cell,
-            thousands(row.rate),
-            thousands(low),
-            thousands(high),
-            row.unit,
-            row.cpu_ns / 1000.0,
-            row.calls(),
-            row.verdict(),
-        );
-    }
     if !missing.is_empty() {
         let names: Vec<_> = missing
             .iter()

@@ -102,6 +102,11 @@ const CRATES: &[Crate] = &[
         sources: "sp-proto/src",
         layers: &[
             Layer {
+                module: "guide",
+                may_import: &[],
+                never: IO,
+            },
+            Layer {
                 module: "id",
                 may_import: &[],
                 never: IO,
@@ -122,6 +127,11 @@ const CRATES: &[Crate] = &[
                 never: IO,
             },
             Layer {
+                module: "sync",
+                may_import: &[],
+                never: &[],
+            },
+            Layer {
                 module: "wire",
                 may_import: &["id", "message", "protocol"],
                 never: IO,
@@ -133,7 +143,7 @@ const CRATES: &[Crate] = &[
             },
             Layer {
                 module: "transport",
-                may_import: &["error", "id", "message", "protocol", "wire"],
+                may_import: &["error", "id", "message", "protocol", "sync", "wire"],
                 never: &[],
             },
             Layer {
@@ -151,6 +161,7 @@ const CRATES: &[Crate] = &[
                     "protocol",
                     "socket",
                     "stats",
+                    "sync",
                     "transport",
                     "wire",
                 ],

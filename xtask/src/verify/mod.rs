@@ -4,9 +4,12 @@
 
 mod contents;
 mod dependencies;
+mod fuzz;
 mod layering;
+mod package;
 mod report;
 mod setup;
+mod toolchain;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -44,7 +47,7 @@ type Step = (&'static str, fn(&Checkout) -> Result<Outcome>);
 
 /// In this order: preparations first, then what fails fast.
 const STEPS: &[Step] = &[
-    ("set-up: programs of foreign peers", setup::programs),
+    ("set-up: foreign peers and a C++ compiler", setup::programs),
     ("set-up: python with ekuiper 2.4.2", |checkout| {
         setup::python(checkout, "2.4.2")
     }),
@@ -55,14 +58,18 @@ const STEPS: &[Step] = &[
     ("committed content", contents::check),
     ("layering", layering::check),
     ("lock files", lock_files),
+    ("one Rust version in every place", toolchain::check),
     ("no C among the dependencies", dependencies::check),
     ("formatting", formatting),
     ("clippy", clippy),
     ("documentation", documentation),
     ("sp-proto with its features one by one", features),
-    ("fuzz targets", fuzz_targets),
     ("tests", tests),
+    ("sp-proto's engine under loom", models),
+    ("fuzz targets, some seconds each", fuzz::check),
+    ("packages", package::check),
     ("cargo demo", demo),
+    ("cargo figures", figures),
 ];
 
 /// Runs the steps and prints what came of them.
@@ -134,9 +141,23 @@ impl Checkout {
     }
 }
 
-/// Both lock files agree with the manifests; else each run would silently change them.
+/// A package outside of the workspace: the figures' peer that speaks with zmq.rs.
+const ZEROMQ: &str = "xtask/peers/zeromq/Cargo.toml";
+
+/// The packages of the workspace with this manifest.
+fn metadata(checkout: &Checkout, manifest: &str) -> Result<Vec<serde_json::Value>> {
+    let mut command = checkout.cargo(["metadata", "--locked", "--no-deps", "--format-version", "1"]);
+    let text = output(command.args(["--manifest-path", manifest]))?;
+    let mut metadata: serde_json::Value = serde_json::from_str(&text)?;
+    match metadata["packages"].take() {
+        serde_json::Value::Array(packages) => Ok(packages),
+        _ => anyhow::bail!("`cargo metadata` names no packages"),
+    }
+}
+
+/// All lock files agree with the manifests; else each run would silently change them.
 fn lock_files(checkout: &Checkout) -> Result<Outcome> {
-    for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
+    for manifest in ["Cargo.toml", "fuzz/Cargo.toml", ZEROMQ] {
         let mut metadata = checkout.cargo(["metadata", "--locked", "--format-version", "1"]);
         if let Err(error) = output(metadata.args(["--manifest-path", manifest])) {
             return Ok(Outcome::Failed(format!(
@@ -156,6 +177,7 @@ fn formatting(checkout: &Checkout) -> Result<Outcome> {
         [
             checkout.cargo(["fmt", "--all", "--check"]),
             checkout.cargo(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]),
+            checkout.cargo(["fmt", "--manifest-path", ZEROMQ, "--check"]),
         ],
     )
 }
@@ -211,17 +233,24 @@ fn features(checkout: &Checkout) -> Result<Outcome> {
     checkout.tools("features", FEATURES.iter().map(check))
 }
 
-/// They compile with the stable compiler, without the fuzzer itself (which is C++). Their corpora are
-/// replayed among the tests.
-fn fuzz_targets(checkout: &Checkout) -> Result<Outcome> {
-    let mut command = checkout.cargo([
-        "check",
-        "--manifest-path",
-        "fuzz/Cargo.toml",
-        "--no-default-features",
-    ]);
-    command.arg("--target-dir").arg(testkit::target_folder());
-    checkout.tool("fuzz-targets", &mut command)
+/// The models of `sp-proto/src/engine/model.rs`, in a build of their own: what is shared between threads in
+/// every order that they can meet in, up to a bound.
+fn models(checkout: &Checkout) -> Result<Outcome> {
+    const LOG: &str = "loom";
+    let mut test = checkout.cargo(["test", "--locked", "--package", "sp-proto", "--lib"]);
+    test.args(["--no-default-features", "--features", "tokio", "--target-dir"])
+        .arg(testkit::target_folder().join(LOG))
+        .args(["engine::model", "--", "--nocapture"])
+        .env("RUSTFLAGS", "--cfg sp_loom -D warnings")
+        // Some hundred thousand orders.
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
+    let outcome = checkout.tool(LOG, &mut test)?;
+    let log = checkout.logs.join(format!("{LOG}.log"));
+    let log = std::fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
+    if outcome == Outcome::Passed && log.contains("ok. 0 passed") {
+        return Ok(Outcome::Failed("there was no model to check".to_owned()));
+    }
+    Ok(outcome)
 }
 
 fn tests(checkout: &Checkout) -> Result<Outcome> {
@@ -242,4 +271,20 @@ fn demo(checkout: &Checkout) -> Result<Outcome> {
     // Tests of another checkout may have the plugin's addresses, of which the machine has one each.
     let _car = testkit::exclusive("car");
     checkout.tool("demo", &mut checkout.cargo(["demo", "--results", "3"]))
+}
+
+/// One quick round of one cell: that everything of the figures builds and runs, not how fast it is. A library
+/// that this machine lacks is named in the log.
+fn figures(checkout: &Checkout) -> Result<Outcome> {
+    let cell = [
+        "figures",
+        "sp",
+        "thr.tcp.64",
+        "--json",
+        "--rounds",
+        "1",
+        "--ms",
+        "50",
+    ];
+    checkout.tool("figures", &mut checkout.cargo(cell))
 }

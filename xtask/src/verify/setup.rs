@@ -11,7 +11,7 @@ use testkit::foreign::{find_program, prepare_go, prepare_python};
 use super::report::Outcome;
 use super::{Checkout, output, run_logged};
 
-/// A program that tests need, the Debian packages that bring it, and a way to tell that it works.
+/// A program that tests and fuzz targets need, the Debian packages that bring it, and a way to tell that it works.
 struct Need {
     program: &'static str,
     packages: &'static [&'static str],
@@ -37,6 +37,12 @@ const NEEDS: &[Need] = &[
         program: "python3",
         packages: &["python3", "python3-venv"],
         check: &["-c", "import ensurepip"],
+    },
+    // For the fuzzer.
+    Need {
+        program: "c++",
+        packages: &["g++"],
+        check: &["--version"],
     },
 ];
 

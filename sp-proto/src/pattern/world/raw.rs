@@ -71,7 +71,7 @@ fn requests_pass_through_a_row_of_devices_up_to_the_ttl_and_replies_come_home() 
         }
         assert_eq!(frames, [request(0, b"!")]);
         req.handle(first, frames).unwrap();
-        let Progress::Reply(reply) = req.pattern.recv(&mut req.pipes, context, req.now) else {
+        let Progress::Reply(reply) = req.pattern.recv(context) else {
             panic!("no reply")
         };
         assert_eq!(&reply[..], b"!");

@@ -1,0 +1,265 @@
+//! Owns the channel of one function symbol: one task per symbol, shared by all rules. The roles are turned
+//! around, and one call is outstanding at a time; callers queue up in a bounded line, each with its own
+//! deadline. Started and ended by the plugin's worker.
+
+mod task;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+
+use mangrove_protocol::data::{FunctionCall, FunctionContext, FunctionReply};
+use mangrove_protocol::manifest::SymbolKind;
+use mangrove_protocol::name::SymbolName;
+use serde_json::Value;
+use sp_proto::{Message, PipeId};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::error::{CallError, OpenError};
+use super::record::Record;
+use super::turn::{self, Turn};
+use super::users::User;
+use super::worker::{Remote, Request};
+pub(super) use task::Task;
+
+/// Calls that may wait in line.
+const LINE: usize = 256;
+
+/// A call on its way to the task.
+struct Call {
+    message: Vec<u8>,
+    /// Closed when the caller has given up. Answered with `None` when the connection broke.
+    reply: oneshot::Sender<Option<Message>>,
+}
+
+/// What callers and the worker see of the channel.
+#[derive(Debug)]
+struct Standing {
+    turn: AtomicU8,
+    /// The process whose turn it is; 0: nobody's, or one that the system does not name.
+    process: AtomicU32,
+    /// A call was given up for lack of an answer, and has not been answered since.
+    overdue: AtomicBool,
+    /// Tells the worker that one of these has changed.
+    changed: Arc<Notify>,
+}
+
+const ABSENT: u8 = 0;
+const FREE: u8 = 1;
+const BUSY: u8 = 2;
+const LATE: u8 = 3;
+
+impl Standing {
+    fn note(&self, turn: &Turn<PipeId>, process: u32) {
+        let word = match turn.standing() {
+            None => ABSENT,
+            Some(turn::Standing::Ready(_)) => FREE,
+            Some(turn::Standing::Busy(_)) => BUSY,
+            Some(turn::Standing::Late(_)) => LATE,
+        };
+        self.turn.store(word, Ordering::Relaxed);
+        let other = self.process.swap(process, Ordering::Relaxed) != process;
+        let answered = matches!(word, ABSENT | FREE) && self.overdue.swap(false, Ordering::Relaxed);
+        if other || answered {
+            self.changed.notify_one();
+        }
+    }
+
+    /// A caller has waited in vain.
+    fn note_overdue(&self) {
+        if matches!(self.turn.load(Ordering::Relaxed), BUSY | LATE) {
+            self.overdue.store(true, Ordering::Relaxed);
+            self.changed.notify_one();
+        }
+    }
+
+    fn describe(&self) -> &'static str {
+        match self.turn.load(Ordering::Relaxed) {
+            ABSENT => "it is not connected",
+            LATE => "it is still at an earlier call that was given up",
+            _ => "it is connected",
+        }
+    }
+}
+
+/// Where calls are put in. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    calls: mpsc::Sender<Call>,
+    standing: Arc<Standing>,
+}
+
+/// The worker's end of a channel.
+pub(super) struct Channel {
+    line: Line,
+    favoured: watch::Sender<Option<u32>>,
+    stop: CancellationToken,
+}
+
+impl Channel {
+    pub(super) fn line(&self) -> Line {
+        self.line.clone()
+    }
+
+    /// Whether anybody besides the worker can call.
+    pub(super) fn is_used(&self) -> bool {
+        self.line.calls.strong_count() > 1
+    }
+
+    /// The process whose turn it is.
+    pub(super) fn process(&self) -> Option<u32> {
+        Some(self.line.standing.process.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+
+    /// Whether a call was given up that has not been answered since.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.line.standing.overdue.load(Ordering::Relaxed)
+    }
+
+    /// Lets this process and its descendants serve, however new the connections of others are; `None`: whoever
+    /// has connected last. A call that is under way is answered by whom it was given to.
+    pub(super) fn favour(&self, process: Option<u32>) {
+        self.favoured.send_replace(process);
+    }
+
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
+    }
+}
+
+/// A function of a plugin, as one rule uses it. Cheap to clone.
+#[derive(Clone)]
+pub struct Function {
+    name: SymbolName,
+    line: Line,
+    remote: Remote,
+    record: Arc<Record>,
+    // Behind the line: the worker looks at the line when this is dropped.
+    _user: Arc<User>,
+}
+
+impl fmt::Debug for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Function({}/{})", self.remote.plugin, self.name)
+    }
+}
+
+impl Function {
+    pub(super) async fn open(remote: Remote, name: SymbolName, rule: &str) -> Result<Self, OpenError> {
+        let user = Arc::new(remote.users.enter(rule, None));
+        let line = remote.ask(|reply| Request::Function(name.clone(), reply)).await;
+        let line = line.ok_or(OpenError::Stopping)??;
+        Ok(Self {
+            record: remote.records.of(SymbolKind::Function, &name),
+            name,
+            line,
+            remote,
+            _user: user,
+        })
+    }
+
+    /// Asks the function whether it takes these arguments. Column arguments are given as their SQL text.
+    ///
+    /// # Errors
+    /// It does not take them ([`CallError::Plugin`], in its own words), or it cannot be asked.
+    ///
+    /// # Cancel safety
+    /// May be dropped: the answer is then thrown away when it comes, and delays the calls behind it until
+    /// then.
+    pub async fn validate(&self, args: Vec<Value>) -> Result<(), CallError> {
+        match self.call(&FunctionCall::Validate(args)).await? {
+            FunctionReply::Result(_) => Ok(()),
+            FunctionReply::Nothing => Err(CallError::Plugin(
+                "the function does not take its arguments".to_owned(),
+            )),
+            FunctionReply::Error(text) => Err(CallError::Plugin(text)),
+        }
+    }
+
+    /// Asks the function whether it works on groups.
+    ///
+    /// # Errors
+    /// It cannot be asked, or does not answer with true or false.
+    ///
+    /// # Cancel safety
+    /// As [`Function::validate`].
+    pub async fn is_aggregate(&self) -> Result<bool, CallError> {
+        match self.call(&FunctionCall::IsAggregate).await? {
+            FunctionReply::Result(Value::Bool(answer)) => Ok(answer),
+            FunctionReply::Result(other) => {
+                let text = format!(
+                    "the function answers {other} when asked whether it aggregates; expected true or false"
+                );
+                Err(CallError::Plugin(text))
+            }
+            FunctionReply::Nothing => Ok(false),
+            FunctionReply::Error(text) => Err(CallError::Plugin(text)),
+        }
+    }
+
+    /// Calls the function. `None`: no result and no error.
+    ///
+    /// # Errors
+    /// Its own error, no answer within the time limit, garbage, a broken connection. Whatever it was, the
+    /// next call gets its own answer.
+    ///
+    /// # Cancel safety
+    /// As [`Function::validate`]; the function may or may not have been called.
+    pub async fn exec(&self, args: Vec<Value>, context: FunctionContext) -> Result<Option<Value>, CallError> {
+        match self.call(&FunctionCall::Exec { args, context }).await? {
+            FunctionReply::Result(result) => Ok(Some(result)),
+            FunctionReply::Nothing => Ok(None),
+            FunctionReply::Error(text) => Err(CallError::Plugin(text)),
+        }
+    }
+
+    async fn call(&self, call: &FunctionCall) -> Result<FunctionReply, CallError> {
+        let outcome = self.ask(call).await;
+        match &outcome {
+            Ok(FunctionReply::Error(text)) => self.record.note_error(text),
+            outcome => self.record.note_call(outcome),
+        }
+        outcome
+    }
+
+    async fn ask(&self, call: &FunctionCall) -> Result<FunctionReply, CallError> {
+        let limit = self.remote.settings.call_timeout;
+        let (reply, answer) = oneshot::channel();
+        let call = Call {
+            message: call.encode(),
+            reply,
+        };
+        let outcome = tokio::time::timeout(limit, async {
+            self.line.calls.send(call).await.ok()?;
+            answer.await.ok()
+        })
+        .await;
+        let (function, plugin) = (self.name.to_string(), self.remote.plugin.clone());
+        let status = || self.remote.status.borrow().to_string();
+        match outcome {
+            Ok(Some(Some(message))) => Ok(FunctionReply::decode(&message)?),
+            Ok(Some(None)) => Err(CallError::Disconnected {
+                function,
+                plugin,
+                status: status(),
+            }),
+            Ok(None) => Err(CallError::Ended {
+                function,
+                plugin,
+                status: status(),
+            }),
+            Err(_) => {
+                let channel = self.line.standing.describe();
+                self.line.standing.note_overdue();
+                Err(CallError::TimedOut {
+                    function,
+                    plugin,
+                    limit,
+                    channel,
+                    status: status(),
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The task that owns the socket of one function symbol. Which connection serves, and what an answer belongs to,
+//! is for `turn`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
+use std::time::Duration;
+
+use mangrove_protocol::address;
+use mangrove_protocol::control;
+use mangrove_protocol::name::{PluginName, SymbolName};
+use sp_proto::{Events, Message, PipeId, Rep, SocketOptions};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{ABSENT, Call, Channel, LINE, Line, Standing};
+use crate::plugin::error::OpenError;
+use crate::plugin::process;
+use crate::plugin::turn::{Heard, Turn};
+
+/// How long a function may be without a connection before it is started again. Dialers come back within this
+/// time.
+const RECONNECT: Duration = Duration::from_secs(3);
+
+/// The task that owns the channel's socket.
+pub(in crate::plugin) struct Task {
+    socket: Rep,
+    events: Events,
+    calls: mpsc::Receiver<Call>,
+    silent: mpsc::Sender<SymbolName>,
+    favoured: watch::Receiver<Option<u32>>,
+    stop: CancellationToken,
+    core: Core,
+}
+
+enum Wake {
+    Stop,
+    Message(sp_proto::Request),
+    Pipe(sp_proto::Event),
+    GivenUp,
+    Call(Call),
+    Silent,
+    Favour,
+}
+
+impl Task {
+    /// Listens, so that the plugin can dial as soon as it is told to start the symbol.
+    pub(in crate::plugin) async fn listen(
+        plugin: &PluginName,
+        symbol: &SymbolName,
+        options: SocketOptions,
+        silent: mpsc::Sender<SymbolName>,
+        changed: Arc<Notify>,
+    ) -> Result<(Self, Channel), OpenError> {
+        let address = address::function(symbol)?;
+        let socket = Rep::with_options(options);
+        let events = socket.events();
+        socket.listen(&address).await?;
+        let (sender, calls) = mpsc::channel(LINE);
+        let standing = Arc::new(Standing {
+            turn: AtomicU8::new(ABSENT),
+            process: AtomicU32::new(0),
+            overdue: AtomicBool::new(false),
+            changed,
+        });
+        let (favour, favoured) = watch::channel(None);
+        let stop = CancellationToken::new();
+        let core = Core {
+            plugin: plugin.clone(),
+            symbol: symbol.clone(),
+            turn: Turn::default(),
+            held: HashMap::new(),
+            processes: HashMap::new(),
+            favoured: None,
+            current: None,
+            silent_at: None,
+            standing: Arc::clone(&standing),
+        };
+        let channel = Channel {
+            line: Line {
+                calls: sender,
+                standing,
+            },
+            favoured: favour,
+            stop: stop.clone(),
+        };
+        Ok((
+            Self {
+                socket,
+                events,
+                calls,
+                silent,
+                favoured,
+                stop,
+                core,
+            },
+            channel,
+        ))
+    }
+
+    /// Runs until [`Channel::stop`].
+    pub(in crate::plugin) async fn run(mut self) {
+        let core = &mut self.core;
+        loop {
+            let idle = core.current.is_none();
+            let wake = tokio::select! {
+                () = self.stop.cancelled() => Wake::Stop,
+                Ok(message) = self.socket.recv() => Wake::Message(message),
+                Some(event) = self.events.recv() => Wake::Pipe(event),
+                () = given_up(&mut core.current) => Wake::GivenUp,
+                Some(call) = self.calls.recv(), if idle => Wake::Call(call),
+                () = sleep_until(core.silent_at) => Wake::Silent,
+                Ok(()) = self.favoured.changed() => Wake::Favour,
+            };
+            match wake {
+                Wake::Stop => break,
+                Wake::Message(message) => {
+                    core.note_process(&self.socket, message.pipe());
+                    core.handle_message(message);
+                }
+                Wake::Pipe(event) => core.handle_pipe(event),
+                Wake::GivenUp => core.handle_given_up(),
+                Wake::Call(call) => core.current = Some(call),
+                Wake::Favour => {
+                    core.favoured = *self.favoured.borrow_and_update();
+                    core.choose();
+                }
+                Wake::Silent => {
+                    // When it has not come back by then, or the worker is too busy now, once more.
+                    core.silent_at = Some(Instant::now() + RECONNECT);
+                    let _ = self.silent.try_send(core.symbol.clone());
+                }
+            }
+            core.send().await;
+            core.standing.note(&core.turn, core.process());
+        }
+        self.socket.close().await;
+    }
+}
+
+/// What the task decides with.
+struct Core {
+    plugin: PluginName,
+    symbol: SymbolName,
+    turn: Turn<PipeId>,
+    /// The newest message of each pipe, which the next call on it replies to.
+    held: HashMap<PipeId, sp_proto::Request>,
+    /// Whose pipes they are, where the system tells.
+    processes: HashMap<PipeId, u32>,
+    /// The process that shall serve.
+    favoured: Option<u32>,
+    /// The call that waits for the host's turn, or for its answer.
+    current: Option<Call>,
+    /// When it has been without a connection for too long.
+    silent_at: Option<Instant>,
+    standing: Arc<Standing>,
+}
+
+impl Core {
+    fn handle_message(&mut self, message: sp_proto::Request) {
+        let keep_alive = control::Request::decode(message.body()) == control::Request::Handshake;
+        let body = message.body().clone();
+        let pipe = message.pipe();
+        let is_new = !self.turn.knows(pipe);
+        let heard = self.turn.handle_message(pipe, message.id(), keep_alive);
+        if heard == Heard::Ignored {
+            return;
+        }
+        self.silent_at = None;
+        self.held.insert(pipe, message);
+        if is_new {
+            self.choose();
+        }
+        match heard {
+            Heard::Answer => self.answer(Some(body)),
+            Heard::Late => {
+                tracing::debug!(plugin = %self.plugin, function = %self.symbol, "a late answer was dropped");
+            }
+            // The call that is still current is sent again.
+            Heard::Again | Heard::Ready | Heard::Aside | Heard::Ignored => {}
+        }
+    }
+
+    /// Whose pipe it is, is asked once.
+    fn note_process(&mut self, socket: &Rep, pipe: PipeId) {
+        self.processes.entry(pipe).or_insert_with(|| {
+            let info = socket.pipes().into_iter().find(|info| info.id == pipe);
+            info.and_then(|info| info.credentials?.pid).unwrap_or(0)
+        });
+    }
+
+    /// The process whose turn it is; 0 when nobody knows.
+    fn process(&self) -> u32 {
+        let current = self.turn.current();
+        current
+            .and_then(|pipe| self.processes.get(&pipe).copied())
+            .unwrap_or(0)
+    }
+
+    /// Sees to it that the favoured process serves, and forgets what the turn has forgotten.
+    fn choose(&mut self) {
+        let (favoured, processes) = (self.favoured, &self.processes);
+        self.turn.handle_dismissed(|pipe| {
+            let process = processes.get(&pipe).copied().unwrap_or(0);
+            favoured.is_some_and(|favoured| !process::descends(process, favoured))
+        });
+        self.held.retain(|pipe, _| self.turn.knows(*pipe));
+        self.processes.retain(|pipe, _| self.turn.knows(*pipe));
+    }
+
+    fn handle_pipe(&mut self, event: sp_proto::Event) {
+        match event {
+            sp_proto::Event::PipeRemoved { pipe, .. } => {
+                let was_connected = self.turn.current().is_some();
+                if self.turn.handle_gone(pipe) {
+                    self.answer(None);
+                }
+                self.choose();
+                if was_connected && self.turn.current().is_none() {
+                    self.silent_at = Some(Instant::now() + RECONNECT);
+                }
+            }
+            sp_proto::Event::PeerRefused { peer_address, reason } => {
+                let (plugin, function) = (&self.plugin, &self.symbol);
+                tracing::warn!(%plugin, %function, "refused a connection of {peer_address}: {reason}");
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_given_up(&mut self) {
+        self.current = None;
+        self.turn.handle_abandoned();
+    }
+
+    fn answer(&mut self, answer: Option<Message>) {
+        if let Some(call) = self.current.take() {
+            // The caller may have given up in this very moment; the answer is its call's anyhow.
+            let _ = call.reply.send(answer);
+        }
+    }
+
+    /// Sends the current call when it is the host's turn.
+    async fn send(&mut self) {
+        let Some(pipe) = self.turn.ready() else { return };
+        let Some(call) = self.current.as_ref().filter(|call| !call.reply.is_closed()) else {
+            return;
+        };
+        let Some(message) = self.held.remove(&pipe) else {
+            return;
+        };
+        match message.reply(call.message.clone()).await {
+            Ok(()) => self.turn.handle_sent(),
+            // It never left, so it waits for the next connection.
+            Err(_) => {
+                self.turn.handle_gone(pipe);
+                self.silent_at = Some(Instant::now() + RECONNECT);
+            }
+        }
+    }
+}
+
+async fn given_up(current: &mut Option<Call>) {
+    match current {
+        Some(call) => call.reply.closed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

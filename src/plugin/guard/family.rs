@@ -1,0 +1,136 @@
+//! Owns who descends from whom, by what the system tells of each process. Used by the guard to find everything
+//! that a plugin has started, and by the host to know whose process a peer is.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+/// The longest line of ancestors that is followed.
+const GENERATIONS: usize = 64;
+
+/// Sends SIGKILL to every descendant of this process that has not ended.
+pub(super) fn kill_descendants() -> io::Result<()> {
+    let parents = parents()?;
+    let us = rustix::process::getpid();
+    let mut family = HashSet::from([us]);
+    // As often as somebody is found: a child's number may be lower than its parent's.
+    while parents
+        .iter()
+        .filter(|(_, parent)| family.contains(parent))
+        .map(|(pid, _)| *pid)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .fold(false, |found, pid| family.insert(pid) || found)
+    {}
+    family.remove(&us);
+    for pid in family {
+        // Held by the descriptor, the pid cannot become another process's while it is looked at again.
+        let Ok(held) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
+            continue;
+        };
+        if parent(pid) == parents.get(&pid).copied() {
+            let _ended = rustix::process::pidfd_send_signal(&held, Signal::KILL);
+        }
+    }
+    Ok(())
+}
+
+/// Is `pid` the process `ancestor`, or does it descend from it?
+pub(in crate::plugin) fn descends(pid: Pid, ancestor: Pid) -> bool {
+    let mut next = Some(pid);
+    for _ in 0..GENERATIONS {
+        match next {
+            None => return false,
+            Some(pid) if pid == ancestor => return true,
+            Some(pid) => next = parent(pid),
+        }
+    }
+    false
+}
+
+/// Is the process stopped by a signal, or by a debugger?
+pub(in crate::plugin) fn is_halted(pid: Pid) -> bool {
+    stat(pid).is_some_and(|stat| matches!(stat.state, b'T' | b't'))
+}
+
+/// Every process that can be seen, with its parent.
+fn parents() -> io::Result<HashMap<Pid, Pid>> {
+    let mut parents = HashMap::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.parse().ok());
+        if let Some(pid) = number.and_then(Pid::from_raw)
+            && let Some(parent) = parent(pid)
+        {
+            parents.insert(pid, parent);
+        }
+    }
+    Ok(parents)
+}
+
+/// The parent of a process that exists and has one.
+fn parent(pid: Pid) -> Option<Pid> {
+    stat(pid)?.parent
+}
+
+/// What the system tells of a process.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    state: u8,
+    parent: Option<Pid>,
+}
+
+fn stat(pid: Pid) -> Option<Stat> {
+    Stat::parse(&std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)
+}
+
+impl Stat {
+    /// The fields behind the name, which is in parentheses and may hold any bytes.
+    fn parse(stat: &[u8]) -> Option<Self> {
+        let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+        let mut fields = std::str::from_utf8(stat.get(name_end + 1..)?)
+            .ok()?
+            .split_ascii_whitespace();
+        let state = *fields.next()?.as_bytes().first()?;
+        let parent: i32 = fields.next()?.parse().ok()?;
+        Some(Self {
+            state,
+            parent: Pid::from_raw(parent),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_look_like_fields() {
+        let of = |state, parent| {
+            Some(Stat {
+                state,
+                parent: Pid::from_raw(parent),
+            })
+        };
+        let stat = b"77 (a) S 1 (b) R) T 42 77 77 0 -1 4194304";
+        assert_eq!(Stat::parse(stat), of(b'T', 42));
+        assert_eq!(Stat::parse(b"1 (init) S 0 1"), of(b'S', 0));
+        for stat in ["", "77", "77 (sh)", "77 (sh) S", "77 (sh) S x"] {
+            assert_eq!(Stat::parse(stat.as_bytes()), None, "{stat:?}");
+        }
+    }
+
+    #[test]
+    fn a_child_descends_from_its_ancestors_and_not_the_reverse() {
+        let us = rustix::process::getpid();
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        assert!(descends(pid, us) && descends(us, us));
+        assert!(descends(pid, rustix::process::getppid().unwrap()));
+        assert!(!descends(us, pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!descends(pid, us), "it is gone");
+    }
+}

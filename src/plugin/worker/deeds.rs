@@ -1,0 +1,184 @@
+//! Carries out what the life cycle has decided. Decides nothing.
+
+use mangrove_protocol::address;
+use mangrove_protocol::control::{Meta, Symbol, UseAs};
+use mangrove_protocol::name::SymbolName;
+use sp_proto::PipeId;
+use tokio::sync::oneshot;
+
+use super::{Moved, Worker, answer};
+use crate::plugin::error::{OpenError, with_sources};
+use crate::plugin::function;
+use crate::plugin::lifecycle::{Deed, Event, Generation, Happening, Ticket};
+use crate::plugin::status::State;
+
+impl Worker {
+    /// Returns what follows at once.
+    pub(super) async fn carry_out(&mut self, deed: Deed<PipeId>) -> Option<Happening<PipeId>> {
+        match deed {
+            Deed::Spawn(generation, ticket) => {
+                let failure = self.spawn(generation, ticket).await.err()?;
+                return Some(Happening::Of(generation, Event::SpawnFailed(failure)));
+            }
+            Deed::Terminate(generation) => self.processes.terminate(generation),
+            Deed::Kill(generation) => {
+                let pid = self.processes.pid(generation);
+                tracing::warn!(plugin = %self.plugin, pid, "it does not end by itself: killing it");
+                self.processes.kill(generation);
+            }
+            Deed::Detach(generation) => {
+                self.processes.detach();
+                for pipe in self.processes.disown(generation) {
+                    self.control.disconnect(pipe);
+                }
+                self.symbols.note_ended(generation);
+            }
+            Deed::Send(generation, pipe, command) => {
+                let message = self.processes.take_held(pipe)?;
+                tracing::trace!(plugin = %self.plugin, ?pipe, ?command, "control command");
+                if let Err(error) = message.reply(command.encode()).await {
+                    tracing::debug!(plugin = %self.plugin, "a command could not be sent: {error}");
+                    return Some(Happening::Of(generation, Event::Gone(pipe)));
+                }
+            }
+            Deed::Started(id, generation) => {
+                if let Some(sender) = self.symbols.note_started(id, generation) {
+                    let process = self.processes.root(generation);
+                    self.moves
+                        .spawn(async move { Moved::Connected(id, sender.connect(process).await) });
+                }
+            }
+            Deed::Refused(id, refusal) | Deed::Ended(id, refusal) => {
+                self.symbols.end(&self.plugin, id, &refusal);
+            }
+            Deed::Closed(id) => self.symbols.note_closed(id),
+            Deed::Hold(id) => {
+                let limit = self.settings.command_timeout;
+                match self.symbols.begin_hold(id) {
+                    Some(sender) => {
+                        self.moves
+                            .spawn(async move { Moved::Held(id, sender.hold(limit).await) });
+                    }
+                    None => return Some(Happening::Held(id)),
+                }
+            }
+            Deed::Dial(id, generation) => match self.symbols.sender(id, generation) {
+                // Held, and with nobody at the other end: whatever there was belonged to the other process.
+                Some(sender) => {
+                    self.moves
+                        .spawn(async move { Moved::Dialed(id, sender.connect(None).await) });
+                }
+                None => return Some(Happening::Dialed(id, Ok(()))),
+            },
+            Deed::Release(id) => self.symbols.release(id),
+            Deed::Turn(id, generation) => {
+                let process = self.processes.root(generation);
+                self.symbols.turn(id, generation, process);
+                return self.turned();
+            }
+            Deed::Settled(ticket, outcome) => {
+                let reply = self.starting.remove(&ticket);
+                self.settled.extend(reply.map(|reply| (reply, outcome)));
+            }
+            Deed::Over(generation) => {
+                self.processes.disown(generation);
+                self.symbols.note_over();
+            }
+        }
+        None
+    }
+
+    /// The host listens first: some SDKs dial only once.
+    pub(super) async fn listen(&mut self) -> Result<(), String> {
+        if self.endpoint.is_none() {
+            let address = address::control(&self.plugin).map_err(|error| error.to_string())?;
+            let endpoint = self.control.listen(&address).await;
+            let endpoint = endpoint.map_err(|error| with_sources(&error))?;
+            self.endpoint = Some(endpoint.id);
+        }
+        Ok(())
+    }
+
+    async fn spawn(&mut self, generation: Generation, ticket: Ticket) -> Result<(), String> {
+        self.listen().await?;
+        let launch = self.launches.get(&ticket).ok_or("there is nothing to run")?;
+        let process = self.spawner.spawn(launch, &self.output, &self.peers).await;
+        let process =
+            process.map_err(|error| format!("cannot start {}: {error}", launch.program.to_string_lossy()))?;
+        tracing::info!(plugin = %self.plugin, pid = process.id(), "process started");
+        self.processes.insert(generation, process);
+        Ok(())
+    }
+
+    pub(super) async fn handle_moved(&mut self, moved: Moved) {
+        match moved {
+            Moved::Held(id, hold) => {
+                self.symbols.note_held(id, hold);
+                self.handle(Happening::Held(id)).await;
+            }
+            Moved::Dialed(id, outcome) => self.handle(Happening::Dialed(id, outcome)).await,
+            Moved::Connected(id, outcome) => {
+                if let Err(reason) = outcome {
+                    tracing::warn!(plugin = %self.plugin, "a sink cannot be reached yet: {reason}");
+                }
+                self.symbols.release(id);
+            }
+        }
+    }
+
+    /// The channel of a function has another process at its other end, or answers again.
+    pub(super) async fn handle_functions(&mut self) {
+        if let Some(turned) = self.turned() {
+            self.handle(turned).await;
+        }
+        if let Some(late) = self.symbols.late() {
+            self.handle(Happening::Late(late)).await;
+        }
+    }
+
+    fn turned(&self) -> Option<Happening<PipeId>> {
+        let (id, process) = self.symbols.turning()?;
+        let generation = self.processes.generation_of(process)?;
+        Some(Happening::Turned(id, generation))
+    }
+
+    pub(super) async fn handle_silent(&mut self, symbol: &SymbolName) {
+        // Without a process it is no wonder, and a new one gets everything again.
+        let is_running = self.generations.standing().state == State::Running;
+        if let Some(id) = self.symbols.function(symbol).filter(|_| is_running) {
+            let plugin = &self.plugin;
+            tracing::warn!(%plugin, function = %symbol, "it has no connection: starting it again");
+            self.handle(Happening::Silent(id)).await;
+        }
+    }
+
+    pub(super) async fn open_function(
+        &mut self,
+        symbol: SymbolName,
+        reply: oneshot::Sender<Result<function::Line, OpenError>>,
+    ) {
+        let Some(reply) = self.symbols.join_function(&symbol, reply) else {
+            return;
+        };
+        let (silent, changed) = (self.silent.0.clone(), self.symbols.changed.clone());
+        let options = crate::plugin::socket_options(&self.settings, &self.peers);
+        let listening = function::Task::listen(&self.plugin, &symbol, options, silent, changed).await;
+        let (task, channel) = match listening {
+            Ok(listening) => listening,
+            Err(error) => {
+                answer(reply, Err(error));
+                return;
+            }
+        };
+        self.tasks.spawn(task.run());
+        let id = self.users.next_id();
+        self.symbols.insert_function(symbol.clone(), id, channel, reply);
+        let symbol = Symbol {
+            name: symbol,
+            meta: Meta::default(),
+            use_as: UseAs::Function,
+            config: Default::default(),
+        };
+        self.handle(Happening::Open(id, symbol)).await;
+    }
+}

@@ -1,0 +1,440 @@
+//! Owns one plugin at run time: its processes, its control channel and its function channels, in one task. What
+//! happens becomes a happening of the pure life cycle; what that decides is carried out here. It knows neither
+//! the folder nor other plugins; the manager makes it and tells it what to run.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | `requests` | what it is asked, and the way to it |
+//! | `processes` | the processes, and whose control connection is whose |
+//! | `deeds` | carrying out what was decided |
+//! | `symbols` | whoever waits for a symbol; the channels that move with it |
+
+mod deeds;
+mod processes;
+mod requests;
+mod symbols;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mangrove_protocol::control;
+use mangrove_protocol::name::{PluginName, SymbolName};
+use sp_proto::{EndpointId, PipeId, Rep};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::events::Events;
+use super::launch::Launch;
+use super::lifecycle::{Event, Generations, Happening, Limits, Ticket, UseId};
+use super::output::Output;
+use super::peers::{Attaching, Peers};
+use super::process::Spawner;
+use super::record::Records;
+use super::status::{Snapshot, State};
+use super::users::Users;
+use crate::config::Portable;
+use processes::{Owner, Processes};
+pub(super) use requests::{Assignment, EndOfUse, Remote, Request};
+use symbols::{Hold, Symbols};
+
+/// Requests that may wait for the worker.
+const QUEUE: usize = 64;
+
+/// How often it looks whether a process is stopped in its tracks.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The task's state. Made by [`Worker::new`], driven by [`Worker::run`].
+pub(super) struct Worker {
+    plugin: PluginName,
+    settings: Arc<Portable>,
+    spawner: Spawner,
+    requests: mpsc::Receiver<Request>,
+    status: watch::Sender<Snapshot>,
+    users: Arc<Users>,
+    records: Arc<Records>,
+    output: Arc<Output>,
+    events: Events,
+    peers: Arc<Peers>,
+    generations: Generations<PipeId>,
+    /// What the wishes to start stand for.
+    launches: BTreeMap<Ticket, Launch>,
+    tickets: u64,
+    starting: BTreeMap<Ticket, oneshot::Sender<Outcome>>,
+    /// What has become of starts, told as soon as the status shows it.
+    settled: Vec<(oneshot::Sender<Outcome>, Outcome)>,
+    processes: Processes,
+    control: Rep,
+    endpoint: Option<EndpointId>,
+    symbols: Symbols,
+    /// The tasks of the functions.
+    tasks: JoinSet<()>,
+    /// What sinks' senders are being made to do.
+    moves: JoinSet<Moved>,
+    silent: (mpsc::Sender<SymbolName>, mpsc::Receiver<SymbolName>),
+    stopping: Vec<oneshot::Sender<()>>,
+    retiring: bool,
+}
+
+/// What has become of a start.
+type Outcome = Result<(), String>;
+
+/// What has come of a sink's sender.
+enum Moved {
+    Held(UseId, Option<Hold>),
+    /// Connected for the sake of a swap, which says when it may go on.
+    Dialed(UseId, Result<(), String>),
+    /// Connected anew, because its process has started it again.
+    Connected(UseId, Result<(), String>),
+}
+
+/// What woke the task.
+enum Wake {
+    Shutdown,
+    Request(Box<Request>),
+    Left,
+    Message(sp_proto::Request),
+    Pipe(sp_proto::Event),
+    Ended(super::lifecycle::Generation),
+    Silent(SymbolName),
+    Functions,
+    Moved(Result<Moved, tokio::task::JoinError>),
+    Look,
+    Tick,
+    Joined(Result<(), tokio::task::JoinError>),
+}
+
+impl Worker {
+    /// A worker that runs nothing yet, and the way to it.
+    pub(super) fn new(
+        plugin: PluginName,
+        settings: Arc<Portable>,
+        spawner: Spawner,
+        events: Events,
+    ) -> (Self, Remote) {
+        let (sender, requests) = mpsc::channel(QUEUE);
+        let (status, snapshot) = watch::channel(Snapshot::new(State::Stopped, "not started"));
+        let users = Arc::<Users>::default();
+        let records = Arc::<Records>::default();
+        let output = Arc::new(Output::new(plugin.as_str(), settings.log_lines));
+        let peers = Arc::new(Peers::new(plugin.as_str(), settings.admits_any_peer()));
+        let backoff = Backoff::new(
+            settings.restart_delay_min,
+            settings.restart_delay_max,
+            settings.restart_limit,
+        );
+        let worker = Self {
+            plugin: plugin.clone(),
+            settings: Arc::clone(&settings),
+            spawner,
+            requests,
+            status,
+            users: Arc::clone(&users),
+            records: Arc::clone(&records),
+            output: Arc::clone(&output),
+            events,
+            peers: Arc::clone(&peers),
+            generations: Generations::new(backoff, fastrand::u64(..)),
+            launches: BTreeMap::new(),
+            tickets: 0,
+            starting: BTreeMap::new(),
+            settled: Vec::new(),
+            processes: Processes::default(),
+            control: Rep::with_options(super::socket_options(&settings, &peers)),
+            endpoint: None,
+            symbols: Symbols::default(),
+            tasks: JoinSet::new(),
+            moves: JoinSet::new(),
+            silent: mpsc::channel(1),
+            stopping: Vec::new(),
+            retiring: false,
+        };
+        (
+            worker,
+            Remote {
+                plugin,
+                requests: sender,
+                status: snapshot,
+                users,
+                records,
+                output,
+                peers,
+                settings,
+            },
+        )
+    }
+
+    /// Runs until `shutdown`, or until it is retired and nobody uses it. No process is left then.
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        let mut pipes = self.control.events();
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ending = false;
+        loop {
+            let deadline = self.generations.deadline();
+            let wake = tokio::select! {
+                () = shutdown.cancelled(), if !ending => Wake::Shutdown,
+                Some(request) = self.requests.recv() => Wake::Request(Box::new(request)),
+                () = self.users.changed() => Wake::Left,
+                Ok(message) = self.control.recv() => Wake::Message(message),
+                Some(event) = pipes.recv() => Wake::Pipe(event),
+                generation = self.processes.ended() => Wake::Ended(generation),
+                Some(symbol) = self.silent.1.recv() => Wake::Silent(symbol),
+                () = self.symbols.changed.notified() => Wake::Functions,
+                Some(moved) = self.moves.join_next() => Wake::Moved(moved),
+                _ = look.tick(), if !self.processes.is_empty() => Wake::Look,
+                () = sleep_until(deadline) => Wake::Tick,
+                Some(result) = self.tasks.join_next() => Wake::Joined(result),
+            };
+            match wake {
+                Wake::Shutdown => {
+                    ending = true;
+                    self.handle(Happening::Stop("the host is stopping".to_owned()))
+                        .await;
+                }
+                Wake::Request(request) => self.handle_request(*request).await,
+                Wake::Left => {
+                    for id in self.users.take_left() {
+                        self.handle(Happening::Close(id)).await;
+                    }
+                }
+                Wake::Message(message) => self.handle_message(message).await,
+                Wake::Pipe(sp_proto::Event::PipeRemoved { pipe, .. }) => {
+                    if let Some(owner) = self.processes.forget(pipe) {
+                        self.handle(Happening::Of(owner, Event::Gone(pipe))).await;
+                    }
+                }
+                Wake::Pipe(sp_proto::Event::PeerRefused { peer_address, reason }) => {
+                    let plugin = &self.plugin;
+                    tracing::warn!(%plugin, "refused a control connection of {peer_address}: {reason}");
+                }
+                Wake::Ended(generation) => self.handle_ended(generation).await,
+                Wake::Silent(symbol) => self.handle_silent(&symbol).await,
+                Wake::Functions => self.handle_functions().await,
+                Wake::Moved(Ok(moved)) => self.handle_moved(moved).await,
+                Wake::Look => {
+                    for (generation, halted) in self.processes.look() {
+                        self.handle(Happening::Of(generation, Event::Halted(halted)))
+                            .await;
+                    }
+                }
+                Wake::Tick => self.handle(Happening::Tick).await,
+                Wake::Joined(Err(error)) | Wake::Moved(Err(error)) => {
+                    tracing::error!(plugin = %self.plugin, "the task of a symbol died: {error}");
+                }
+                Wake::Joined(Ok(())) | Wake::Pipe(_) => {}
+            }
+            if self.processes.is_empty() {
+                self.stopping.drain(..).for_each(|reply| answer(reply, ()));
+                if ending || self.is_retired().await {
+                    break;
+                }
+            }
+        }
+        self.moves.shutdown().await;
+        self.symbols.stop();
+        while self.tasks.join_next().await.is_some() {}
+        self.control.close().await;
+    }
+
+    async fn handle_request(&mut self, request: Request) {
+        match request {
+            Request::Start(assignment, reply) => {
+                let Assignment { manifest, launch } = *assignment;
+                self.retiring = false;
+                self.records.retain_defined(&manifest);
+                let ticket = self.ticket(reply);
+                self.launches.insert(ticket, launch);
+                let limits = Limits {
+                    start: manifest
+                        .start_timeout
+                        .map_or(self.settings.start_timeout, Duration::from_millis),
+                    command: self.settings.command_timeout,
+                    grace: self.settings.stop_grace,
+                };
+                self.handle(Happening::Start(ticket, manifest, limits)).await;
+                let used: Vec<Ticket> = self.generations.tickets().collect();
+                self.launches.retain(|ticket, _| used.contains(ticket));
+            }
+            Request::Stop {
+                reason,
+                retire,
+                reply,
+            } => {
+                self.retiring = retire;
+                self.stopping.push(reply);
+                self.handle(Happening::Stop(reason)).await;
+            }
+            Request::Restart(reply) => {
+                let ticket = self.ticket(reply);
+                self.handle(Happening::Restart(ticket)).await;
+            }
+            Request::Attach(reply) => {
+                self.stopping.push(reply);
+                self.handle(Happening::Attach).await;
+                // Nothing has to be started for it, but there has to be something to connect to.
+                if let Err(reason) = self.listen().await {
+                    self.handle(Happening::Stop(reason)).await;
+                }
+            }
+            Request::Open(id, symbol, sender, reply) => {
+                self.symbols.note_opening(id, sender, reply);
+                self.handle(Happening::Open(id, *symbol)).await;
+            }
+            Request::Close(id, reply) => {
+                self.symbols.note_closing(id, reply);
+                self.handle(Happening::Close(id)).await;
+            }
+            Request::Function(symbol, reply) => self.open_function(symbol, reply).await,
+        }
+    }
+
+    fn ticket(&mut self, reply: oneshot::Sender<Outcome>) -> Ticket {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.starting.insert(ticket, reply);
+        ticket
+    }
+
+    async fn handle_message(&mut self, message: sp_proto::Request) {
+        let pipe = message.pipe();
+        let Some(owner) = self.admit(pipe) else { return };
+        let request = control::Request::decode(message.body());
+        tracing::trace!(plugin = %self.plugin, ?pipe, ?request, "control message");
+        let id = message.id();
+        // (One that the life cycle ignores because it is a repetition may stay here: it is displaced before
+        // anything can be sent.)
+        self.processes.hold(message);
+        self.handle(Happening::Of(owner, Event::Message(pipe, id, request)))
+            .await;
+    }
+
+    /// Whose connection this is; a stranger's is closed.
+    fn admit(&mut self, pipe: PipeId) -> Option<super::lifecycle::Generation> {
+        if let Some(owner) = self.processes.owner(pipe) {
+            return Some(owner);
+        }
+        // A pipe that is gone has nothing to say any more.
+        let info = self.control.pipes().into_iter().find(|info| info.id == pipe)?;
+        let pid = info.credentials.and_then(|peer| peer.pid);
+        let owner = match self.processes.identify(&info) {
+            Owner::Known(owner) => Some(owner),
+            Owner::Stranger if self.generations.standing().attached => {
+                let current = self.generations.current();
+                self.processes.attach(pid).then_some(current)
+            }
+            Owner::Stranger if self.settings.admits_any_peer() => Some(self.generations.expected()),
+            Owner::Stranger => None,
+        };
+        match owner {
+            Some(owner) => self.processes.admit(pipe, owner),
+            None => {
+                self.control.disconnect(pipe);
+                // It was admitted, but whose it was has ended meanwhile, or another one was attached.
+                let pid = pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
+                self.peers
+                    .note_refused(&format!("process {pid} is none of the plugin's any more"));
+            }
+        }
+        owner
+    }
+
+    async fn handle_ended(&mut self, generation: super::lifecycle::Generation) {
+        let Some(process) = self.processes.remove(generation) else {
+            return;
+        };
+        let started = process.started();
+        let mut how = process.reap().await.to_string();
+        if let Some(last) = self.output.last_error(started) {
+            how = format!("{how}; it said last: {last}");
+        }
+        self.symbols.note_ended(generation);
+        self.handle(Happening::Of(generation, Event::Exited(how))).await;
+    }
+
+    /// Hands `happening` to the life cycle and does what it decides, until nothing follows any more.
+    async fn handle(&mut self, happening: Happening<PipeId>) {
+        let mut happenings = VecDeque::from([happening]);
+        while let Some(happening) = happenings.pop_front() {
+            let deeds = self.generations.handle(happening, Instant::now());
+            // What is to be done may take a moment; how it is, is shown at once.
+            self.publish();
+            for deed in deeds {
+                happenings.extend(self.carry_out(deed).await);
+            }
+        }
+        self.publish();
+        let settled = self.settled.drain(..);
+        settled.for_each(|(reply, outcome)| answer(reply, outcome));
+    }
+
+    /// Whether the task can end: it was told to, and nobody waits for the plugin's return.
+    async fn is_retired(&mut self) -> bool {
+        if !self.retiring || !self.generations.is_down() {
+            return false;
+        }
+        if let Some(endpoint) = self.endpoint.take() {
+            self.control.close_endpoint(endpoint).await;
+        }
+        self.symbols.are_unused(self.generations.uses())
+    }
+
+    fn publish(&self) {
+        let standing = self.generations.standing();
+        self.peers
+            .set_attaching(match (standing.attached, self.processes.attached()) {
+                (false, _) => Attaching::No,
+                (true, None) => Attaching::Waiting,
+                (true, Some(pid)) => Attaching::To(pid),
+            });
+        let current = self.generations.current();
+        let snapshot = Snapshot {
+            state: standing.state,
+            reason: standing.reason,
+            pid: self.processes.pid(current),
+            restarts: standing.restarts,
+            started: self.processes.started(current),
+            version: standing.version.unwrap_or_default(),
+            note: standing.note,
+            attached: standing.attached,
+        };
+        self.status.send_if_modified(|current| {
+            let changed = *current != snapshot;
+            if changed {
+                let plugin = &self.plugin;
+                match snapshot.state {
+                    State::Restarting | State::Failed | State::Unhealthy => {
+                        tracing::warn!(%plugin, "{snapshot}");
+                    }
+                    _ => tracing::info!(%plugin, version = snapshot.version, "{snapshot}"),
+                }
+                if !snapshot.note.is_empty() && snapshot.note != current.note {
+                    tracing::warn!(%plugin, "{}", snapshot.note);
+                }
+                if !snapshot.is_same_state(current) {
+                    self.events.announce(&self.plugin, &snapshot);
+                }
+                *current = snapshot;
+            }
+            changed
+        });
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whoever asked may have gone; then nobody needs the answer.
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    let _ = reply.send(value);
+}
+
+#[cfg(test)]
+mod tests;
