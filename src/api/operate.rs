@@ -21,6 +21,7 @@ pub(super) fn routes() -> Router<Host> {
         .route("/{name}/start", post(start))
         .route("/{name}/stop", post(stop))
         .route("/{name}/restart", post(restart))
+        .route("/{name}/attach", post(attach))
         .route("/{name}/logs", get(logs));
     Router::new()
         .nest("/plugins/portables", of_one.clone())
@@ -41,6 +42,13 @@ async fn stop(State(host): State<Host>, Name(name): Name) -> Result<String, ApiE
 async fn restart(State(host): State<Host>, Name(name): Name) -> Result<String, ApiError> {
     host.plugins.restart(&name).await.map_err(not_done)?;
     Ok(format!("portable plugin {name} is restarted"))
+}
+
+async fn attach(State(host): State<Host>, Name(name): Name) -> Result<String, ApiError> {
+    host.plugins.attach(&name).await.map_err(not_done)?;
+    Ok(format!(
+        "portable plugin {name} waits for a process that you start"
+    ))
 }
 
 fn not_done(error: ControlError) -> ApiError {

@@ -40,6 +40,8 @@ pub(super) enum Command {
     Stop(Name),
     /// Stop a plugin's process and start another one
     Restart(Name),
+    /// Stop a plugin's process and wait for one that you start, such as in a debugger
+    Attach(Name),
     /// Show what a plugin's processes have written
     Logs {
         #[command(flatten)]
@@ -186,6 +188,7 @@ pub(super) async fn run(
         Command::Start(name) => control(client, &name, "start", terminal.json).await?,
         Command::Stop(name) => control(client, &name, "stop", terminal.json).await?,
         Command::Restart(name) => control(client, &name, "restart", terminal.json).await?,
+        Command::Attach(name) => control(client, &name, "attach", terminal.json).await?,
         Command::Logs {
             name: Name { name },
             follow,

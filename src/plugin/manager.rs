@@ -422,7 +422,8 @@ impl Shared {
             return Some(known.clone());
         }
         let (settings, events) = (Arc::clone(&self.settings), self.events.clone());
-        let (worker, remote) = Worker::new(plugin.clone(), settings, spawner, events);
+        let output = workers.get(plugin).map(|ended| Arc::clone(&ended.output));
+        let (worker, remote) = Worker::new(plugin.clone(), settings, spawner, events, output);
         self.tasks.spawn(worker.run(self.shutdown.child_token()));
         workers.insert(plugin.clone(), remote.clone());
         Some(remote)
@@ -468,6 +469,22 @@ impl Shared {
         rules
     }
 
+    /// Lets go of a worker that has ended, and so of what its plugin has written. One that somebody still uses
+    /// stays: a plugin of the same name takes it over.
+    async fn forget(&self, name: &str) {
+        let Some(remote) = self.remote(name) else {
+            return;
+        };
+        let is_unused = remote.users.rules().is_empty();
+        if is_unused
+            && tokio::time::timeout(DRAIN, remote.requests.closed())
+                .await
+                .is_ok()
+        {
+            self.workers().remove(name);
+        }
+    }
+
     /// Takes a plugin out of use and stops it. Its folder is somebody else's matter. Returns the rules that used
     /// it.
     pub(super) async fn retire(&self, name: &str) -> Vec<String> {
@@ -479,6 +496,7 @@ impl Shared {
         let manifest = entry.as_ref().and_then(|entry| entry.manifest());
         let version = manifest.map(|manifest| manifest.version.as_str());
         tracing::info!(plugin = name, version, "removed");
+        self.forget(name).await;
         self.events.say(name, version, State::Removed, "");
         rules
     }

@@ -160,7 +160,7 @@ enum StartError {
     Open(#[from] OpenError),
 }
 
-/// Runs `rule` until `stop` is cancelled or its source ends.
+/// Runs `rule` until `stop` is cancelled or its source ends. A state is logged once it can be seen.
 pub(crate) async fn run(shared: Arc<Shared>, rule: Arc<Rule>, stop: CancellationToken) {
     let mut retry = Retry::new();
     let why = loop {
@@ -192,8 +192,8 @@ pub(crate) async fn run(shared: Arc<Shared>, rule: Arc<Rule>, stop: Cancellation
             _ = needs.lost(&shared.plugins, &mut changes) => retry = Retry::new(),
         }
     };
-    tracing::info!(rule = %rule.id, "rule stopped: {why}");
     rule.status.enter(State::Stopped { why: why.to_owned() });
+    tracing::info!(rule = %rule.id, "rule stopped: {why}");
 }
 
 /// Waits while something that the rule needs is missing; `false`: it was stopped meanwhile.
@@ -202,8 +202,9 @@ async fn park(shared: &Shared, rule: &Rule, needs: &Needs, stop: &CancellationTo
     while let Some(missing) = needs.missing(&shared.plugins) {
         let waiting = State::Waiting(missing);
         if rule.status.state() != waiting {
-            tracing::info!(rule = %rule.id, "rule is {}", waiting.message());
+            let message = waiting.message();
             rule.status.enter(waiting);
+            tracing::info!(rule = %rule.id, "rule is {message}");
         }
         tokio::select! {
             () = stop.cancelled() => return false,
@@ -237,8 +238,8 @@ async fn attempt(shared: &Shared, rule: &Rule, needs: &Needs, stop: &Cancellatio
         Ok(opened) => opened,
         Err(error) => return Outcome::Failed(error.to_string()),
     };
-    tracing::info!(rule = %rule.id, "rule is running");
     rule.status.running(metrics);
+    tracing::info!(rule = %rule.id, "rule is running");
     let outcome = tokio::select! {
         () = stop.cancelled() => Outcome::Over(CANCELED),
         _ = needs.lost(&shared.plugins, &mut changes) => Outcome::Parked,

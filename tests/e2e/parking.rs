@@ -153,6 +153,12 @@ async fn rules_of_a_shared_stream_wait_while_their_plugin_is_stopped() {
     let started = host.post("/plugins/portables/car/start", &json!({})).await;
     assert_eq!(started.status, 200, "{}", started.body);
     resumed(&mut host, "e2e-one").await;
+    // The new process goes on where the old one ended.
+    let lines = host.get("/plugins/portables/car/logs").await.body;
+    assert!(
+        lines.contains("SIGTERM") && lines.ends_with("source started\"}]"),
+        "{lines}"
+    );
     let old = host.get("/plugins/portables/car/status").await.json();
     let restarted = host.post("/plugins/portables/car/restart", &json!({})).await;
     assert_eq!(restarted.status, 200, "{}", restarted.body);
@@ -168,9 +174,11 @@ async fn rules_of_a_shared_stream_wait_while_their_plugin_is_stopped() {
     let lines = host.get("/plugins/portables/car/logs?lines=1").await.json();
     assert_eq!(lines.as_array().unwrap().len(), 1, "{lines}");
 
+    assert_eq!(host.delete("/plugins/portables/car").await.status, 200);
+    while logs.next().await.is_some() {}
+    assert_eq!(host.get("/plugins/portables/car/logs").await.status, 404);
     assert!(host.interrupt().await.success());
     while events.next().await.is_some() {}
-    while logs.next().await.is_some() {}
 }
 
 #[tokio::test]

@@ -108,18 +108,21 @@ enum Wake {
 }
 
 impl Worker {
-    /// A worker that runs nothing yet, and the way to it.
+    /// A worker that runs nothing yet, and the way to it. `output` is what an earlier one of the same plugin has
+    /// heard.
     pub(super) fn new(
         plugin: PluginName,
         settings: Arc<Portable>,
         spawner: Spawner,
         events: Events,
+        output: Option<Arc<Output>>,
     ) -> (Self, Remote) {
         let (sender, requests) = mpsc::channel(QUEUE);
         let (status, snapshot) = watch::channel(Snapshot::new(State::Stopped, "not started"));
         let users = Arc::<Users>::default();
         let records = Arc::<Records>::default();
-        let output = Arc::new(Output::new(plugin.as_str(), settings.log_lines));
+        let none = || Arc::new(Output::new(plugin.as_str(), settings.log_lines));
+        let output = output.unwrap_or_else(none);
         let peers = Arc::new(Peers::new(plugin.as_str(), settings.admits_any_peer()));
         let backoff = Backoff::new(
             settings.restart_delay_min,

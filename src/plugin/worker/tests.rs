@@ -29,7 +29,13 @@ fn scene(test: &str) -> Scene {
         peers: "user".to_owned(),
         ..crate::plugin::test_settings()
     });
-    let (worker, remote) = Worker::new(plugin.parse().unwrap(), settings, spawner, Events::default());
+    let (worker, remote) = Worker::new(
+        plugin.parse().unwrap(),
+        settings,
+        spawner,
+        Events::default(),
+        None,
+    );
     let shutdown = CancellationToken::new();
     let mut task = JoinSet::new();
     task.spawn(worker.run(shutdown.clone()));
