@@ -97,7 +97,11 @@ fn files_that_the_documents_point_to_exist() {
         let folder = path.parent().unwrap();
         for link in text.split("](").skip(1) {
             let target = link.split([')', '#', ' ']).next().unwrap();
-            if target.is_empty() || target.contains("://") || target.starts_with("mailto:") {
+            // What is a path in Rust is for rustdoc to check.
+            if target.is_empty() || target.contains("::") {
+                continue;
+            }
+            if target.contains("://") || target.starts_with("mailto:") {
                 continue;
             }
             assert!(
