@@ -90,8 +90,8 @@ pub(super) struct Package {
 }
 
 impl Home {
-    /// An empty home folder for this case.
-    pub(super) fn lay_out(case: &str, programs: &Programs) -> Result<Self> {
+    /// An empty home folder for this case, with more `settings` of the section `portable`.
+    pub(super) fn lay_out(case: &str, settings: &str, programs: &Programs) -> Result<Self> {
         let folder = testkit::target_folder().join("soak").join(case);
         if folder.exists() {
             std::fs::remove_dir_all(&folder)
@@ -106,7 +106,10 @@ impl Home {
         for folder in [home.portable(), home.stage(), home.folder.join("records")] {
             std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
-        write(&home.folder.join("etc/mangrove.yaml"), SETTINGS)?;
+        write(
+            &home.folder.join("etc/mangrove.yaml"),
+            &format!("{SETTINGS}{settings}"),
+        )?;
         Ok(home)
     }
 

@@ -143,7 +143,7 @@ fn play(case: Case, plan: &Plan, programs: &Programs) -> Result<Vec<Figure>> {
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let home = Home::lay_out(&case.to_string(), programs)?;
+        let home = Home::lay_out(&case.to_string(), case.settings(), programs)?;
         let mut world = World::start(home).await?;
         let outcome = match case {
             Case::Faults => faults::play(&world, plan).await,
@@ -162,6 +162,15 @@ fn play(case: Case, plan: &Plan, programs: &Programs) -> Result<Vec<Figure>> {
 }
 
 impl Case {
+    /// Beyond those that all have.
+    fn settings(self) -> &'static str {
+        match self {
+            // A plugin that is stopped for a while is noticed.
+            Self::Faults => "  callTimeout: 500\n",
+            _ => "",
+        }
+    }
+
     fn rounds(self, short: bool) -> u32 {
         match (self, short) {
             (Self::Faults, false) => 200,

@@ -138,6 +138,12 @@ impl World {
         http::post(self.address()?, "/rules", &rule).await
     }
 
+    /// Creates a stream that needs no plugin.
+    pub(super) async fn memory_stream(&self, name: &str) -> Result<()> {
+        let sql = format!(r#"CREATE STREAM {name} () WITH (TYPE="memory", DATASOURCE="{name}")"#);
+        http::post(self.address()?, "/streams", &json!({ "sql": sql })).await
+    }
+
     /// Waits until all these rules run and all have taken more than they have now.
     pub(super) async fn flowing(&self, rules: &[String]) -> Result<()> {
         let records = self.records();
