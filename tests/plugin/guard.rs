@@ -133,6 +133,24 @@ async fn nothing_outlives_a_host_that_was_killed() {
 }
 
 #[tokio::test]
+async fn nothing_outlives_a_host_that_was_killed_before_it_knew_the_plugin() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "setsid sh -c 'echo $$ > pid; exec sleep 600' & exec sleep 600";
+    for _ in 0..10 {
+        let Guard { mut child, host } = Guard::start(folder.path(), script);
+        drop(host);
+        assert!(
+            child.wait().unwrap().success(),
+            "it gave up before its plugin had ended"
+        );
+        let pid = std::fs::read_to_string(folder.path().join("pid")).unwrap_or_default();
+        if let Some(pid) = pid.trim().parse().ok().and_then(Pid::from_raw) {
+            ended(pid).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_plugin_ends_with_its_guard() {
     let folder = tempfile::tempdir().unwrap();
     let mut guard = Guard::start(folder.path(), "exec sleep 600");

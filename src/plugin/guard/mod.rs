@@ -60,16 +60,34 @@ fn guard(mut args: impl Iterator<Item = OsString>) -> io::Result<()> {
         Err(error) => return Report::failed(&error).write(&mut host),
     };
     let plugin = Arc::new(Mutex::new(Some(main)));
-    Report::Started(main).write(&mut host)?;
-    let listened = Arc::clone(&plugin);
-    // Not joined: it ends with the process, which ends when nobody is left.
-    std::thread::Builder::new()
-        .name("orders".to_owned())
-        .spawn(move || obey(hears, &listened))?;
+    // The host may have been killed meanwhile. Whatever fails from here on, nobody is left behind.
+    if let Err(error) = attend(main, &mut host, hears, &plugin) {
+        let _unread = writeln!(
+            io::stderr(),
+            "the plugin is ended, its guard cannot go on: {error}"
+        );
+        signal(&plugin, Signal::KILL);
+    }
     let status = reap_until(main, &plugin)?;
     end_family()?;
     // The host may be gone; then nobody needs to know.
     let _unread = Report::ended(status).write(&mut host);
+    Ok(())
+}
+
+/// Tells the host that its plugin runs, and follows its orders from then on.
+fn attend(
+    main: Pid,
+    host: &mut UnixStream,
+    hears: UnixStream,
+    plugin: &Arc<Mutex<Option<Pid>>>,
+) -> io::Result<()> {
+    Report::Started(main).write(host)?;
+    let plugin = Arc::clone(plugin);
+    // Not joined: it ends with the process, which ends when nobody is left.
+    std::thread::Builder::new()
+        .name("orders".to_owned())
+        .spawn(move || obey(hears, &plugin))?;
     Ok(())
 }
 
