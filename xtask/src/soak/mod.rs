@@ -37,7 +37,7 @@ use world::World;
 /// Lets plugins and the host fail, change, come and go under load, and counts what got lost.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Fewer rounds, and the development build: about a minute in all.
+    /// Fewer rounds, and the development build: half a minute in all.
     #[arg(long)]
     short: bool,
     /// Figures as one line of JSON each.
