@@ -31,9 +31,6 @@ const STOPPED: u64 = 1500;
 /// How much more memory the host may have in the end, KiB: what an allocator keeps.
 const MORE_MEMORY: u64 = 16 * 1024;
 
-/// How many more descriptors it may have open: a connection that is being made.
-const MORE_DESCRIPTORS: u64 = 4;
-
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     Kill,
@@ -111,8 +108,7 @@ pub(super) async fn play(world: &World, plan: &Plan) -> Result<Vec<Figure>> {
     let after = until("the host uses no more than before", async || {
         let now = used_by(host)?;
         ensure!(
-            now.descriptors <= before.descriptors + MORE_DESCRIPTORS
-                && now.kibibytes <= warmed_up.kibibytes + MORE_MEMORY,
+            now.descriptors <= before.descriptors && now.kibibytes <= warmed_up.kibibytes + MORE_MEMORY,
             "at first {before:?}, after {warm} faults {warmed_up:?}, in the end {now:?}"
         );
         Ok(now)
