@@ -83,6 +83,8 @@ impl Spawner {
     fn command(&self, launch: &Launch, channel: StdUnixStream) -> Command {
         let mut command = Command::new(&self.program);
         command
+            // For whoever looks at the system's processes.
+            .arg0(env!("CARGO_PKG_NAME"))
             .args(self.words)
             .arg(launch.limits.encode())
             .arg(&launch.program)
