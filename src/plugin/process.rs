@@ -212,7 +212,7 @@ impl Process {
 
     /// Is `pid` the plugin, or something that it has started?
     pub(super) fn owns(&self, pid: u32) -> bool {
-        descends(pid, self.root())
+        guard::descends(pid, self.root())
     }
 
     /// Whether it is stopped by a signal, or by a debugger.
@@ -268,14 +268,6 @@ async fn hear(reports: &mut BufReader<UnixStream>) -> io::Result<Option<Report>>
     let mut line = String::new();
     reports.take(REPORT).read_line(&mut line).await?;
     Ok(Report::decode(&line))
-}
-
-/// Is `pid` the process `ancestor`, or does it descend from it?
-pub(super) fn descends(pid: u32, ancestor: u32) -> bool {
-    let known = |pid: u32| Pid::from_raw(i32::try_from(pid).ok()?);
-    known(pid)
-        .zip(known(ancestor))
-        .is_some_and(|(pid, ancestor)| guard::descends(pid, ancestor))
 }
 
 /// How a process ended.
