@@ -5,8 +5,8 @@ use std::io::Write;
 use serde::Deserialize;
 
 use super::client::{Client, Told, encode};
-use super::plugin::Terminal;
 use super::table::{printable, time};
+use super::terminal::Terminal;
 
 /// A line of a plugin's process.
 #[derive(Deserialize)]

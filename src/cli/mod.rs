@@ -6,13 +6,14 @@
 //! | `plugin`, `rule` | the commands, and how the answers look |
 //! | `live` | answers without an end |
 //! | `client` | the way to a host |
-//! | `table` | text for a terminal |
+//! | `table`, `terminal` | text for a terminal, and the terminal |
 
 mod client;
 mod live;
 mod plugin;
 mod rule;
 mod table;
+mod terminal;
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,7 +25,7 @@ use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 
 use self::client::{Client, ClientError};
-use self::plugin::Terminal;
+use self::terminal::Terminal;
 use crate::config::LEVELS;
 
 /// The whole command line.

@@ -1,7 +1,7 @@
 //! Owns `mangrove plugin`: what can be typed, what it asks the host for, and how the answers look.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::client::{Client, encode, encode_path};
 use super::live;
 use super::table::{Table, printable, span, time};
+use super::terminal::Terminal;
 
 /// What is done with plugins.
 #[derive(Debug, PartialEq, Eq, clap::Subcommand)]
@@ -123,13 +124,6 @@ struct Symbol {
     last_ok: Option<u64>,
     errors: u64,
     last_error: String,
-}
-
-/// Where the answers go, and where answers of the user come from.
-pub(super) struct Terminal<'a> {
-    pub(super) json: bool,
-    pub(super) output: &'a mut dyn Write,
-    pub(super) input: &'a mut dyn BufRead,
 }
 
 pub(super) async fn run(

@@ -5,8 +5,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::client::{Client, encode};
-use super::plugin::Terminal;
 use super::table::{Table, printable};
+use super::terminal::Terminal;
 
 /// What is asked about rules.
 #[derive(Debug, PartialEq, Eq, clap::Subcommand)]

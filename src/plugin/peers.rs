@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sp_proto::{Admission, Credentials, PipeInfo};
 
-use super::process::descends;
+use super::guard::descends;
 
 /// Between two lines in the log about refused peers of one plugin.
 const QUIET: Duration = Duration::from_secs(10);

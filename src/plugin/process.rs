@@ -83,6 +83,8 @@ impl Spawner {
     fn command(&self, launch: &Launch, channel: StdUnixStream) -> Command {
         let mut command = Command::new(&self.program);
         command
+            // For whoever looks at the system's processes.
+            .arg0(env!("CARGO_PKG_NAME"))
             .args(self.words)
             .arg(launch.limits.encode())
             .arg(&launch.program)
@@ -210,7 +212,7 @@ impl Process {
 
     /// Is `pid` the plugin, or something that it has started?
     pub(super) fn owns(&self, pid: u32) -> bool {
-        descends(pid, self.root())
+        guard::descends(pid, self.root())
     }
 
     /// Whether it is stopped by a signal, or by a debugger.
@@ -266,14 +268,6 @@ async fn hear(reports: &mut BufReader<UnixStream>) -> io::Result<Option<Report>>
     let mut line = String::new();
     reports.take(REPORT).read_line(&mut line).await?;
     Ok(Report::decode(&line))
-}
-
-/// Is `pid` the process `ancestor`, or does it descend from it?
-pub(super) fn descends(pid: u32, ancestor: u32) -> bool {
-    let known = |pid: u32| Pid::from_raw(i32::try_from(pid).ok()?);
-    known(pid)
-        .zip(known(ancestor))
-        .is_some_and(|(pid, ancestor)| guard::descends(pid, ancestor))
 }
 
 /// How a process ended.

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::channel::{self, Use};
 use super::error::{ChannelError, OpenError, with_sources};
-use super::process;
+use super::guard;
 use super::status::State;
 use super::worker::Remote;
 
@@ -65,7 +65,7 @@ impl Sender {
     /// done when it is connected with `process` already. When this fails, the socket goes on dialing.
     pub(super) async fn connect(&self, process: Option<u32>) -> Result<(), String> {
         let mut endpoint = self.endpoint.lock().await;
-        let is_there = |pid| process.is_some_and(|process| process::descends(pid, process));
+        let is_there = |pid| process.is_some_and(|process| guard::descends(pid, process));
         let mut peers = self
             .data
             .pipes()

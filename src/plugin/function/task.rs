@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ABSENT, Call, Channel, LINE, Line, Standing};
 use crate::plugin::error::OpenError;
-use crate::plugin::process;
+use crate::plugin::guard;
 use crate::plugin::turn::{Heard, Turn};
 
 /// How long a function may be without a connection before it is started again. Dialers come back within this
@@ -203,7 +203,7 @@ impl Core {
         let (favoured, processes) = (self.favoured, &self.processes);
         self.turn.handle_dismissed(|pipe| {
             let process = processes.get(&pipe).copied().unwrap_or(0);
-            favoured.is_some_and(|favoured| !process::descends(process, favoured))
+            favoured.is_some_and(|favoured| !guard::descends(process, favoured))
         });
         self.held.retain(|pipe, _| self.turn.knows(*pipe));
         self.processes.retain(|pipe, _| self.turn.knows(*pipe));

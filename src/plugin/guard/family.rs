@@ -40,16 +40,14 @@ pub(super) fn kill_descendants() -> io::Result<()> {
 }
 
 /// Is `pid` the process `ancestor`, or does it descend from it?
-pub(in crate::plugin) fn descends(pid: Pid, ancestor: Pid) -> bool {
-    let mut next = Some(pid);
-    for _ in 0..GENERATIONS {
-        match next {
-            None => return false,
-            Some(pid) if pid == ancestor => return true,
-            Some(pid) => next = parent(pid),
-        }
-    }
-    false
+pub(in crate::plugin) fn descends(pid: u32, ancestor: u32) -> bool {
+    let known = |pid: u32| Pid::from_raw(i32::try_from(pid).ok()?);
+    let Some(ancestor) = known(ancestor) else {
+        return false;
+    };
+    std::iter::successors(known(pid), |pid| parent(*pid))
+        .take(GENERATIONS)
+        .any(|pid| pid == ancestor)
 }
 
 /// Is the process stopped by a signal, or by a debugger?
@@ -126,12 +124,12 @@ mod tests {
 
     #[test]
     fn a_child_descends_from_its_ancestors_and_not_the_reverse() {
-        let us = rustix::process::getpid();
+        let us = std::process::id();
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
-        let pid = Pid::from_child(&child);
+        let pid = child.id();
         assert!(descends(pid, us) && descends(us, us));
-        assert!(descends(pid, rustix::process::getppid().unwrap()));
-        assert!(!descends(us, pid));
+        assert!(descends(pid, std::os::unix::process::parent_id()));
+        assert!(!descends(us, pid) && !descends(pid, 0) && !descends(0, us));
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!descends(pid, us), "it is gone");

@@ -1,5 +1,5 @@
 //! Owns the guard: the small process between the host and one plugin process, whose only child the plugin is.
-//! It is this program, started again as `mangrove guard`; [`Process`](super::process) is its other end.
+//! It is this program, started again as `mangrove guard`; the module `process` is its other end.
 //!
 //! - It is the *subreaper* of everything that the plugin starts: a process that calls `setsid`, or whose parent
 //!   ends, becomes the guard's child and cannot get lost. When the plugin's own process ends, the guard ends all

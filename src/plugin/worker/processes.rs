@@ -8,8 +8,9 @@ use std::time::SystemTime;
 
 use sp_proto::{PipeId, PipeInfo};
 
+use crate::plugin::guard;
 use crate::plugin::lifecycle::Generation;
-use crate::plugin::process::{self, Process};
+use crate::plugin::process::Process;
 
 /// A process that somebody else has started.
 #[derive(Clone, Copy, Debug)]
@@ -123,7 +124,7 @@ impl Processes {
     pub(super) fn attach(&mut self, pid: Option<u32>) -> bool {
         match self.attached {
             Some(attached) => match (attached.pid, pid) {
-                (Some(attached), Some(pid)) => process::descends(pid, attached),
+                (Some(attached), Some(pid)) => guard::descends(pid, attached),
                 _ => attached.pid == pid,
             },
             None => {
