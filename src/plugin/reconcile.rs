@@ -295,8 +295,9 @@ impl Reconciler {
     fn press(&self, name: String, step: &Step) {
         let haste = match step {
             Step::Remove => Haste::End,
-            Step::Swap => Haste::Replace,
-            Step::Start | Step::Show(_) | Step::Note(_) => return,
+            // Until it is looked at again, what is being started seems to be something else.
+            Step::Swap if !self.is_taken(&name) => Haste::Replace,
+            Step::Swap | Step::Start | Step::Show(_) | Step::Note(_) => return,
         };
         if !self.shared.locks.is_pressed(&name, haste) {
             let shared = Arc::clone(&self.shared);
@@ -305,6 +306,14 @@ impl Reconciler {
                 .tasks
                 .spawn(async move { drop(shared.turn_soon(&name, haste).await) });
         }
+    }
+
+    /// Whether what lies there is what was started last.
+    fn is_taken(&self, name: &str) -> bool {
+        let seen = self.folders.get(name).and_then(|seen| seen.inspected.as_ref());
+        let records = self.shared.records();
+        let from = records.get(name).and_then(|record| record.from);
+        matches!(seen, Some(Ok(whole)) if Some(whole.all) == from)
     }
 
     /// Reads what has become still and is not what runs.

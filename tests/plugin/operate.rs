@@ -219,3 +219,25 @@ async fn a_start_that_hangs_gives_way_to_what_happens_to_its_folder() {
     assert!(host.plugins.get(&name).is_none());
     host.shutdown().await;
 }
+
+#[tokio::test]
+async fn plugins_that_are_started_together_do_not_give_way_to_each_other() {
+    let mut home = Home::new();
+    home.settings.parallel_starts = 1;
+    let host = home.start().await;
+    let mut events = host.plugins.events();
+    let names: Vec<String> = (0..4).map(|_| unique("otog")).collect();
+    let speaks = include_str!("handshake.py");
+    for name in &names {
+        home.add(name, "python", &format!(r#""sources":["{name}"]"#), speaks);
+    }
+    let mut waiting = names.clone();
+    within("all to run", async {
+        while !waiting.is_empty() {
+            let event = events.recv().await.unwrap();
+            waiting.retain(|name| event.state != State::Running || *name != event.plugin);
+        }
+    })
+    .await;
+    host.shutdown().await;
+}
