@@ -3,6 +3,7 @@
 //! the reconciliation will then find to be as it should be.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -71,6 +72,7 @@ impl Shared {
             true => catalog.claim(Arc::clone(manifest)),
             false => catalog.enter(Arc::clone(manifest), Hold::Starting),
         })?;
+        let put = identity(&staged.folder);
         let outcome = match self.exchange(staged).await {
             Ok(()) => {
                 let folder = self.portable.join(name.as_str());
@@ -78,7 +80,16 @@ impl Shared {
                 let starting = self.start_in_place(staged, paras, is_accepted);
                 let started = self.unless_pressed(name.as_str(), Haste::End, starting).await;
                 let outcome = started.unwrap_or_else(|| Err(InstallError::Interrupted(name.clone())));
-                if outcome.is_err() {
+                // What somebody has done to the folder meanwhile is not undone.
+                let theirs = match identity(&folder) {
+                    // A script may have removed its own folder; that is undone with everything else it did.
+                    None => matches!(
+                        outcome,
+                        Err(InstallError::Start { .. } | InstallError::Interrupted(_))
+                    ),
+                    there => there != put,
+                };
+                if outcome.is_err() && !theirs {
                     carry(&folder, &staged.folder).await;
                     self.exchange(staged).await?;
                 }
@@ -339,6 +350,12 @@ impl Shared {
         let catalog = self.catalog();
         Some(catalog.entry(name)?.manifest()?.version.clone())
     }
+}
+
+/// What tells a folder from another one in its place; `None` when there is nothing.
+fn identity(folder: &Path) -> Option<(u64, u64)> {
+    let found = folder.symlink_metadata().ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Takes the environments of an old version over into a new one. A failure costs a build, nothing more.

@@ -8,7 +8,8 @@ use mangrove_protocol::manifest::SymbolKind;
 use testkit::within;
 use tokio::sync::broadcast::Receiver;
 
-use crate::home::{Home, Host, SLEEP, meta, unique};
+use crate::folder::{write_package, zip};
+use crate::home::{Home, Host, SLEEP, manifest, meta, unique};
 use crate::peer::Peer;
 
 /// Skips events until one of `plugin` with this state.
@@ -239,5 +240,38 @@ async fn plugins_that_are_started_together_do_not_give_way_to_each_other() {
         }
     })
     .await;
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_somebody_does_to_the_folder_during_an_update_is_not_undone() {
+    let mut home = Home::new();
+    home.settings.start_timeout = Duration::from_secs(3600);
+    let name = unique("oupd");
+    let (fields, speaks) = (format!(r#""sources":["{name}"]"#), include_str!("handshake.py"));
+    home.add(&name, "python", &fields, speaks);
+    let host = home.start().await;
+    let mut events = host.plugins.events();
+    heard(&mut events, &name, State::Running).await;
+    let silent = manifest("python", &fields).replace("1.0", "2.0");
+    let json = format!("{name}.json");
+    let files = [
+        (&*json, silent.as_bytes()),
+        ("run", b"while True: pass".as_slice()),
+    ];
+    let request = write_package(&home, &name, &zip(&files).await);
+
+    let deleting = async {
+        let folder = home.plugin_folder(&name);
+        while std::fs::read(folder.join(&json)).ok() != Some(silent.clone().into_bytes()) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    };
+    let updating = async { tokio::join!(host.plugins.update(request), deleting).0 };
+    let error = within("the update", updating).await.unwrap_err();
+    assert!(!home.plugin_folder(&name).exists(), "{error}");
+    heard(&mut events, &name, State::Removed).await;
+    assert!(host.plugins.get(&name).is_none() && !home.plugin_folder(&name).exists());
     host.shutdown().await;
 }
