@@ -99,7 +99,7 @@ pub enum InstallError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// The host is ending, or the installation died.
+    /// The host is ending, somebody stops or removes the plugin, or the installation died.
     #[error("the installation of the plugin \"{0}\" was interrupted")]
     Interrupted(PluginName),
 }

@@ -23,7 +23,7 @@ use super::handle::Handle;
 use super::inspect::{self, Unfit, Whole};
 use super::install;
 use super::launch::Launch;
-use super::locks::{Locked, Locks};
+use super::locks::{Haste, Locked, Locks};
 use super::process::Spawner;
 use super::reconcile::Reconciler;
 use super::script::{self, ScriptError};
@@ -192,7 +192,7 @@ pub(super) struct Shared {
     catalog: RwLock<Catalog>,
     workers: Mutex<BTreeMap<PluginName, Remote>>,
     records: Mutex<BTreeMap<String, Record>>,
-    locks: Locks,
+    pub(super) locks: Locks,
     pub(super) dirty: Arc<Dirty>,
     /// Why the folder cannot be read.
     pub(super) trouble: Mutex<Option<String>>,
@@ -263,6 +263,30 @@ impl Shared {
             locked: Some(self.locks.try_lock(name)?),
             dirty: Arc::clone(&self.dirty),
         })
+    }
+
+    /// Waits for it less long: what `haste` says gives way.
+    pub(super) async fn turn_soon(&self, name: &str, haste: Haste) -> Turn {
+        Turn {
+            name: name.to_owned(),
+            locked: Some(self.locks.lock_soon(name, haste).await),
+            dirty: Arc::clone(&self.dirty),
+        }
+    }
+
+    /// `None`, and `work` given up, when somebody waits for whom what `haste` says gives way. What a plugin's
+    /// worker has been told, it goes on with.
+    pub(super) async fn unless_pressed<T>(
+        &self,
+        name: &str,
+        haste: Haste,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        tokio::select! {
+            biased;
+            outcome = work => Some(outcome),
+            () = self.locks.pressed(name, haste) => None,
+        }
     }
 
     pub(super) fn is_stopping(&self) -> bool {

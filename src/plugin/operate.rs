@@ -3,6 +3,7 @@
 //! the reconciliation will then find to be as it should be.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use super::environment;
 use super::error::{ControlError, InstallError, RemoveError};
 use super::handle::Removed;
 use super::install::{self, InstallRequest, Staged};
+use super::locks::Haste;
 use super::manager::{Shared, blocking};
 use super::status::State;
 use super::worker::Request;
@@ -31,7 +33,7 @@ impl Shared {
     /// Replaces an installed plugin, or a folder that was refused. The old one runs on when the new one is not
     /// a plugin or does not start.
     pub(super) async fn update(&self, request: InstallRequest) -> Result<(), InstallError> {
-        let _turn = self.turn(request.name.as_str()).await;
+        let _turn = self.turn_soon(request.name.as_str(), Haste::Replace).await;
         if !self.is_taken(&request.name) {
             return Err(InstallError::NotFound(request.name));
         }
@@ -51,7 +53,9 @@ impl Shared {
     pub(super) async fn install_or_update(&self, request: &InstallRequest) -> Result<(), InstallError> {
         let interrupted = || Err(InstallError::Interrupted(request.name.clone()));
         let staging = install::stage(request, &self.plugins, &self.settings);
-        let staged = self.unless_stopping(staging).await.unwrap_or_else(interrupted)?;
+        let staging = self.unless_pressed(request.name.as_str(), Haste::End, staging);
+        let staged = self.unless_stopping(staging).await.flatten();
+        let staged = staged.unwrap_or_else(interrupted)?;
         let outcome = self.put_in_place(&staged, &request.shell_paras).await;
         staged.clean().await;
         outcome
@@ -68,12 +72,24 @@ impl Shared {
             true => catalog.claim(Arc::clone(manifest)),
             false => catalog.enter(Arc::clone(manifest), Hold::Starting),
         })?;
+        let put = identity(&staged.folder);
         let outcome = match self.exchange(staged).await {
             Ok(()) => {
                 let folder = self.portable.join(name.as_str());
                 carry(&staged.folder, &folder).await;
-                let outcome = self.start_in_place(staged, paras, is_accepted).await;
-                if outcome.is_err() {
+                let starting = self.start_in_place(staged, paras, is_accepted);
+                let started = self.unless_pressed(name.as_str(), Haste::End, starting).await;
+                let outcome = started.unwrap_or_else(|| Err(InstallError::Interrupted(name.clone())));
+                // What somebody has done to the folder meanwhile is not undone.
+                let theirs = match identity(&folder) {
+                    // A script may have removed its own folder; that is undone with everything else it did.
+                    None => matches!(
+                        outcome,
+                        Err(InstallError::Start { .. } | InstallError::Interrupted(_))
+                    ),
+                    there => there != put,
+                };
+                if outcome.is_err() && !theirs {
                     carry(&folder, &staged.folder).await;
                     self.exchange(staged).await?;
                 }
@@ -136,8 +152,11 @@ impl Shared {
     /// Starts the old version again, should it not run.
     async fn bring_back(&self, name: &PluginName) {
         tracing::warn!(plugin = %name, "the new version was not taken: going on with the old one");
-        let is_stopped = matches!(self.catalog().entry(name.as_str()), Some(Entry::Held(..)));
-        if is_stopped || self.is_up(name.as_str()) {
+        let is_stopped = matches!(
+            self.catalog().entry(name.as_str()),
+            Some(Entry::Held(_, Hold::Stopped))
+        );
+        if is_stopped || self.is_up(name.as_str()) || self.locks.is_pressed(name.as_str(), Haste::End) {
             return;
         }
         match self.inspect(name.as_str()).await {
@@ -173,7 +192,7 @@ impl Shared {
 
     /// Stops a plugin and deletes its folder. Its rules are given time to let go of it.
     pub(super) async fn remove(&self, name: String) -> Result<Removed, RemoveError> {
-        let _turn = self.turn(&name).await;
+        let _turn = self.turn_soon(&name, Haste::End).await;
         // Only a name that the catalog knows becomes part of a path.
         if self.catalog().entry(&name).is_none() {
             return Err(RemoveError::NotFound(name));
@@ -213,7 +232,7 @@ impl Shared {
 
     /// Stops a plugin until somebody starts it or its files change.
     pub(super) async fn stop(&self, name: String) -> Result<(), ControlError> {
-        let _turn = self.turn(&name).await;
+        let _turn = self.turn_soon(&name, Haste::End).await;
         self.accepted(&name)?;
         self.withhold(&name, Hold::Stopped).await;
         self.stop_worker(&name, "stopped by hand").await;
@@ -232,14 +251,14 @@ impl Shared {
 
     /// Stops a plugin and starts it again; its rules wait meanwhile.
     pub(super) async fn restart(&self, name: String) -> Result<(), ControlError> {
-        let _turn = self.turn(&name).await;
+        let _turn = self.turn_soon(&name, Haste::Replace).await;
         self.accepted(&name)?;
         self.begin(name, Some("being restarted")).await
     }
 
     /// Stops the plugin's process and waits for one that its author starts.
     pub(super) async fn attach(&self, name: String) -> Result<(), ControlError> {
-        let _turn = self.turn(&name).await;
+        let _turn = self.turn_soon(&name, Haste::Replace).await;
         self.accepted(&name)?;
         let manifest = self
             .catalog()
@@ -280,17 +299,25 @@ impl Shared {
             self.stop_worker(&name, reason).await;
         }
         self.note(&name, |record| record.taken(&whole));
-        let started = match self.ready(&whole).await {
-            Ok(assignment) => self.run(assignment).await,
-            Err(reason) => {
-                self.unready(&whole, reason.clone());
-                return Err(ControlError::Refused { name, reason });
+        let start = async {
+            match self.ready(&whole).await {
+                Ok(assignment) => Ok(self.run(assignment).await),
+                Err(reason) => Err(reason),
             }
         };
+        let Some(started) = self.unless_pressed(&name, Haste::Replace, start).await else {
+            self.give_way(&whole);
+            let reason = "something else is to be done with it meanwhile".to_owned();
+            return Err(ControlError::Failed { name, reason });
+        };
         match started {
-            Ok(()) => Ok(()),
-            Err(_) if self.is_stopping() => Err(ControlError::Interrupted(name)),
-            Err(reason) => Err(ControlError::Failed { name, reason }),
+            Ok(Ok(())) => Ok(()),
+            Err(reason) => {
+                self.unready(&whole, reason.clone());
+                Err(ControlError::Refused { name, reason })
+            }
+            Ok(Err(_)) if self.is_stopping() => Err(ControlError::Interrupted(name)),
+            Ok(Err(reason)) => Err(ControlError::Failed { name, reason }),
         }
     }
 
@@ -323,6 +350,12 @@ impl Shared {
         let catalog = self.catalog();
         Some(catalog.entry(name)?.manifest()?.version.clone())
     }
+}
+
+/// What tells a folder from another one in its place; `None` when there is nothing.
+fn identity(folder: &Path) -> Option<(u64, u64)> {
+    let found = folder.symlink_metadata().ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Takes the environments of an old version over into a new one. A failure costs a build, nothing more.

@@ -18,6 +18,7 @@ use super::diff::{self, Churn, Found, Known, Step, Verdict};
 use super::fingerprint::{self, Fingerprint};
 use super::inspect::{self, Unfit, Whole};
 use super::install::InstallRequest;
+use super::locks::Haste;
 use super::manager::{Record, Shared, Turn, blocking};
 use super::scan::{Counts, Look, Scanner, World};
 use super::status::State;
@@ -271,8 +272,9 @@ impl Reconciler {
     async fn act(&mut self) {
         self.inspect().await;
         self.install_zips();
-        for name in diff::plan(&self.found(), &self.known()).into_keys() {
+        for (name, step) in diff::plan(&self.found(), &self.known()) {
             let Some(turn) = self.shared.try_turn(&name) else {
+                self.press(name, &step);
                 continue;
             };
             // Asked again: the step before may have changed what follows, or somebody was just done with it.
@@ -287,6 +289,31 @@ impl Reconciler {
         self.folders
             .retain(|name, seen| !is_over(seen) || shared.catalog().entry(name).is_some());
         self.zips.retain(|_, seen| !is_over(seen));
+    }
+
+    /// What is being done with a plugin is made to end soon when it is for nothing.
+    fn press(&self, name: String, step: &Step) {
+        let haste = match step {
+            Step::Remove => Haste::End,
+            // Until it is looked at again, what is being started seems to be something else.
+            Step::Swap if !self.is_taken(&name) => Haste::Replace,
+            Step::Swap | Step::Start | Step::Show(_) | Step::Note(_) => return,
+        };
+        if !self.shared.locks.is_pressed(&name, haste) {
+            let shared = Arc::clone(&self.shared);
+            // When it is given back, this comes here again.
+            self.shared
+                .tasks
+                .spawn(async move { drop(shared.turn_soon(&name, haste).await) });
+        }
+    }
+
+    /// Whether what lies there is what was started last.
+    fn is_taken(&self, name: &str) -> bool {
+        let seen = self.folders.get(name).and_then(|seen| seen.inspected.as_ref());
+        let records = self.shared.records();
+        let from = records.get(name).and_then(|record| record.from);
+        matches!(seen, Some(Ok(whole)) if Some(whole.all) == from)
     }
 
     /// Reads what has become still and is not what runs.
@@ -510,24 +537,37 @@ impl Shared {
         self.note(name.as_str(), |record| record.taken(&whole));
         let shared = Arc::clone(&self);
         self.tasks.spawn(async move {
-            let assignment = match shared.ready(&whole).await {
-                Ok(assignment) => assignment,
-                Err(reason) => {
-                    shared.unready(&whole, reason);
-                    return drop(turn);
+            let start = async {
+                let assignment = match shared.ready(&whole).await {
+                    Ok(assignment) => assignment,
+                    Err(reason) => return shared.unready(&whole, reason),
+                };
+                match shared.run(assignment).await {
+                    Ok(()) => tracing::info!(plugin = %name, version = manifest.version, "started"),
+                    Err(reason) if is_written(&reason) => {
+                        shared.stop_worker(name.as_str(), WRITTEN).await;
+                        shared.block(&whole, Verdict::Incomplete(WRITTEN.to_owned()));
+                    }
+                    // The supervision goes on with it.
+                    Err(reason) => tracing::warn!(plugin = %name, "it does not start: {reason}"),
                 }
             };
-            match shared.run(assignment).await {
-                Ok(()) => tracing::info!(plugin = %name, version = manifest.version, "started"),
-                Err(reason) if is_written(&reason) => {
-                    shared.stop_worker(name.as_str(), WRITTEN).await;
-                    shared.block(&whole, Verdict::Incomplete(WRITTEN.to_owned()));
-                }
-                // The supervision goes on with it.
-                Err(reason) => tracing::warn!(plugin = %name, "it does not start: {reason}"),
+            let started = shared.unless_pressed(name.as_str(), Haste::Replace, start).await;
+            if started.is_none() {
+                shared.give_way(&whole);
             }
             drop(turn);
         });
+    }
+
+    /// What was entered is not waited for any longer. Whoever came between decides what becomes of it.
+    pub(super) fn give_way(&self, whole: &Whole) {
+        let name = &whole.manifest.name;
+        tracing::info!(plugin = %name, "not waiting for its start: something else is to be done with it");
+        let accepted = self.change(|catalog| catalog.accept(Arc::clone(&whole.manifest)));
+        if let Err(conflict) = accepted {
+            tracing::warn!(plugin = %name, "{conflict}");
+        }
     }
 
     /// Has what lies in a folder take over from what runs.
@@ -564,9 +604,15 @@ impl Shared {
         let shared = Arc::clone(&self);
         self.tasks.spawn(async move {
             let from = whole.all;
-            let outcome = match shared.ready(&whole).await {
-                Ok(assignment) => shared.replace(assignment).await,
-                unready => unready.map(drop),
+            let swap = async {
+                match shared.ready(&whole).await {
+                    Ok(assignment) => shared.replace(assignment).await,
+                    unready => unready.map(drop),
+                }
+            };
+            let Some(outcome) = shared.unless_pressed(name.as_str(), Haste::End, swap).await else {
+                shared.change(|catalog| catalog.release(name.as_str()));
+                return drop(turn);
             };
             shared.settle_swap(&whole, outcome.as_ref().err().map(String::as_str));
             match outcome {

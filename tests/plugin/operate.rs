@@ -1,12 +1,15 @@
 //! Plugins that are stopped, started, restarted and removed by hand, and what is heard of it.
 
+use std::time::Duration;
+
 use mangrove::plugin::{ControlError, Event, State};
 use mangrove_protocol::Object;
 use mangrove_protocol::manifest::SymbolKind;
 use testkit::within;
 use tokio::sync::broadcast::Receiver;
 
-use crate::home::{Home, SLEEP, meta, unique};
+use crate::folder::{write_package, zip};
+use crate::home::{Home, Host, SLEEP, manifest, meta, unique};
 use crate::peer::Peer;
 
 /// Skips events until one of `plugin` with this state.
@@ -156,5 +159,119 @@ async fn a_removal_names_the_rules_and_waits_for_them() {
     })
     .await;
     assert_eq!(removed.unwrap().rules, ["orule"]);
+    host.shutdown().await;
+}
+
+/// A plugin whose process lives and never says anything, as far as it comes.
+async fn hanging(prefix: &str) -> (Home, Host, Receiver<Event>, String) {
+    let mut home = Home::new();
+    home.settings.start_timeout = Duration::from_secs(3600);
+    let name = unique(prefix);
+    home.add(&name, "python", &format!(r#""sources":["{name}"]"#), SLEEP);
+    let host = home.start().await;
+    let events = host.plugins.events();
+    started(&host, &name).await;
+    (home, host, events, name)
+}
+
+async fn started(host: &Host, name: &str) {
+    host.until("its process", name, |status| status.pid.is_some())
+        .await;
+}
+
+#[tokio::test]
+async fn a_start_that_hangs_gives_way_to_whoever_stops_or_removes_the_plugin() {
+    let (home, host, _, name) = hanging("ohang").await;
+    within("the stop", host.plugins.stop(&name)).await.unwrap();
+    assert_eq!(host.status(&name).status, State::Stopped);
+
+    let starting = host.plugins.start(&name);
+    let removing = async {
+        started(&host, &name).await;
+        host.plugins.remove(&name).await
+    };
+    let (start, removed) = within("the removal", async { tokio::join!(starting, removing) }).await;
+    assert!(matches!(start, Err(ControlError::Failed { .. })), "{start:?}");
+    assert!(removed.unwrap().rules.is_empty());
+    assert!(host.plugins.get(&name).is_none() && !home.plugin_folder(&name).exists());
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_start_that_hangs_gives_way_to_what_happens_to_its_folder() {
+    let (home, host, mut events, name) = hanging("ofold").await;
+    let speaks = include_str!("handshake.py");
+    home.add(&name, "python", &format!(r#""sources":["{name}"]"#), speaks);
+    heard(&mut events, &name, State::Running).await;
+
+    home.add(&name, "python", &format!(r#""sources":["{name}"]"#), SLEEP);
+    within("the restart", async {
+        let restarting = host.plugins.restart(&name);
+        let deleting = async {
+            heard(&mut events, &name, State::Starting).await;
+            std::fs::remove_dir_all(home.plugin_folder(&name)).unwrap();
+        };
+        tokio::join!(restarting, deleting)
+    })
+    .await
+    .0
+    .unwrap_err();
+    heard(&mut events, &name, State::Removed).await;
+    assert!(host.plugins.get(&name).is_none());
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn plugins_that_are_started_together_do_not_give_way_to_each_other() {
+    let mut home = Home::new();
+    home.settings.parallel_starts = 1;
+    let host = home.start().await;
+    let mut events = host.plugins.events();
+    let names: Vec<String> = (0..4).map(|_| unique("otog")).collect();
+    let speaks = include_str!("handshake.py");
+    for name in &names {
+        home.add(name, "python", &format!(r#""sources":["{name}"]"#), speaks);
+    }
+    let mut waiting = names.clone();
+    within("all to run", async {
+        while !waiting.is_empty() {
+            let event = events.recv().await.unwrap();
+            waiting.retain(|name| event.state != State::Running || *name != event.plugin);
+        }
+    })
+    .await;
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_somebody_does_to_the_folder_during_an_update_is_not_undone() {
+    let mut home = Home::new();
+    home.settings.start_timeout = Duration::from_secs(3600);
+    let name = unique("oupd");
+    let (fields, speaks) = (format!(r#""sources":["{name}"]"#), include_str!("handshake.py"));
+    home.add(&name, "python", &fields, speaks);
+    let host = home.start().await;
+    let mut events = host.plugins.events();
+    heard(&mut events, &name, State::Running).await;
+    let silent = manifest("python", &fields).replace("1.0", "2.0");
+    let json = format!("{name}.json");
+    let files = [
+        (&*json, silent.as_bytes()),
+        ("run", b"while True: pass".as_slice()),
+    ];
+    let request = write_package(&home, &name, &zip(&files).await);
+
+    let deleting = async {
+        let folder = home.plugin_folder(&name);
+        while std::fs::read(folder.join(&json)).ok() != Some(silent.clone().into_bytes()) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    };
+    let updating = async { tokio::join!(host.plugins.update(request), deleting).0 };
+    let error = within("the update", updating).await.unwrap_err();
+    assert!(!home.plugin_folder(&name).exists(), "{error}");
+    heard(&mut events, &name, State::Removed).await;
+    assert!(host.plugins.get(&name).is_none() && !home.plugin_folder(&name).exists());
     host.shutdown().await;
 }
