@@ -375,7 +375,8 @@ impl Reconciler {
 
     /// `None` when it is gone for good.
     fn found_one(&self, name: &str) -> Option<Found<Print>> {
-        let is_known = || self.shared.catalog().entry(name).is_some();
+        // What stands for a zip is no folder that may be on its way.
+        let is_known = || self.known_one(name).is_some();
         let Some(seen) = self.folders.get(name) else {
             // Nobody has looked yet.
             return is_known().then_some(Found::Moving);

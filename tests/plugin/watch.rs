@@ -444,3 +444,15 @@ async fn fifty_plugins_at_once_all_run_but_for_the_broken_one() {
     }
     host.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_zip_that_is_refused_stays_so_while_others_come() {
+    let (home, host, mut events) = empty().await;
+    let names = [unique("wzip"), unique("wzip")];
+    for name in &names {
+        std::fs::write(home.plugin_folder(&format!("{name}.zip")), "not a zip").unwrap();
+        heard(&mut events, name, State::Refused).await;
+    }
+    assert_eq!(host.plugins.status(&names[0]).unwrap().status, State::Refused);
+    host.shutdown().await;
+}
