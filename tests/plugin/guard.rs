@@ -19,6 +19,7 @@ use crate::home::{Home, unique};
 
 /// Starts a process of each kind that gets away from its parent, and notes their pids in the file `pids`.
 const FAMILY: &str = "#!/bin/sh
+: > pids.tmp
 note() { echo $$ >> pids.tmp; exec sleep 600; }
 ( note ) &
 setsid sh -c 'echo $$ >> pids.tmp; exec sleep 600' &
