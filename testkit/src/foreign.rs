@@ -71,16 +71,7 @@ pub fn prepare_python(ekuiper: &str, may_install: bool) -> Result<PathBuf, Strin
     if !may_install {
         return Err("not prepared".to_owned());
     }
-    let base = find_program("python3").ok_or("python3 is not installed")?;
-    // Half of an earlier attempt, or one whose base interpreter is gone.
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder)
-            .map_err(|error| format!("cannot remove {}: {error}", folder.display()))?;
-    }
-    run(Command::new(base).args(["-m", "venv"]).arg(&folder))?;
-    run(Command::new(&interpreter)
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-        .args([format!("ekuiper=={ekuiper}"), "pynng".to_owned()]))?;
+    install(&folder, &[&format!("ekuiper=={ekuiper}"), "pynng"])?;
     if imports(&interpreter) {
         Ok(interpreter)
     } else {
@@ -88,6 +79,60 @@ pub fn prepare_python(ekuiper: &str, may_install: bool) -> Result<PathBuf, Strin
             "{} cannot import ekuiper and pynng",
             interpreter.display()
         ))
+    }
+}
+
+/// Makes a Python environment in `folder` anew, with these packages.
+fn install(folder: &Path, packages: &[&str]) -> Result<(), String> {
+    let base = find_program("python3").ok_or("python3 is not installed")?;
+    // Half of an earlier attempt, or one whose base interpreter is gone.
+    if folder.exists() {
+        std::fs::remove_dir_all(folder)
+            .map_err(|error| format!("cannot remove {}: {error}", folder.display()))?;
+    }
+    run(Command::new(base).args(["-m", "venv"]).arg(folder))?;
+    run(Command::new(folder.join("bin/python"))
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+        .args(packages))
+}
+
+/// The program `uv`: the machine's own, or one that is downloaded on first use; or a recorded skip.
+pub fn uv() -> Option<PathBuf> {
+    let may_install = std::env::var_os(PREPARED).is_none();
+    match prepare_uv(may_install) {
+        Ok(program) => Some(program),
+        Err(why) => {
+            skip("uv", &why);
+            None
+        }
+    }
+}
+
+/// The program `uv`; downloads it if the machine has none and `may_install`.
+///
+/// # Errors
+/// The reason why there is none, in one line.
+pub fn prepare_uv(may_install: bool) -> Result<PathBuf, String> {
+    if let Some(program) = find_program("uv") {
+        return Ok(program);
+    }
+    let environments = target_folder().join("testkit");
+    std::fs::create_dir_all(&environments)
+        .map_err(|error| format!("cannot create {}: {error}", environments.display()))?;
+    let _lock = exclusive_at(&environments.join("python.lock"));
+    let folder = environments.join("uv");
+    let program = folder.join("bin/uv");
+    if program.is_file() {
+        return Ok(program);
+    }
+    if !may_install {
+        return Err("not prepared".to_owned());
+    }
+    install(&folder, &["uv"])?;
+    if program.is_file() {
+        Ok(program)
+    } else {
+        Err(format!("there is no {}", program.display()))
     }
 }
 

@@ -26,7 +26,7 @@ pub mod process;
 pub mod skip;
 
 pub use bound::{PATIENCE, within};
-pub use foreign::{built, go, program, python, target_folder};
+pub use foreign::{built, go, program, python, target_folder, uv};
 pub use lock::{Exclusive, exclusive};
 pub use port::free_port;
 pub use process::Process;

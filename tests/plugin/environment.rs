@@ -153,7 +153,7 @@ async fn a_dropped_folder_gets_its_environment_and_the_host_does_not_wait_for_it
 
 #[tokio::test]
 async fn uv_builds_it_as_well() {
-    let Some(uv) = testkit::program("uv") else { return };
+    let Some(uv) = testkit::uv() else { return };
     let mut home = Home::new();
     home.settings.uv_bin = uv.display().to_string();
     let (name, manifest) = (unique("uv"), python("uv"));

@@ -54,6 +54,7 @@ const STEPS: &[Step] = &[
     ("set-up: python with ekuiper 1.4.0", |checkout| {
         setup::python(checkout, "1.4.0")
     }),
+    ("set-up: uv", setup::uv),
     ("set-up: the mangos peer", setup::mangos),
     ("committed content", contents::check),
     ("layering", layering::check),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
-use testkit::foreign::{find_program, prepare_go, prepare_python};
+use testkit::foreign::{find_program, prepare_go, prepare_python, prepare_uv};
 
 use super::report::Outcome;
 use super::{Checkout, output, run_logged};
@@ -75,6 +75,14 @@ pub(super) fn programs(checkout: &Checkout) -> Result<Outcome> {
 /// Makes the Python environment that has this release of the published SDK.
 pub(super) fn python(_: &Checkout, ekuiper: &str) -> Result<Outcome> {
     Ok(match prepare_python(ekuiper, true) {
+        Ok(_) => Outcome::Passed,
+        Err(reason) => Outcome::Skipped(reason),
+    })
+}
+
+/// Finds or downloads `uv`, which builds Python environments.
+pub(super) fn uv(_: &Checkout) -> Result<Outcome> {
+    Ok(match prepare_uv(true) {
         Ok(_) => Outcome::Passed,
         Err(reason) => Outcome::Skipped(reason),
     })
