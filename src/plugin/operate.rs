@@ -83,10 +83,7 @@ impl Shared {
                 // What somebody has done to the folder meanwhile is not undone.
                 let theirs = match identity(&folder) {
                     // A script may have removed its own folder; that is undone with everything else it did.
-                    None => matches!(
-                        outcome,
-                        Err(InstallError::Start { .. } | InstallError::Interrupted(_))
-                    ),
+                    None => !matches!(outcome, Err(InstallError::Script { .. })),
                     there => there != put,
                 };
                 if outcome.is_err() && !theirs {

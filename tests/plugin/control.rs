@@ -314,12 +314,7 @@ async fn a_process_that_ignores_sigterm_is_killed_at_shutdown() {
         .await
         .pid
         .unwrap();
-    within("the trap", async {
-        while host.plugins.output(&name).unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
+    host.heard("the trap", &name, |line| line == "ready").await;
     host.shutdown().await;
     assert!(
         !std::path::Path::new(&format!("/proc/{pid}")).exists(),

@@ -61,14 +61,8 @@ fn built(folder: &Path) -> PathBuf {
 }
 
 async fn said_hello(host: &Host, name: &str) {
-    within("its word", async {
-        let hello = "hello from a wheel ";
-        let said = || host.plugins.output(name).unwrap();
-        while !said().iter().any(|line| line.text.starts_with(hello)) {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    host.heard("its word", name, |line| line.starts_with("hello from a wheel "))
+        .await;
 }
 
 async fn install(host: &Host, name: &str, request: InstallRequest) {

@@ -314,10 +314,8 @@ async fn an_update_replaces_and_a_bad_one_leaves_the_old_one_running() {
     let request = package(&home, &name, &[(&json, &new), ("run", script)]).await;
     let updating = host.plugins.update(request);
     let moving = async {
-        let said = || host.plugins.output(&name).unwrap().into_iter();
-        while !said().any(|line| line.text == "second") {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        host.heard("the new process", &name, |line| line == "second")
+            .await;
         let mut next = Peer::control(&name).await;
         assert!(matches!(next.command().await, Command::Start(symbol) if symbol.name.as_str() == source));
         next.say("ok").await;
@@ -369,16 +367,11 @@ async fn an_installation_goes_on_when_its_caller_goes_away() {
         ("run", SLEEP),
     ];
     let request = package(&home, &name, &files).await;
+    let mut events = host.plugins.events();
     drop(tokio::time::timeout(Duration::ZERO, host.plugins.install(request)).await);
     let _peer = Peer::control(&name).await;
     within("the plugin", async {
-        while host
-            .plugins
-            .get(&name)
-            .is_none_or(|plugin| plugin.status.status != State::Running)
-        {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        while events.recv().await.unwrap().state != State::Running {}
     })
     .await;
     host.shutdown().await;

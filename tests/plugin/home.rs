@@ -134,6 +134,18 @@ impl Host {
         .await
     }
 
+    /// Waits until a process of the plugin has written such a line.
+    pub(crate) async fn heard(&self, what: &str, name: &str, wanted: impl Fn(&str) -> bool) {
+        let (written, mut coming) = self.plugins.follow_output(name).expect("the plugin is known");
+        if written.iter().any(|line| wanted(&line.text)) {
+            return;
+        }
+        within(what, async {
+            while !wanted(&coming.recv().await.unwrap().text) {}
+        })
+        .await;
+    }
+
     /// Waits for a process other than `old`, and speaks for it.
     pub(crate) async fn next_peer(&self, name: &str, old: Option<u32>) -> Peer {
         within("another process", async {
