@@ -10,11 +10,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
@@ -31,6 +32,9 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How long a guard may take until it has started its plugin. It takes milliseconds.
 const GUARD: Duration = Duration::from_secs(30);
+
+/// After which time a guard that should have done something is told to go on, in case it is stopped.
+const NUDGE: Duration = Duration::from_millis(50);
 
 /// The longest report of a guard, in bytes.
 const REPORT: u64 = 64;
@@ -100,13 +104,54 @@ impl Spawner {
     }
 }
 
-/// A guard. Dropped: waited for, which is short once its channel is closed.
+/// A guard. Dropped: its channel is closed by then, so it is about to end; who waits for it must not be a thread of
+/// the runtime, since a plugin can stop its guard.
 #[derive(Debug)]
 struct Unreaped(Child);
 
 impl Drop for Unreaped {
     fn drop(&mut self) {
-        let _reaped = self.0.wait();
+        if !matches!(self.0.try_wait(), Ok(None)) {
+            return;
+        }
+        let guard = Pid::from_child(&self.0);
+        let reaper = std::thread::Builder::new().name("reaper".to_owned());
+        if let Err(error) = reaper.spawn(move || reap(guard)) {
+            tracing::warn!("no thread can be started, so a guard that ends is not reaped: {error}");
+        }
+    }
+}
+
+fn reap(guard: Pid) {
+    while matches!(
+        rustix::process::waitpid(Some(guard), WaitOptions::NOHANG),
+        Ok(None)
+    ) {
+        std::thread::sleep(NUDGE);
+        end(guard);
+    }
+}
+
+/// Ends what the guard is to end, should it be kept from doing so itself.
+fn end(guard: Pid) {
+    // Without the list of processes only the guard can do it.
+    let _unlisted = guard::kill_descendants(guard);
+    let_go_on(guard);
+}
+
+/// `guard` must not be reaped, so that its pid is its own.
+fn let_go_on(guard: Pid) {
+    let _ended = rustix::process::kill_process(guard, Signal::CONT);
+}
+
+/// Awaits what a guard does next, and does `nudge` now and then, since somebody may have stopped the guard.
+async fn nudging<T>(guard: Pid, nudge: fn(Pid), next: impl Future<Output = T>) -> T {
+    let mut next = pin!(next);
+    loop {
+        match timeout(NUDGE, next.as_mut()).await {
+            Ok(done) => return done,
+            Err(_) => nudge(guard),
+        }
     }
 }
 
@@ -155,6 +200,7 @@ pub(super) struct Process {
     _admitted: Admitted,
     pid: Pid,
     started: SystemTime,
+    killed: bool,
 }
 
 impl Process {
@@ -179,7 +225,8 @@ impl Process {
         // Taken before: its first words may be read before the guard's report is.
         let started = SystemTime::now();
         (&channel).write_all(&[Order::Start.encode()])?;
-        let report = timeout(GUARD, hear(&mut reports)).await;
+        let report = nudging(Pid::from_child(&guard.0), let_go_on, hear(&mut reports));
+        let report = timeout(GUARD, report).await;
         match report.map_err(|_| io::ErrorKind::TimedOut)?? {
             Some(Report::Started(pid)) => Ok(Self {
                 orders: channel,
@@ -190,6 +237,7 @@ impl Process {
                 _admitted: admitted,
                 pid,
                 started,
+                killed: false,
             }),
             Some(Report::Failed(number)) if number != 0 => Err(io::Error::from_raw_os_error(number)),
             _ => Err(io::Error::other("its guard did not start it")),
@@ -225,7 +273,12 @@ impl Process {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub(super) async fn ended(&self) -> io::Result<()> {
-        self.pidfd.readable().await.map(|mut guard| guard.retain_ready())
+        let ended = async { self.pidfd.readable().await.map(|mut guard| guard.retain_ready()) };
+        if self.killed {
+            nudging(Pid::from_child(&self.guard.0), end, ended).await
+        } else {
+            ended.await
+        }
     }
 
     /// Ends whatever is left, reads the last output and says how the process ended.
@@ -251,10 +304,10 @@ impl Process {
     }
 
     /// Ends the plugin and everything that it has started.
-    pub(super) fn kill(&self) {
+    pub(super) fn kill(&mut self) {
+        self.killed = true;
         self.order(Order::Kill);
-        // Somebody may have stopped the guard. It is not reaped yet, so its pid is its own.
-        let _ended = rustix::process::kill_process(Pid::from_child(&self.guard.0), Signal::CONT);
+        let_go_on(Pid::from_child(&self.guard.0));
     }
 
     fn order(&self, order: Order) {
@@ -291,6 +344,8 @@ impl fmt::Display for Ending {
 
 #[cfg(test)]
 mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec};
+
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -348,6 +403,32 @@ mod tests {
         assert!(!process.is_halted());
         rustix::process::kill_process(process.pid, Signal::STOP).unwrap();
         until(|| process.is_halted()).await;
+    }
+
+    /// However fast it is: it runs before its guard has reported it, mostly.
+    #[tokio::test]
+    async fn a_plugin_that_keeps_stopping_its_guard_starts_and_ends() {
+        let script = "while :; do kill -STOP $PPID; done & kill -STOP $PPID; wait";
+        let (mut process, _output) = spawn(&shell(script)).await.unwrap();
+        process.kill();
+        timeout(PATIENCE, process.ended()).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn dropping_a_process_does_not_wait_for_a_guard_that_is_stopped() {
+        let (process, _output) = spawn(&shell("kill -STOP $PPID; exec sleep 300")).await.unwrap();
+        let guard = Pid::from_child(&process.guard.0);
+        until(|| guard::is_halted(guard)).await;
+        let pidfd = rustix::process::pidfd_open(process.pid, PidfdFlags::empty()).unwrap();
+        drop(process);
+        let ended = || {
+            rustix::event::poll(
+                &mut [PollFd::new(&pidfd, PollFlags::IN)],
+                Some(&Timespec::default()),
+            )
+        };
+        until(|| ended() == Ok(1)).await;
+        until(|| rustix::process::test_kill_process(guard).is_err()).await;
     }
 
     #[tokio::test]

@@ -9,11 +9,10 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 /// The longest line of ancestors that is followed.
 const GENERATIONS: usize = 64;
 
-/// Sends SIGKILL to every descendant of this process that has not ended.
-pub(super) fn kill_descendants() -> io::Result<()> {
+/// Sends SIGKILL to every descendant of `ancestor` that has not ended. Nobody may reap the ancestor meanwhile.
+pub(in crate::plugin) fn kill_descendants(ancestor: Pid) -> io::Result<()> {
     let parents = parents()?;
-    let us = rustix::process::getpid();
-    let mut family = HashSet::from([us]);
+    let mut family = HashSet::from([ancestor]);
     // As often as somebody is found: a child's number may be lower than its parent's.
     loop {
         let before = family.len();
@@ -26,7 +25,7 @@ pub(super) fn kill_descendants() -> io::Result<()> {
             break;
         }
     }
-    family.remove(&us);
+    family.remove(&ancestor);
     for pid in family {
         // Held by the descriptor, the pid cannot become another process's while it is looked at again.
         let Ok(held) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {

@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 
 use super::limits::Limits;
-pub(super) use family::{descends, is_halted};
+pub(super) use family::{descends, is_halted, kill_descendants};
 pub(super) use words::{Order, Report};
 
 /// The first argument of a guard, behind the program's name.
@@ -161,8 +161,9 @@ fn reap_until(main: Pid, plugin: &Mutex<Option<Pid>>) -> io::Result<WaitStatus> 
 
 /// Kills and reaps everything that the plugin has started, until nobody is left.
 fn end_family() -> io::Result<()> {
+    let us = rustix::process::getpid();
     loop {
-        family::kill_descendants()?;
+        kill_descendants(us)?;
         // Every one of them becomes our child when its parent ends. New ones may have been started meanwhile.
         match rustix::process::wait(WaitOptions::empty()) {
             Ok(_) | Err(Errno::INTR) => {}

@@ -88,8 +88,8 @@ impl Processes {
         }
     }
 
-    pub(super) fn kill(&self, generation: Generation) {
-        if let Some(process) = self.running.get(&generation) {
+    pub(super) fn kill(&mut self, generation: Generation) {
+        if let Some(process) = self.running.get_mut(&generation) {
             process.kill();
         }
     }
