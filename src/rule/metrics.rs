@@ -41,22 +41,23 @@ impl Metrics {
         }
     }
 
-    /// A record came in at `now_ms` (since the epoch) and `waiting` more are behind it.
-    pub(crate) fn record_in(&self, now_ms: i64, waiting: usize) {
-        self.records_in.fetch_add(1, Relaxed);
+    /// So many records came in at `now_ms` (since the epoch) and `waiting` more are behind them.
+    pub(crate) fn records_in(&self, records: usize, now_ms: i64, waiting: usize) {
+        self.records_in.fetch_add(records as u64, Relaxed);
         self.last_invocation.store(now_ms, Relaxed);
         self.buffer_length.store(waiting as u64, Relaxed);
     }
 
-    /// The record that came in at `start` was dealt with.
-    pub(crate) fn processed(&self, start: Instant) {
-        self.processed.fetch_add(1, Relaxed);
-        let us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+    /// So many records that came in at `start` were dealt with.
+    pub(crate) fn processed(&self, records: usize, start: Instant) {
+        self.processed.fetch_add(records as u64, Relaxed);
+        let each = start.elapsed() / u32::try_from(records.max(1)).unwrap_or(u32::MAX);
+        let us = u64::try_from(each.as_micros()).unwrap_or(u64::MAX);
         self.latency_us.store(us, Relaxed);
     }
 
-    pub(crate) fn record_out(&self) {
-        self.records_out.fetch_add(1, Relaxed);
+    pub(crate) fn records_out(&self, records: usize) {
+        self.records_out.fetch_add(records as u64, Relaxed);
     }
 
     pub(crate) fn exception(&self, error: &dyn std::fmt::Display) {
@@ -106,9 +107,9 @@ mod tests {
     #[test]
     fn the_report_uses_the_published_names() {
         let metrics = Metrics::new("source_demo_0".to_owned());
-        metrics.record_in(1_700_000_000_000, 3);
-        metrics.processed(Instant::now());
-        metrics.record_out();
+        metrics.records_in(1, 1_700_000_000_000, 3);
+        metrics.processed(1, Instant::now());
+        metrics.records_out(1);
         metrics.exception(&"x".repeat(5000));
         let mut status = Object::new();
         metrics.report(&mut status);

@@ -61,8 +61,6 @@ pub enum Step {
     Call {
         /// The call's place in [`Plan::calls`].
         site: usize,
-        /// The function's name.
-        function: String,
         /// What it is called with.
         args: Vec<Value>,
     },
@@ -141,10 +139,7 @@ impl Plan {
                 place: place(),
                 problem: *problem,
             }),
-            Stop::Call(site, args) => {
-                let function = self.calls[site].function.clone();
-                Ok(Computed::Other(Step::Call { site, function, args }))
-            }
+            Stop::Call(site, args) => Ok(Computed::Other(Step::Call { site, args })),
         }
     }
 

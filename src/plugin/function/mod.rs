@@ -214,6 +214,28 @@ impl Function {
         }
     }
 
+    /// How many calls of one rule the function takes at once: so many belong into one
+    /// [`exec_many`](Self::exec_many). Another version of the plugin may take more, or fewer.
+    pub fn concurrency(&self) -> usize {
+        1
+    }
+
+    /// Makes many calls for one call site; the outcomes are in their order.
+    ///
+    /// # Cancel safety
+    /// As [`Function::validate`]; the function may or may not have been called.
+    pub async fn exec_many(
+        &self,
+        calls: Vec<Vec<Value>>,
+        context: &FunctionContext,
+    ) -> Vec<Result<Option<Value>, CallError>> {
+        let mut outcomes = Vec::with_capacity(calls.len());
+        for args in calls {
+            outcomes.push(self.exec(args, context.clone()).await);
+        }
+        outcomes
+    }
+
     async fn call(&self, call: &FunctionCall) -> Result<FunctionReply, CallError> {
         let outcome = self.ask(call).await;
         match &outcome {

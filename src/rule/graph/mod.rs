@@ -1,4 +1,5 @@
-//! A running rule: one task per node, joined by bounded channels.
+//! A running rule: one task per node, joined by bounded channels that carry what is ready in
+//! batches.
 //!
 //! ```text
 //! source ──rows──▶ project (filter, select, portable calls) ──results──▶ sink 0
@@ -8,6 +9,7 @@
 //! Stopping goes down the stream: the source stops taking in, its channel closes, and each node ends when it
 //! has dealt with what was queued. [`Graph`] owns the tasks and joins them.
 
+mod flow;
 mod input;
 mod project;
 mod shared;
@@ -22,7 +24,6 @@ use mangrove_protocol::Object;
 use mangrove_protocol::control::Meta;
 use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::name::{OpId, RuleId};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -120,7 +121,7 @@ impl Graph {
 
         let mut results = Vec::new();
         for (sink, spec) in sinks.into_iter().zip(&rule.sinks) {
-            let (sender, receiver) = mpsc::channel(spec.buffer_length);
+            let (sender, receiver) = flow::channel(spec.buffer_length);
             results.push(sender);
             let sink_metrics = Arc::new(Metrics::new(format!("sink_{}_0", spec.op)));
             metrics.push(sink_metrics.clone());
@@ -131,7 +132,7 @@ impl Graph {
                 sink_metrics,
             ));
         }
-        let (rows_out, rows_in) = mpsc::channel(rule.buffer_length);
+        let (rows_out, rows_in) = flow::channel(rule.buffer_length);
         nodes.spawn(project::run(
             project::Project {
                 plan: rule.plan,
@@ -280,13 +281,13 @@ async fn open_input(rule: &RuleId, spec: &SourceUse, parts: &Parts<'_>) -> Resul
     let config = source_config(parts.home, spec)?;
     let data_source = &spec.stream.definition.options.data_source;
     if let Some(source) = io::Source::open(&spec.source_type, data_source, config.clone(), parts.hub) {
-        return source.map(Input::BuiltIn).map_err(|error| error.to_string());
+        return source.map(Input::built_in).map_err(|error| error.to_string());
     }
     let opened = parts
         .plugins
         .open_source(&spec.source_type, meta(rule, &spec.op), data_source, config)
         .await;
-    opened.map(Input::Portable).map_err(|error| error.to_string())
+    opened.map(Input::portable).map_err(|error| error.to_string())
 }
 
 async fn open_sink(rule: &RuleId, spec: &SinkUse, parts: &Parts<'_>) -> Result<sink::Output, String> {

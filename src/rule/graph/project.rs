@@ -1,15 +1,23 @@
 //! The node in the middle: filter and select by the plan, with the portable calls that it asks for.
+//!
+//! Where a function takes many calls at once, the rows are worked on in chunks: all rows of a chunk are evaluated
+//! until each of them has its result or needs a call, the calls are made together, and so on. Some chunks are under
+//! way at a time, and their results leave in the order of the rows.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesOrdered;
 use mangrove_protocol::Object;
 use mangrove_protocol::data::FunctionContext;
 use mangrove_protocol::name::{OpId, RuleId};
 use serde_json::Value;
-use tokio::sync::mpsc;
 
 use super::End;
+use super::flow::{Receiver, Sender};
 use crate::plugin;
 use crate::rule::metrics::{Metrics, now_ms};
 use crate::sql::{CallResults, EvalError, Plan, Row, Step};
@@ -85,56 +93,154 @@ pub(crate) async fn open_calls(
     Ok(calls)
 }
 
+/// What became of one row; `None`: the filter dropped it.
+type Outcome = Result<Option<Object>, RowError>;
+
+/// A row on its way to its outcome.
+struct Pending {
+    index: usize,
+    row: Row,
+    results: CallResults,
+}
+
+/// What became of the rows of a chunk, in their order.
+struct Chunk {
+    outcomes: Vec<Outcome>,
+    start: Instant,
+}
+
+/// Chunks that are under way at a time, where a function takes many calls at once: while one is at the plugin,
+/// the next is prepared.
+const CHUNKS: usize = 4;
+
 impl Project {
-    /// What becomes of one row; `None`: the filter dropped it.
-    async fn process(&self, row: &mut Row) -> Result<Option<Object>, RowError> {
-        let mut results = CallResults::default();
-        loop {
-            match self.plan.evaluate_taking(row, &results)? {
-                Step::Emit(result) => return Ok(Some(result)),
-                Step::Drop => return Ok(None),
-                Step::Call { site, function, args } => {
-                    let result = self.call(site, args).await;
-                    let result = result.map_err(|source| RowError::Call { function, source })?;
-                    results.set(site, result.unwrap_or(Value::Null));
-                }
-            }
+    /// How many rows are worked on together, and how many times that.
+    fn pace(&self) -> (usize, usize) {
+        match self.calls.iter().map(|call| call.function.concurrency()).min() {
+            None => (usize::MAX, 1),
+            Some(1) => (1, 1),
+            Some(many) => (many, CHUNKS),
         }
     }
 
-    async fn call(&self, site: usize, mut args: Vec<Value>) -> Result<Option<Value>, plugin::CallError> {
+    async fn work(&self, rows: Vec<Row>) -> Chunk {
+        let start = Instant::now();
+        let mut outcomes: Vec<Option<Outcome>> = rows.iter().map(|_| None).collect();
+        let mut open: Vec<Pending> = rows
+            .into_iter()
+            .enumerate()
+            .map(|(index, row)| Pending {
+                index,
+                row,
+                results: CallResults::default(),
+            })
+            .collect();
+        while !open.is_empty() {
+            // By site: the rows that need the call, and with which arguments.
+            let mut wanted: BTreeMap<usize, (Vec<Pending>, Vec<Vec<Value>>)> = BTreeMap::new();
+            for mut pending in open.drain(..) {
+                let outcome = match self.plan.evaluate_taking(&mut pending.row, &pending.results) {
+                    Ok(Step::Emit(result)) => Ok(Some(result)),
+                    Ok(Step::Drop) => Ok(None),
+                    Ok(Step::Call { site, args }) => {
+                        let (rows, calls) = wanted.entry(site).or_default();
+                        rows.push(pending);
+                        calls.push(args);
+                        continue;
+                    }
+                    Err(error) => Err(error.into()),
+                };
+                outcomes[pending.index] = Some(outcome);
+            }
+            let made = wanted.into_iter().map(async |(site, (rows, calls))| {
+                let results = self.call(site, calls).await;
+                (site, rows.into_iter().zip(results))
+            });
+            for (site, answered) in join_all(made).await {
+                for (mut pending, result) in answered {
+                    match result {
+                        Ok(value) => {
+                            pending.results.set(site, value.unwrap_or(Value::Null));
+                            open.push(pending);
+                        }
+                        Err(source) => {
+                            let function = self.plan.calls()[site].function.clone();
+                            outcomes[pending.index] = Some(Err(RowError::Call { function, source }));
+                        }
+                    }
+                }
+            }
+        }
+        Chunk {
+            outcomes: outcomes.into_iter().flatten().collect(),
+            start,
+        }
+    }
+
+    async fn call(
+        &self,
+        site: usize,
+        mut calls: Vec<Vec<Value>>,
+    ) -> Vec<Result<Option<Value>, plugin::CallError>> {
         let call = &self.calls[site];
         if call.aggregate {
             // Without a window each row is a group of its own: an aggregate gets lists of one.
-            args = args.into_iter().map(|arg| Value::Array(vec![arg])).collect();
+            for args in &mut calls {
+                for arg in args {
+                    *arg = Value::Array(vec![arg.take()]);
+                }
+            }
         }
-        call.function.exec(args, call.context.clone()).await
+        call.function.exec_many(calls, &call.context).await
     }
 }
 
 pub(super) async fn run(
     project: Project,
-    mut rows: mpsc::Receiver<Row>,
-    sinks: Vec<mpsc::Sender<Arc<Object>>>,
+    mut rows: Receiver<Vec<Row>>,
+    sinks: Vec<Sender<Arc<Vec<Object>>>>,
     metrics: Arc<Metrics>,
 ) -> Option<End> {
-    while let Some(mut row) = rows.recv().await {
-        let start = Instant::now();
-        metrics.record_in(now_ms(), rows.len());
-        match project.process(&mut row).await {
-            Ok(Some(result)) => {
-                let result = Arc::new(result);
-                for sink in &sinks {
-                    if sink.send(result.clone()).await.is_err() {
-                        return Some(End::Failed("a sink of the rule is gone".to_owned()));
-                    }
-                }
-                metrics.record_out();
-            }
-            Ok(None) => {}
-            Err(error) => metrics.exception(&error),
+    let mut waiting: VecDeque<Row> = VecDeque::new();
+    let mut under_way = FuturesOrdered::new();
+    let mut more = true;
+    loop {
+        let (chunk, most) = project.pace();
+        while !waiting.is_empty() && under_way.len() < most {
+            let rows = waiting.drain(..chunk.min(waiting.len())).collect();
+            under_way.push_back(project.work(rows));
         }
-        metrics.processed(start);
+        let done = tokio::select! {
+            biased;
+            Some(done) = under_way.next() => done,
+            batch = rows.recv(), if more && waiting.is_empty() => {
+                match batch {
+                    Some(batch) => {
+                        metrics.records_in(batch.len(), now_ms(), rows.waiting());
+                        waiting.extend(batch);
+                    }
+                    None => more = false,
+                }
+                continue;
+            }
+            else => return None,
+        };
+        let processed = done.outcomes.len();
+        let mut results = Vec::with_capacity(processed);
+        for outcome in done.outcomes {
+            match outcome {
+                Ok(Some(result)) => results.push(result),
+                Ok(None) => {}
+                Err(error) => metrics.exception(&error),
+            }
+        }
+        let (passed, results) = (results.len(), Arc::new(results));
+        for sink in &sinks {
+            if sink.send(Arc::clone(&results), passed).await.is_err() {
+                return Some(End::Failed("a sink of the rule is gone".to_owned()));
+            }
+        }
+        metrics.records_out(passed);
+        metrics.processed(processed, done.start);
     }
-    None
 }

@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::End;
+use super::flow::{self, Receiver, Sender};
 use super::input::{Input, Received};
 
 /// The shared sources that run now, by stream. Owns their tasks.
@@ -33,7 +33,7 @@ struct Running {
 /// The rules that read one source. When the last of them lets go, the source is told to stop.
 struct Readers {
     /// `None` once the source has ended: whoever comes then has come too late.
-    queues: Mutex<Option<Vec<mpsc::Sender<Received>>>>,
+    queues: Mutex<Option<Vec<Sender<Received>>>>,
     /// What it means for a rule when the source has nothing more.
     end: End,
     _stop: DropGuard,
@@ -41,7 +41,7 @@ struct Readers {
 
 /// One rule's end of a shared source.
 pub(crate) struct Subscription {
-    queue: mpsc::Receiver<Received>,
+    queue: Receiver<Received>,
     readers: Arc<Readers>,
 }
 
@@ -72,7 +72,7 @@ impl SharedSources {
         }
         let input = open.await?;
         let stop = CancellationToken::new();
-        let (sender, queue) = mpsc::channel(buffer_length);
+        let (sender, queue) = flow::channel(buffer_length);
         let readers = Arc::new(Readers {
             queues: Mutex::new(Some(vec![sender])),
             end: input.end(),
@@ -111,7 +111,7 @@ impl Subscription {
 
 /// `None`: the source has ended.
 fn subscribe(readers: &Arc<Readers>, buffer_length: usize) -> Option<Subscription> {
-    let (sender, queue) = mpsc::channel(buffer_length);
+    let (sender, queue) = flow::channel(buffer_length);
     readers.queues().as_mut()?.push(sender);
     Some(Subscription {
         queue,
@@ -120,7 +120,7 @@ fn subscribe(readers: &Arc<Readers>, buffer_length: usize) -> Option<Subscriptio
 }
 
 impl Readers {
-    fn queues(&self) -> MutexGuard<'_, Option<Vec<mpsc::Sender<Received>>>> {
+    fn queues(&self) -> MutexGuard<'_, Option<Vec<Sender<Received>>>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -133,6 +133,7 @@ async fn fan_out(mut input: Input, readers: Weak<Readers>, stop: CancellationTok
             received = input.recv() => received,
         };
         let Some(received) = received else { break };
+        let items = received.as_ref().map_or(1, Vec::len);
         // Not held while waiting: it is what keeps the source running.
         let queues = readers.upgrade().and_then(|readers| {
             let mut queues = readers.queues();
@@ -142,7 +143,7 @@ async fn fan_out(mut input: Input, readers: Weak<Readers>, stop: CancellationTok
         });
         for queue in queues.unwrap_or_default() {
             // A rule that left meanwhile wants nothing any more.
-            let _left = queue.send(received.clone()).await;
+            let _left = queue.send(received.clone(), items).await;
         }
     }
     if let Some(readers) = readers.upgrade() {
@@ -164,13 +165,18 @@ mod tests {
         let config = config.as_object().unwrap().clone();
         io::Source::open("simulator", "", config, hub)
             .unwrap()
-            .map(Input::BuiltIn)
+            .map(Input::built_in)
     }
 
     async fn all(mut subscription: Subscription) -> Vec<serde_json::Value> {
         let mut seen = Vec::new();
         while let Some(received) = subscription.recv().await {
-            seen.push(received.unwrap().message["n"].clone());
+            seen.extend(
+                received
+                    .unwrap()
+                    .into_iter()
+                    .map(|tuple| tuple.message["n"].clone()),
+            );
         }
         seen
     }
@@ -181,7 +187,7 @@ mod tests {
         let topic = |hub: &Arc<memory::Hub>| {
             io::Source::open("memory", "t", Object::new(), hub)
                 .unwrap()
-                .map(Input::BuiltIn)
+                .map(Input::built_in)
         };
         let mut first = sources.subscribe("s", 8, async { topic(&hub) }).await.unwrap();
         let unused = async { Err("the source was opened twice") };
@@ -214,7 +220,7 @@ mod tests {
                 .clone();
             io::Source::open("simulator", "", config, &hub)
                 .unwrap()
-                .map(Input::BuiltIn)
+                .map(Input::built_in)
         };
         let mut subscription = sources.subscribe("s", 1, endless).await.unwrap();
         assert!(subscription.recv().await.is_some());

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mangrove_protocol::Object;
-use tokio::sync::mpsc;
 
 use super::End;
+use super::flow::Receiver;
 use crate::rule::definition::SinkOptions;
 use crate::rule::metrics::{Metrics, now_ms};
 use crate::{io, plugin};
@@ -38,20 +38,22 @@ impl Output {
 pub(super) async fn run(
     mut output: Output,
     options: SinkOptions,
-    mut results: mpsc::Receiver<Arc<Object>>,
+    mut results: Receiver<Arc<Vec<Object>>>,
     metrics: Arc<Metrics>,
 ) -> Option<End> {
-    while let Some(result) = results.recv().await {
+    while let Some(batch) = results.recv().await {
         let start = Instant::now();
-        metrics.record_in(now_ms(), results.len());
-        if !(options.omit_if_empty && result.is_empty()) {
-            match output.send(&result, options.send_single).await {
-                Ok(()) => metrics.record_out(),
-                // At most once: the result is lost, and counted.
-                Err(error) => metrics.exception(&error),
+        metrics.records_in(batch.len(), now_ms(), results.waiting());
+        for result in batch.iter() {
+            if !(options.omit_if_empty && result.is_empty()) {
+                match output.send(result, options.send_single).await {
+                    Ok(()) => metrics.records_out(1),
+                    // At most once: the result is lost, and counted.
+                    Err(error) => metrics.exception(&error),
+                }
             }
         }
-        metrics.processed(start);
+        metrics.processed(batch.len(), start);
     }
     output.close().await;
     None

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::End;
+use super::flow::Sender;
 use super::input::{Input, Received};
 use super::shared::Subscription;
 use crate::rule::metrics::{Metrics, now_ms};
@@ -47,7 +47,7 @@ impl Feed {
 pub(super) async fn run(
     mut feed: Feed,
     stream: Arc<CreateStream>,
-    rows: mpsc::Sender<Row>,
+    rows: Sender<Vec<Row>>,
     metrics: Arc<Metrics>,
     stop_intake: CancellationToken,
 ) -> Option<End> {
@@ -57,33 +57,35 @@ pub(super) async fn run(
             () = stop_intake.cancelled() => break None,
             received = feed.recv() => received,
         };
-        let tuple = match received {
+        let tuples = match received {
             None => break Some(feed.end()),
             Some(Err(error)) => {
                 metrics.exception(&error);
                 continue;
             }
-            Some(Ok(tuple)) => tuple,
+            Some(Ok(tuples)) => tuples,
         };
-        let (start, timestamp) = (Instant::now(), now_ms());
-        metrics.record_in(timestamp, rows.max_capacity() - rows.capacity());
-        match stream.conform(tuple.message) {
-            Ok(message) => {
-                // Not given up when the rule stops: the nodes behind are working off their queues.
-                let row = Row {
+        let (start, timestamp, received) = (Instant::now(), now_ms(), tuples.len());
+        metrics.records_in(received, timestamp, rows.waiting());
+        let mut conforming = Vec::with_capacity(received);
+        for tuple in tuples {
+            match stream.conform(tuple.message) {
+                Ok(message) => conforming.push(Row {
                     message,
                     meta: tuple.meta,
                     timestamp,
                     seed: fastrand::u64(..),
-                };
-                if rows.send(row).await.is_err() {
-                    break Some(End::Failed("the node behind the source is gone".to_owned()));
-                }
-                metrics.record_out();
+                }),
+                Err(error) => metrics.exception(&error),
             }
-            Err(error) => metrics.exception(&error),
         }
-        metrics.processed(start);
+        let passed = conforming.len();
+        // Not given up when the rule stops: the nodes behind are working off their queues.
+        if rows.send(conforming, passed).await.is_err() {
+            break Some(End::Failed("the node behind the source is gone".to_owned()));
+        }
+        metrics.records_out(passed);
+        metrics.processed(received, start);
     };
     feed.close().await;
     end
