@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::store::{Store, StoreError};
+use crate::store::{States, Store, StoreError};
 use crate::{api, plugin, rule};
 
 /// The most that one part may take to shut down; the parts' own limits are shorter.
@@ -71,6 +71,8 @@ pub async fn run(
 ) -> Result<(), AppError> {
     make_folders(&config.home)?;
     let store = Store::open(&config.home.join("data/mangrove.redb")).await?;
+    let states = config.home.join("data/states.redb");
+    let (states, keeper) = States::start(&states, config.portable.checkpoint_interval).await?;
     let address = config.rest.address;
     let listen = |source| AppError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(listen)?;
@@ -80,7 +82,8 @@ pub async fn run(
     let plugins = plugin::Manager::start(config, root.child_token())
         .await
         .map_err(AppError::Plugins)?;
-    let rules = match rule::Manager::start(config, plugins.handle(), store, root.child_token()).await {
+    let rules = match rule::Manager::start(config, plugins.handle(), store, states, root.child_token()).await
+    {
         Ok(rules) => rules,
         Err(error) => {
             plugins.shutdown().await;
@@ -102,6 +105,7 @@ pub async fn run(
     }
     within("rules", rules.shutdown()).await;
     within("plugins", plugins.shutdown()).await;
+    within("what plugins remember", keeper.shutdown()).await;
     root.cancel();
     Ok(())
 }

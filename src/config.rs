@@ -80,6 +80,8 @@ pub struct Portable {
     pub call_timeout: Duration,
     /// How long a sink may take to acknowledge.
     pub ack_timeout: Duration,
+    /// How long what a plugin's symbols remember may stay in memory before it is forced to the disk.
+    pub checkpoint_interval: Duration,
     /// How long a plugin's folder has to stay as it is until the host acts on it.
     pub settle: Duration,
     /// How often the host looks at all folders even if nothing says that they have changed.
@@ -220,6 +222,7 @@ impl Config {
                 command_timeout: Duration::from_secs(10),
                 call_timeout: Duration::from_secs(5),
                 ack_timeout: Duration::from_secs(5),
+                checkpoint_interval: Duration::from_secs(1),
                 settle: Duration::from_millis(500),
                 rescan: Duration::from_secs(30),
                 parallel_starts: 0,

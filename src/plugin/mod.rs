@@ -116,6 +116,7 @@ fn test_settings() -> Portable {
         command_timeout: Duration::from_secs(10),
         call_timeout: Duration::from_secs(10),
         ack_timeout: Duration::from_secs(10),
+        checkpoint_interval: Duration::from_secs(10),
         stop_grace: Duration::from_secs(2),
         restart_delay_min: Duration::from_millis(10),
         restart_delay_max: Duration::from_millis(100),

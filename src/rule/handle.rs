@@ -243,6 +243,9 @@ impl Handle {
         deleted.map_err(internal)?;
         // Its id is taken until it has stopped: its sockets' addresses are made of it.
         self.shared.stop(&rule, &mut run).await;
+        if let Err(error) = self.shared.states.forget_rule(&rule.id).await {
+            tracing::warn!(rule = id, "what plugins remember for the rule stays: {error}");
+        }
         self.shared.registry().rules.remove(id);
         Ok(())
     }

@@ -34,7 +34,7 @@ pub use self::handle::Handle;
 use self::registry::Shared;
 use crate::config::Config;
 use crate::plugin;
-use crate::store::{Store, StoreError};
+use crate::store::{States, Store, StoreError};
 
 /// Owns streams, rules and the tasks of their runs.
 pub struct Manager {
@@ -89,9 +89,10 @@ impl Manager {
         config: &Config,
         plugins: plugin::Handle,
         store: Store,
+        states: States,
         shutdown: CancellationToken,
     ) -> Result<Self, StoreError> {
-        let shared = Shared::restore(config, plugins, store, shutdown).await?;
+        let shared = Shared::restore(config, plugins, store, states, shutdown).await?;
         Ok(Self { shared })
     }
 

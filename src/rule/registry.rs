@@ -19,13 +19,14 @@ use super::stream::Stream;
 use super::{Error, internal, invalid};
 use crate::config::Config;
 use crate::plugin;
-use crate::store::{Store, StoreError, Table};
+use crate::store::{States, Store, StoreError, Table};
 use crate::{io, sql};
 
 /// What all rules share.
 pub(super) struct Shared {
     pub(super) plugins: plugin::Handle,
     pub(super) store: Store,
+    pub(super) states: States,
     pub(super) hub: Arc<io::memory::Hub>,
     pub(super) sources: SharedSources,
     pub(super) home: PathBuf,
@@ -72,11 +73,13 @@ impl Shared {
         config: &Config,
         plugins: plugin::Handle,
         store: Store,
+        states: States,
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, StoreError> {
         let shared = Arc::new(Self {
             plugins,
             store,
+            states,
             hub: Arc::default(),
             sources: SharedSources::default(),
             home: config.home.clone(),
