@@ -81,7 +81,7 @@ pub use manager::Manager;
 pub use output::{Line, Stream};
 pub use package::PackageError;
 pub use script::{Said, ScriptError};
-pub use sink::Sink;
+pub use sink::{Settled, Sink};
 pub use source::{Source, Tuple};
 pub use status::{Plugin, State, Status, SymbolStatus, Symbols};
 

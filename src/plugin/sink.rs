@@ -137,6 +137,16 @@ pub struct Sink {
     held: Use,
 }
 
+/// What has come of results, in the order in which they were put: every call tells of those that no call before
+/// has told of.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// So many are safe: acknowledged; or, without acknowledgements, handed over.
+    pub delivered: u64,
+    /// One for each that is not.
+    pub failed: Vec<ChannelError>,
+}
+
 /// What has come of waiting for an acknowledgement.
 enum Awaited {
     /// The sink's word.
@@ -235,6 +245,37 @@ impl Sink {
         let outcome = self.deliver(payload).await;
         self.held.record().note(&outcome);
         outcome
+    }
+
+    /// Sends encoded results. Waits only for room: many may be on their way without an acknowledgement, of which
+    /// this call, a later one, or [`Sink::settle`] tells.
+    ///
+    /// # Cancel safety
+    /// Any of the results may or may not have been sent when the future is dropped.
+    pub async fn put(&mut self, results: Vec<Bytes>) -> Settled {
+        let mut settled = Settled::default();
+        for result in results {
+            match self.send(result).await {
+                Ok(()) => settled.delivered += 1,
+                Err(error) => settled.failed.push(error),
+            }
+        }
+        settled
+    }
+
+    /// Waits until something has come of at least one result that was put; at once, with nothing, when none is on
+    /// its way.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    #[expect(clippy::unused_async, reason = "this contract has nothing on its way")]
+    pub async fn settle(&mut self) -> Settled {
+        Settled::default()
+    }
+
+    /// How many results were put of which no call has told yet.
+    pub fn outstanding(&self) -> u64 {
+        0
     }
 
     async fn deliver(&mut self, payload: Bytes) -> Result<(), ChannelError> {

@@ -6,6 +6,7 @@ use mangrove_protocol::address;
 use mangrove_protocol::control::{Meta, Symbol, UseAs};
 use mangrove_protocol::data::SourceMessage;
 use mangrove_protocol::name::SymbolName;
+use serde_json::Value;
 use sp_proto::{Events, Pull};
 use tokio::sync::watch;
 
@@ -21,6 +22,9 @@ pub struct Tuple {
     pub message: Object,
     /// What the source says about it.
     pub meta: Object,
+    /// What lets the source go on behind this tuple and everything before it: on the last tuple of a batch whose
+    /// source can replay. For [`Source::commit`].
+    pub offset: Option<Value>,
 }
 
 /// One use of a source. Closed when it is dropped.
@@ -30,6 +34,8 @@ pub struct Source {
     events: Events,
     status: watch::Receiver<Snapshot>,
     held: Use,
+    /// What came behind tuples that were handed out as a batch.
+    behind: Option<ChannelError>,
 }
 
 enum Wake {
@@ -74,6 +80,7 @@ impl Source {
             events,
             status,
             held,
+            behind: None,
         })
     }
 
@@ -88,6 +95,46 @@ impl Source {
         Some(outcome)
     }
 
+    /// The next tuples: at least one, and whatever else has come meanwhile, at most `max` (and more only when they
+    /// came as one message). `Err` and `None` as in [`Source::recv`]; an error ends a batch, and comes by itself
+    /// with the next call.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn recv_batch(&mut self, max: usize) -> Option<Result<Vec<Tuple>, ChannelError>> {
+        if let Some(error) = self.behind.take() {
+            return Some(Err(error));
+        }
+        let first = match self.recv().await? {
+            Ok(tuple) => tuple,
+            Err(error) => return Some(Err(error)),
+        };
+        let mut batch = vec![first];
+        while batch.len() < max
+            && let Ok(Some(message)) = self.socket.try_recv()
+        {
+            match decode(&message) {
+                Ok(tuple) => batch.push(tuple),
+                Err(error) => {
+                    self.held.record().note_error(&error.to_string());
+                    self.behind = Some(error);
+                    break;
+                }
+            }
+        }
+        Some(Ok(batch))
+    }
+
+    /// Says that everything up to the tuple with this offset is safe: where the source goes on when it is opened
+    /// again. A source that cannot replay is not told anything.
+    ///
+    /// # Cancel safety
+    /// Nothing is done half-way when the future is dropped.
+    #[expect(clippy::unused_async, reason = "the store behind it is not there yet")]
+    pub async fn commit(&mut self, offset: &Value) {
+        tracing::trace!(plugin = %self.held.remote().plugin, %offset, "committed");
+    }
+
     async fn next(&mut self) -> Option<Result<Tuple, ChannelError>> {
         loop {
             let wake = tokio::select! {
@@ -99,11 +146,7 @@ impl Source {
             };
             match wake {
                 Wake::Message(Ok(message)) => {
-                    return Some(match SourceMessage::decode(&message) {
-                        Ok(SourceMessage::Tuple { message, meta }) => Ok(Tuple { message, meta }),
-                        Ok(SourceMessage::Error(text)) => Err(ChannelError::Plugin(text)),
-                        Err(garbage) => Err(garbage.into()),
-                    });
+                    return Some(decode(&message));
                 }
                 Wake::Message(Err(_)) => return None,
                 Wake::Ended(error) => return Some(Err(error)),
@@ -129,5 +172,16 @@ impl Source {
     pub async fn close(self) {
         self.held.close().await;
         self.socket.close().await;
+    }
+}
+
+fn decode(message: &[u8]) -> Result<Tuple, ChannelError> {
+    match SourceMessage::decode(message)? {
+        SourceMessage::Tuple { message, meta } => Ok(Tuple {
+            message,
+            meta,
+            offset: None,
+        }),
+        SourceMessage::Error(text) => Err(ChannelError::Plugin(text)),
     }
 }
