@@ -10,10 +10,10 @@ use sp_proto::Event;
 use super::error::{ChannelError, OpenError};
 use super::lifecycle::{self, UseId};
 use super::record::Record;
-use super::sink;
+use super::remote::{EndOfUse, Remote, Request};
+use super::sender::Sender;
 use super::status::{Snapshot, State};
 use super::users::User;
-use super::worker::{EndOfUse, Remote, Request};
 
 /// A symbol that runs for somebody, and is started again in every new process. Dropped: the worker stops it.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Use {
     pub(super) async fn open(
         remote: Remote,
         symbol: Symbol,
-        sender: Option<Arc<sink::Sender>>,
+        sender: Option<Arc<Sender>>,
     ) -> Result<Self, OpenError> {
         let id = remote.users.next_id();
         let rule = symbol.meta.rule_id.as_ref().map_or("", RuleId::as_str);

@@ -25,8 +25,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
+use super::causes::with_sources;
 use super::checksum::{Checksum, Hasher};
-use super::error::with_sources;
 
 /// The most redirections that are followed.
 const MAX_REDIRECTS: usize = 5;

@@ -1,6 +1,5 @@
 //! Owns what can go wrong between the host and its plugins, told apart by who has to do something about it.
 
-use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use mangrove_protocol::name::{NameError, PluginName};
 
 use super::archive::ArchiveError;
 use super::catalog::Conflict;
+use super::causes::with_sources;
 use super::checksum::Checksum;
 use super::download::DownloadError;
 use super::environment::EnvironmentError;
@@ -365,18 +365,6 @@ impl Refusal {
             },
         }
     }
-}
-
-/// The error and what it comes from, in one line: `sp-proto` keeps the system's word to the source.
-pub(super) fn with_sources(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -13,12 +13,12 @@ use super::error::{ControlError, InstallError, OpenError, RemoveError};
 use super::events::Event;
 use super::function::Function;
 use super::install::InstallRequest;
-use super::manager::{BUILDING, Record, Shared};
 use super::output::Line;
+use super::remote::Remote;
+use super::shared::{BUILDING, Record, Shared};
 use super::sink::Sink;
 use super::source::Source;
 use super::status::{Plugin, State, Status};
-use super::worker::Remote;
 
 /// A plugin was removed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,8 +13,8 @@ use super::environment;
 use super::fingerprint::{self, Fingerprint};
 use super::launch::Launch;
 use super::package::{self, PackageError};
+use super::remote::Assignment;
 use super::status::State;
-use super::worker::Assignment;
 use crate::config::Portable;
 
 /// A folder that may run, when its environment is there.

@@ -17,11 +17,13 @@
 //! | I/O | `watch`, `scan`, `fingerprint`, `inspect` | what lies in the folder, and when it changes |
 //! | I/O | `script`, `environment` | programs that run while a plugin is installed, and the Python environments that some build |
 //! | I/O | `process`, `output` | processes and what they say |
-//! | I/O | `worker` | one plugin at run time: the task around its `lifecycle` |
-//! | I/O | `source`, `sink`, `function` | the data channels |
+//! | I/O | `worker`, `remote` | one plugin at run time: the task around its `lifecycle`, and the way to it |
+//! | I/O | `source`, `sink`, `function` | the data channels, as rules use them |
+//! | I/O | `sender`, `calls` | the parts of them that move with the plugin's processes |
 //! | I/O | `record` | when each symbol last worked |
 //! | I/O | `events` | what happened to them, for whoever listens |
 //! | I/O | `reconcile`, `operate` | what is done because the folder changed, and what by hand |
+//! | I/O | `shared` | what all that is done with plugins shares |
 //! | I/O | `manager`, `handle` | all of it together, and the edge |
 //!
 //! Whatever a plugin does, no part of the host waits for it without a limit, and nothing that it sends is
@@ -29,7 +31,9 @@
 
 mod archive;
 mod backoff;
+mod calls;
 mod catalog;
+mod causes;
 mod channel;
 mod checksum;
 mod diff;
@@ -55,9 +59,12 @@ mod peers;
 mod process;
 mod reconcile;
 mod record;
+mod remote;
 mod scan;
 mod script;
+mod sender;
 mod settings;
+mod shared;
 mod sink;
 mod source;
 mod status;

@@ -16,9 +16,9 @@ use super::error::{ControlError, InstallError, RemoveError};
 use super::handle::Removed;
 use super::install::{self, InstallRequest, Staged};
 use super::locks::Haste;
-use super::manager::{Shared, blocking};
+use super::remote::Request;
+use super::shared::{Shared, blocking};
 use super::status::State;
-use super::worker::Request;
 
 impl Shared {
     /// Installs a plugin under a free name.

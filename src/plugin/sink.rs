@@ -1,6 +1,5 @@
-//! Owns the channels of one use of a sink: data, which the host dials, and acknowledgements, on which it
-//! listens. There is no task: whoever sends, waits. While the sink moves from one process to another the worker
-//! holds the [`Sender`], so that nothing is sent to nobody, and dials the new process.
+//! Owns the channels of one use of a sink: data, which the host dials through the [`Sender`], and
+//! acknowledgements, on which it listens. There is no task: whoever sends, waits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,120 +10,15 @@ use mangrove_protocol::address;
 use mangrove_protocol::control::{Meta, Symbol, UseAs};
 use mangrove_protocol::data;
 use mangrove_protocol::name::SymbolName;
-use sp_proto::{EndpointId, Pull, Push};
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use sp_proto::Pull;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::channel::{self, Use};
-use super::error::{ChannelError, OpenError, with_sources};
-use super::guard;
+use super::error::{ChannelError, OpenError};
+use super::remote::Remote;
+use super::sender::{Link, Sender};
 use super::status::State;
-use super::worker::Remote;
-
-/// The longest delay between two attempts to reach a sink whose process is being started again. They cost
-/// next to nothing: the address is a file on this machine.
-const RECONNECT: Duration = Duration::from_millis(500);
-
-/// The data channel: used by the [`Sink`], connected and held by the worker.
-#[derive(Debug)]
-pub(super) struct Sender {
-    data: Push,
-    address: String,
-    /// How long a connection may take.
-    limit: Duration,
-    endpoint: Mutex<Option<EndpointId>>,
-    turnstile: Arc<Mutex<()>>,
-    link: watch::Sender<Link>,
-}
-
-/// Whom a sender is connected with.
-#[derive(Clone, Copy, Debug, Default)]
-struct Link {
-    /// Counts the processes.
-    epoch: u64,
-    /// The process runs the sink, as far as is known.
-    up: bool,
-}
-
-impl Sender {
-    fn new(address: String, limit: Duration, options: sp_proto::SocketOptions) -> Self {
-        Self {
-            data: Push::with_options(sp_proto::SocketOptions {
-                reconnect_max: RECONNECT,
-                ..options
-            }),
-            address,
-            limit,
-            endpoint: Mutex::default(),
-            turnstile: Arc::default(),
-            link: watch::Sender::new(Link::default()),
-        }
-    }
-
-    /// Connects with the process that listens now; at once, whatever delay the socket would take. Nothing is
-    /// done when it is connected with `process` already. When this fails, the socket goes on dialing.
-    pub(super) async fn connect(&self, process: Option<u32>) -> Result<(), String> {
-        let mut endpoint = self.endpoint.lock().await;
-        let is_there = |pid| process.is_some_and(|process| guard::descends(pid, process));
-        let mut peers = self
-            .data
-            .pipes()
-            .into_iter()
-            .filter_map(|pipe| pipe.credentials?.pid);
-        if peers.any(is_there) {
-            self.note_up();
-            return Ok(());
-        }
-        let before = endpoint.take();
-        if let Some(before) = before {
-            self.data.close_endpoint(before).await;
-        }
-        // A sink listens before it answers, so the first try succeeds or something is wrong.
-        let reason = match timeout(self.limit, self.data.dial(&self.address)).await {
-            Ok(Ok(dialed)) => {
-                *endpoint = Some(dialed.id);
-                self.note_up();
-                return Ok(());
-            }
-            Ok(Err(error)) => with_sources(&error),
-            Err(_) => format!("no connection within {:?}", self.limit),
-        };
-        if before.is_some() {
-            *endpoint = self
-                .data
-                .dial_in_background(&self.address)
-                .ok()
-                .map(|dialed| dialed.id);
-            self.note_up();
-        }
-        Err(reason)
-    }
-
-    fn note_up(&self) {
-        self.link.send_modify(|link| {
-            link.epoch += 1;
-            link.up = true;
-        });
-    }
-
-    /// The process that ran the sink has ended.
-    pub(super) fn note_down(&self) {
-        self.link.send_modify(|link| link.up = false);
-    }
-
-    /// Waits until nothing is under way, and keeps it so until the guard is dropped. `None` when something is
-    /// still under way after `limit`.
-    pub(super) async fn hold(&self, limit: Duration) -> Option<OwnedMutexGuard<()>> {
-        timeout(limit, Arc::clone(&self.turnstile).lock_owned())
-            .await
-            .ok()
-    }
-
-    /// Where the sink listens.
-    pub(super) fn address(&self) -> &str {
-        &self.address
-    }
-}
 
 /// One use of a sink. Closed when it is dropped.
 #[derive(Debug)]

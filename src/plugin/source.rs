@@ -12,8 +12,8 @@ use tokio::sync::watch;
 
 use super::channel::{self, Use};
 use super::error::{ChannelError, OpenError};
+use super::remote::Remote;
 use super::status::Snapshot;
-use super::worker::Remote;
 
 /// What a source brought.
 #[derive(Clone, Debug, PartialEq)]

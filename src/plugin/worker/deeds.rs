@@ -7,8 +7,9 @@ use sp_proto::PipeId;
 use tokio::sync::oneshot;
 
 use super::{Moved, Worker, answer};
-use crate::plugin::error::{OpenError, with_sources};
-use crate::plugin::function;
+use crate::plugin::calls::{Line, Task};
+use crate::plugin::causes::with_sources;
+use crate::plugin::error::OpenError;
 use crate::plugin::lifecycle::{Deed, Event, Generation, Happening, Ticket};
 use crate::plugin::status::State;
 
@@ -155,14 +156,14 @@ impl Worker {
     pub(super) async fn open_function(
         &mut self,
         symbol: SymbolName,
-        reply: oneshot::Sender<Result<function::Line, OpenError>>,
+        reply: oneshot::Sender<Result<Line, OpenError>>,
     ) {
         let Some(reply) = self.symbols.join_function(&symbol, reply) else {
             return;
         };
         let (silent, changed) = (self.silent.0.clone(), self.symbols.changed.clone());
         let options = crate::plugin::socket_options(&self.settings, &self.peers);
-        let listening = function::Task::listen(&self.plugin, &symbol, options, silent, changed).await;
+        let listening = Task::listen(&self.plugin, &symbol, options, silent, changed).await;
         let (task, channel) = match listening {
             Ok(listening) => listening,
             Err(error) => {

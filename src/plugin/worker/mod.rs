@@ -4,14 +4,12 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | `requests` | what it is asked, and the way to it |
 //! | `processes` | the processes, and whose control connection is whose |
 //! | `deeds` | carrying out what was decided |
 //! | `symbols` | whoever waits for a symbol; the channels that move with it |
 
 mod deeds;
 mod processes;
-mod requests;
 mod symbols;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -34,11 +32,11 @@ use super::output::Output;
 use super::peers::{Attaching, Peers};
 use super::process::Spawner;
 use super::record::Records;
+use super::remote::{Assignment, Remote, Request};
 use super::status::{Snapshot, State};
 use super::users::Users;
 use crate::config::Portable;
 use processes::{Owner, Processes};
-pub(super) use requests::{Assignment, EndOfUse, Remote, Request};
 use symbols::{Hold, Symbols};
 
 /// Requests that may wait for the worker.

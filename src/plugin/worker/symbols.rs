@@ -8,11 +8,11 @@ use mangrove_protocol::name::{PluginName, SymbolName};
 use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
 
 use super::answer;
-use super::requests::EndOfUse;
+use crate::plugin::calls::{Channel, Line};
 use crate::plugin::error::OpenError;
-use crate::plugin::function::{self, Channel};
 use crate::plugin::lifecycle::{Generation, Refusal, UseId};
-use crate::plugin::sink;
+use crate::plugin::remote::EndOfUse;
+use crate::plugin::sender::Sender;
 
 /// Keeps a sink's sender from sending.
 pub(super) type Hold = OwnedMutexGuard<()>;
@@ -22,12 +22,12 @@ struct FunctionUse {
     id: UseId,
     channel: Channel,
     open: bool,
-    waiting: Vec<oneshot::Sender<Result<function::Line, OpenError>>>,
+    waiting: Vec<oneshot::Sender<Result<Line, OpenError>>>,
 }
 
 /// The sender of a sink, and which process it belongs to.
 struct SinkUse {
-    sender: Arc<sink::Sender>,
+    sender: Arc<Sender>,
     at: Option<Generation>,
 }
 
@@ -52,7 +52,7 @@ impl Symbols {
     pub(super) fn note_opening(
         &mut self,
         id: UseId,
-        sender: Option<Arc<sink::Sender>>,
+        sender: Option<Arc<Sender>>,
         reply: oneshot::Sender<Result<EndOfUse, Refusal>>,
     ) {
         self.opening.insert(id, reply);
@@ -67,7 +67,7 @@ impl Symbols {
 
     /// The symbol runs in this process. Returns the sender that has to be connected, if whoever has opened the
     /// symbol does not do so.
-    pub(super) fn note_started(&mut self, id: UseId, at: Generation) -> Option<Arc<sink::Sender>> {
+    pub(super) fn note_started(&mut self, id: UseId, at: Generation) -> Option<Arc<Sender>> {
         if let Some(reply) = self.opening.remove(&id) {
             let (end, end_of_use) = oneshot::channel();
             self.open.insert(id, end);
@@ -91,7 +91,7 @@ impl Symbols {
     }
 
     /// The sender of a sink that this process runs.
-    pub(super) fn sender(&mut self, id: UseId, at: Generation) -> Option<Arc<sink::Sender>> {
+    pub(super) fn sender(&mut self, id: UseId, at: Generation) -> Option<Arc<Sender>> {
         let sink = self.sinks.get_mut(&id)?;
         sink.at = Some(at);
         Some(Arc::clone(&sink.sender))
@@ -141,7 +141,7 @@ impl Symbols {
     }
 
     /// The sender of a sink that is to be held from now on.
-    pub(super) fn begin_hold(&mut self, id: UseId) -> Option<Arc<sink::Sender>> {
+    pub(super) fn begin_hold(&mut self, id: UseId) -> Option<Arc<Sender>> {
         let sink = self.sinks.get(&id)?;
         self.holds.insert(id, None);
         Some(Arc::clone(&sink.sender))
@@ -200,8 +200,8 @@ impl Symbols {
     pub(super) fn join_function(
         &mut self,
         symbol: &SymbolName,
-        reply: oneshot::Sender<Result<function::Line, OpenError>>,
-    ) -> Option<oneshot::Sender<Result<function::Line, OpenError>>> {
+        reply: oneshot::Sender<Result<Line, OpenError>>,
+    ) -> Option<oneshot::Sender<Result<Line, OpenError>>> {
         match self.functions.get_mut(symbol) {
             Some(function) if function.open => answer(reply, Ok(function.channel.line())),
             Some(function) => function.waiting.push(reply),
@@ -215,7 +215,7 @@ impl Symbols {
         symbol: SymbolName,
         id: UseId,
         channel: Channel,
-        reply: oneshot::Sender<Result<function::Line, OpenError>>,
+        reply: oneshot::Sender<Result<Line, OpenError>>,
     ) {
         let function = FunctionUse {
             id,

@@ -8,30 +8,30 @@ use mangrove_protocol::manifest::Manifest;
 use mangrove_protocol::name::{PluginName, SymbolName};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::calls::Line;
+use super::error::OpenError;
+use super::launch::Launch;
+use super::lifecycle::{Refusal, UseId};
+use super::output::Output;
+use super::peers::Peers;
+use super::record::{Records, milliseconds};
+use super::sender::Sender;
+use super::status::{Snapshot, Status};
+use super::users::Users;
 use crate::config::Portable;
-use crate::plugin::error::OpenError;
-use crate::plugin::function;
-use crate::plugin::launch::Launch;
-use crate::plugin::lifecycle::{Refusal, UseId};
-use crate::plugin::output::Output;
-use crate::plugin::peers::Peers;
-use crate::plugin::record::{Records, milliseconds};
-use crate::plugin::sink;
-use crate::plugin::status::{Snapshot, Status};
-use crate::plugin::users::Users;
 
 /// What a plugin is to run.
 #[derive(Clone, Debug)]
-pub(in crate::plugin) struct Assignment {
-    pub(in crate::plugin) manifest: Arc<Manifest>,
-    pub(in crate::plugin) launch: Launch,
+pub(super) struct Assignment {
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) launch: Launch,
 }
 
 /// Resolves when a use is over although nobody closed it.
-pub(in crate::plugin) type EndOfUse = oneshot::Receiver<Refusal>;
+pub(super) type EndOfUse = oneshot::Receiver<Refusal>;
 
 /// What a worker is asked.
-pub(in crate::plugin) enum Request {
+pub(super) enum Request {
     /// Run this from now on. When something runs, this is started beside it and takes over. Answered when it
     /// runs and has taken over; or with the reason why not: then what ran before runs on.
     Start(Box<Assignment>, oneshot::Sender<Result<(), String>>),
@@ -51,41 +51,38 @@ pub(in crate::plugin) enum Request {
     Open(
         UseId,
         Box<Symbol>,
-        Option<Arc<sink::Sender>>,
+        Option<Arc<Sender>>,
         oneshot::Sender<Result<EndOfUse, Refusal>>,
     ),
     /// Stop what was opened. Answered when it has stopped.
     Close(UseId, oneshot::Sender<()>),
     /// Run a function, if it does not run yet.
-    Function(SymbolName, oneshot::Sender<Result<function::Line, OpenError>>),
+    Function(SymbolName, oneshot::Sender<Result<Line, OpenError>>),
 }
 
 /// The way to a worker. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(in crate::plugin) struct Remote {
-    pub(in crate::plugin) plugin: PluginName,
-    pub(in crate::plugin) requests: mpsc::Sender<Request>,
-    pub(in crate::plugin) status: watch::Receiver<Snapshot>,
-    pub(in crate::plugin) users: Arc<Users>,
-    pub(in crate::plugin) records: Arc<Records>,
-    pub(in crate::plugin) output: Arc<Output>,
-    pub(in crate::plugin) peers: Arc<Peers>,
-    pub(in crate::plugin) settings: Arc<Portable>,
+pub(super) struct Remote {
+    pub(super) plugin: PluginName,
+    pub(super) requests: mpsc::Sender<Request>,
+    pub(super) status: watch::Receiver<Snapshot>,
+    pub(super) users: Arc<Users>,
+    pub(super) records: Arc<Records>,
+    pub(super) output: Arc<Output>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) settings: Arc<Portable>,
 }
 
 impl Remote {
     /// Makes a request and waits for its answer; `None` when the worker has ended.
-    pub(in crate::plugin) async fn ask<T>(
-        &self,
-        request: impl FnOnce(oneshot::Sender<T>) -> Request,
-    ) -> Option<T> {
+    pub(super) async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.ok()?;
         answer.await.ok()
     }
 
     /// How the plugin is; `manifest` names its symbols.
-    pub(in crate::plugin) fn describe(&self, manifest: &Manifest) -> Status {
+    pub(super) fn describe(&self, manifest: &Manifest) -> Status {
         let snapshot = self.status.borrow().clone();
         let up = |at: SystemTime| at.elapsed().unwrap_or_default().as_secs();
         Status {

@@ -4,25 +4,30 @@
 //!
 //! A folder is acted on when it looked the same for `portable.settle`. That holds for one that is gone, too:
 //! it may be on its way back.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | `seen` | what is known of one folder over time |
+//! | `steps` | the tasks that start, replace and install |
+
+mod seen;
+mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
-use super::catalog::{Entry, Hold};
-use super::diff::{self, Churn, Found, Known, Step, Verdict};
-use super::fingerprint::{self, Fingerprint};
-use super::inspect::{self, Unfit, Whole};
-use super::install::InstallRequest;
-use super::locks::Haste;
-use super::manager::{Record, Shared, Turn, blocking};
-use super::scan::{Counts, Look, Scanner, World};
-use super::status::State;
-use super::watch::Scope;
+use crate::plugin::catalog::{Entry, Hold};
+use crate::plugin::diff::{self, Found, Known, Step, Verdict};
+use crate::plugin::inspect::{self, Unfit};
+use crate::plugin::locks::Haste;
+use crate::plugin::scan::{Counts, Look, Scanner, World};
+use crate::plugin::shared::{Shared, Turn, blocking};
+use crate::plugin::watch::Scope;
+use seen::{Print, Seen, Taken, observe};
 
 /// How long news are gathered before a look. Events come in bursts.
 const GATHER: Duration = Duration::from_millis(10);
@@ -33,49 +38,8 @@ const REST: u32 = 4;
 /// Until the next look at a folder that cannot be read.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Why a program that is there is not started.
-const WRITTEN: &str = "its program is still open for writing";
-
-/// What is known of the looks at one name. Gone is a look, too.
-type Print = Option<Fingerprint>;
-
-/// One folder or zip over time.
-#[derive(Clone, Debug)]
-struct Seen {
-    now: Print,
-    since: Instant,
-    /// Two looks were far enough apart and the same.
-    is_still: bool,
-    /// What is in it, since it is still.
-    inspected: Option<Result<Whole, Unfit>>,
-}
-
-/// When a look was taken.
-#[derive(Clone, Copy, Debug)]
-struct Taken {
-    began: Instant,
-    ended: Instant,
-    settle: Duration,
-}
-
-/// Notes a look. `age`: how long it has looked like this already, as far as that is known.
-fn observe(seen: &mut BTreeMap<String, Seen>, name: &str, look: Print, age: Duration, taken: Taken) {
-    match seen.get_mut(name) {
-        Some(seen) if seen.now == look => seen.is_still |= taken.began >= seen.since + taken.settle,
-        _ => {
-            let changed = Seen {
-                now: look,
-                since: taken.ended.checked_sub(age).unwrap_or(taken.ended),
-                is_still: age >= taken.settle,
-                inspected: None,
-            };
-            seen.insert(name.to_owned(), changed);
-        }
-    }
-}
-
 /// The task's state.
-pub(super) struct Reconciler {
+pub(in crate::plugin) struct Reconciler {
     shared: Arc<Shared>,
     /// `None` while it looks.
     scanner: Option<Scanner>,
@@ -94,7 +58,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub(super) async fn start(shared: Arc<Shared>) -> io::Result<Self> {
+    pub(in crate::plugin) async fn start(shared: Arc<Shared>) -> io::Result<Self> {
         let mut this = Self {
             scanner: Some(Scanner::new(&shared.portable, &shared.dirty)),
             folders: BTreeMap::new(),
@@ -122,7 +86,7 @@ impl Reconciler {
     }
 
     /// Follows every change until `shutdown`.
-    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+    pub(in crate::plugin) async fn run(mut self, shutdown: CancellationToken) {
         let shared = Arc::clone(&self.shared);
         loop {
             let wake = self
@@ -521,211 +485,4 @@ impl Reconciler {
             }
         }
     }
-}
-
-impl Shared {
-    /// Starts what lies in a folder and does not run.
-    fn start_found(self: Arc<Self>, whole: Whole, turn: Turn) {
-        let manifest = Arc::clone(&whole.manifest);
-        let name = manifest.name.clone();
-        if let Err(conflict) = self.change(|catalog| catalog.enter(Arc::clone(&manifest), Hold::Starting)) {
-            let unfit = Unfit {
-                manifest: Some(manifest),
-                verdict: Verdict::Refused(conflict.to_string()),
-            };
-            return self.show(name.as_str(), &unfit);
-        }
-        self.note(name.as_str(), |record| record.taken(&whole));
-        let shared = Arc::clone(&self);
-        self.tasks.spawn(async move {
-            let start = async {
-                let assignment = match shared.ready(&whole).await {
-                    Ok(assignment) => assignment,
-                    Err(reason) => return shared.unready(&whole, reason),
-                };
-                match shared.run(assignment).await {
-                    Ok(()) => tracing::info!(plugin = %name, version = manifest.version, "started"),
-                    Err(reason) if is_written(&reason) => {
-                        shared.stop_worker(name.as_str(), WRITTEN).await;
-                        shared.block(&whole, Verdict::Incomplete(WRITTEN.to_owned()));
-                    }
-                    // The supervision goes on with it.
-                    Err(reason) => tracing::warn!(plugin = %name, "it does not start: {reason}"),
-                }
-            };
-            let started = shared.unless_pressed(name.as_str(), Haste::Replace, start).await;
-            if started.is_none() {
-                shared.give_way(&whole);
-            }
-            drop(turn);
-        });
-    }
-
-    /// What was entered is not waited for any longer. Whoever came between decides what becomes of it.
-    pub(super) fn give_way(&self, whole: &Whole) {
-        let name = &whole.manifest.name;
-        tracing::info!(plugin = %name, "not waiting for its start: something else is to be done with it");
-        let accepted = self.change(|catalog| catalog.accept(Arc::clone(&whole.manifest)));
-        if let Err(conflict) = accepted {
-            tracing::warn!(plugin = %name, "{conflict}");
-        }
-    }
-
-    /// Has what lies in a folder take over from what runs.
-    fn swap_found(self: Arc<Self>, whole: Whole, turn: Turn) {
-        let manifest = Arc::clone(&whole.manifest);
-        let name = manifest.name.clone();
-        if !self.is_up(name.as_str()) {
-            return self.start_found(whole, turn);
-        }
-        let admitted = self.note(name.as_str(), |record| {
-            let is_own_doing = record.of_core == Some(whole.of_core);
-            if !is_own_doing {
-                record.churn = Churn::default();
-                return true;
-            }
-            if record.churn.admits(Instant::now()) {
-                return true;
-            }
-            record.core_only = true;
-            record.from = Some(whole.of_core);
-            false
-        });
-        if !admitted {
-            tracing::warn!(
-                plugin = %name,
-                "it keeps changing files in its own folder: from now on only its manifest and program are watched"
-            );
-            return;
-        }
-        if let Err(conflict) = self.change(|catalog| catalog.claim(Arc::clone(&manifest))) {
-            return self.note(name.as_str(), |record| record.note = conflict.to_string());
-        }
-        let old = self.version(name.as_str());
-        let shared = Arc::clone(&self);
-        self.tasks.spawn(async move {
-            let from = whole.all;
-            let swap = async {
-                match shared.ready(&whole).await {
-                    Ok(assignment) => shared.replace(assignment).await,
-                    unready => unready.map(drop),
-                }
-            };
-            let Some(outcome) = shared.unless_pressed(name.as_str(), Haste::End, swap).await else {
-                shared.change(|catalog| catalog.release(name.as_str()));
-                return drop(turn);
-            };
-            shared.settle_swap(&whole, outcome.as_ref().err().map(String::as_str));
-            match outcome {
-                Ok(()) => tracing::info!(plugin = %name, old, new = manifest.version, "replaced"),
-                Err(reason) => {
-                    tracing::warn!(plugin = %name, "its changed folder is not taken: {reason}");
-                    shared.note(name.as_str(), |record: &mut Record| {
-                        if is_written(&reason) {
-                            record.blocked = Some((from, Verdict::Incomplete(WRITTEN.to_owned())));
-                            record.note = WRITTEN.to_owned();
-                        } else {
-                            record.tried = Some(from);
-                            record.note = format!("what lies in its folder does not start: {reason}");
-                        }
-                    });
-                }
-            }
-            drop(turn);
-        });
-    }
-
-    /// Its environment cannot be built: it is refused until its folder changes or somebody starts it.
-    pub(super) fn unready(&self, whole: &Whole, reason: String) {
-        if !self.is_stopping() {
-            self.block(whole, Verdict::Refused(reason));
-        }
-    }
-
-    /// What was entered cannot be started now.
-    fn block(&self, whole: &Whole, verdict: Verdict) {
-        let name = whole.manifest.name.as_str();
-        let blocked = Some((whole.all, verdict.clone()));
-        self.note(name, |record| record.blocked = blocked);
-        let manifest = Some(Arc::clone(&whole.manifest));
-        self.show(name, &Unfit { manifest, verdict });
-    }
-
-    /// The catalog is told how a swap went.
-    pub(super) fn settle_swap(&self, whole: &Whole, failure: Option<&str>) {
-        let manifest = Arc::clone(&whole.manifest);
-        let name = manifest.name.clone();
-        let accepted = match failure {
-            None => self.change(|catalog| catalog.accept(manifest)).is_ok(),
-            Some(_) => false,
-        };
-        if accepted {
-            self.note(name.as_str(), |record| record.taken(whole));
-        } else {
-            self.change(|catalog| catalog.release(name.as_str()));
-        }
-    }
-
-    /// Installs `<name>.zip`, or updates from it, and removes it when that has worked.
-    async fn install_zip(&self, name: &str, print: Fingerprint) {
-        let path = self.portable.join(format!("{name}.zip"));
-        self.events
-            .say(name, None, State::Installing, &format!("from {name}.zip"));
-        let outcome = match name.parse() {
-            Ok(plugin) => {
-                let request = InstallRequest::new(plugin, file_url(&path));
-                self.install_or_update(&request)
-                    .await
-                    .map_err(|error| error.to_string())
-            }
-            Err(error) => Err(format!("{error}")),
-        };
-        match outcome {
-            Ok(()) => {
-                let removed = blocking(move || {
-                    // Another one may have taken its place.
-                    if fingerprint::of_file(&path, &path.symlink_metadata()?) == print {
-                        std::fs::remove_file(&path)?;
-                    }
-                    Ok(())
-                });
-                let kept = removed.await.err().map(|error| {
-                    let reason = format!("{name}.zip is installed, but cannot be removed: {error}");
-                    tracing::warn!(plugin = name, "{reason}");
-                    (print, reason)
-                });
-                self.note(name, |record| record.zip = kept);
-            }
-            Err(reason) => {
-                let reason = format!("{name}.zip was not installed: {reason}");
-                self.note(name, |record| record.zip = Some((print, reason.clone())));
-                let has_folder = self.portable.join(name).symlink_metadata().is_ok();
-                if has_folder {
-                    tracing::warn!(plugin = name, "{reason}");
-                } else {
-                    self.show(name, &Unfit::refused(reason));
-                }
-            }
-        }
-    }
-}
-
-/// Whether a process could not be started because somebody writes its program.
-fn is_written(reason: &str) -> bool {
-    reason.contains("Text file busy")
-}
-
-fn file_url(path: &Path) -> String {
-    use std::fmt::Write;
-    use std::os::unix::ffi::OsStrExt;
-    let mut url = "file://".to_owned();
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b'/' | b'-' | b'_' | b'.' => url.push(char::from(*byte)),
-            byte if byte.is_ascii_alphanumeric() => url.push(char::from(*byte)),
-            // Writing to a string does not fail.
-            byte => drop(write!(url, "%{byte:02X}")),
-        }
-    }
-    url
 }

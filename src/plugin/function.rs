@@ -1,132 +1,20 @@
-//! Owns the channel of one function symbol: one task per symbol, shared by all rules. The roles are turned
-//! around, and one call is outstanding at a time; callers queue up in a bounded line, each with its own
-//! deadline. Started and ended by the plugin's worker.
-
-mod task;
+//! Owns a function as a rule uses it: puts its calls in the line of the symbol's channel, each with its own
+//! deadline, and reads the answers.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use mangrove_protocol::data::{FunctionCall, FunctionContext, FunctionReply};
 use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::name::SymbolName;
 use serde_json::Value;
-use sp_proto::{Message, PipeId};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
 
+use super::calls::{Call, Line};
 use super::error::{CallError, OpenError};
 use super::record::Record;
-use super::turn::{self, Turn};
+use super::remote::{Remote, Request};
 use super::users::User;
-use super::worker::{Remote, Request};
-pub(super) use task::Task;
-
-/// Calls that may wait in line.
-const LINE: usize = 256;
-
-/// A call on its way to the task.
-struct Call {
-    message: Vec<u8>,
-    /// Closed when the caller has given up. Answered with `None` when the connection broke.
-    reply: oneshot::Sender<Option<Message>>,
-}
-
-/// What callers and the worker see of the channel.
-#[derive(Debug)]
-struct Standing {
-    turn: AtomicU8,
-    /// The process whose turn it is; 0: nobody's, or one that the system does not name.
-    process: AtomicU32,
-    /// A call was given up for lack of an answer, and has not been answered since.
-    overdue: AtomicBool,
-    /// Tells the worker that one of these has changed.
-    changed: Arc<Notify>,
-}
-
-const ABSENT: u8 = 0;
-const FREE: u8 = 1;
-const BUSY: u8 = 2;
-const LATE: u8 = 3;
-
-impl Standing {
-    fn note(&self, turn: &Turn<PipeId>, process: u32) {
-        let word = match turn.standing() {
-            None => ABSENT,
-            Some(turn::Standing::Ready(_)) => FREE,
-            Some(turn::Standing::Busy(_)) => BUSY,
-            Some(turn::Standing::Late(_)) => LATE,
-        };
-        self.turn.store(word, Ordering::Relaxed);
-        let other = self.process.swap(process, Ordering::Relaxed) != process;
-        let answered = matches!(word, ABSENT | FREE) && self.overdue.swap(false, Ordering::Relaxed);
-        if other || answered {
-            self.changed.notify_one();
-        }
-    }
-
-    /// A caller has waited in vain.
-    fn note_overdue(&self) {
-        if matches!(self.turn.load(Ordering::Relaxed), BUSY | LATE) {
-            self.overdue.store(true, Ordering::Relaxed);
-            self.changed.notify_one();
-        }
-    }
-
-    fn describe(&self) -> &'static str {
-        match self.turn.load(Ordering::Relaxed) {
-            ABSENT => "it is not connected",
-            LATE => "it is still at an earlier call that was given up",
-            _ => "it is connected",
-        }
-    }
-}
-
-/// Where calls are put in. Cheap to clone.
-#[derive(Clone, Debug)]
-pub(super) struct Line {
-    calls: mpsc::Sender<Call>,
-    standing: Arc<Standing>,
-}
-
-/// The worker's end of a channel.
-pub(super) struct Channel {
-    line: Line,
-    favoured: watch::Sender<Option<u32>>,
-    stop: CancellationToken,
-}
-
-impl Channel {
-    pub(super) fn line(&self) -> Line {
-        self.line.clone()
-    }
-
-    /// Whether anybody besides the worker can call.
-    pub(super) fn is_used(&self) -> bool {
-        self.line.calls.strong_count() > 1
-    }
-
-    /// The process whose turn it is.
-    pub(super) fn process(&self) -> Option<u32> {
-        Some(self.line.standing.process.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
-    }
-
-    /// Whether a call was given up that has not been answered since.
-    pub(super) fn is_overdue(&self) -> bool {
-        self.line.standing.overdue.load(Ordering::Relaxed)
-    }
-
-    /// Lets this process and its descendants serve, however new the connections of others are; `None`: whoever
-    /// has connected last. A call that is under way is answered by whom it was given to.
-    pub(super) fn favour(&self, process: Option<u32>) {
-        self.favoured.send_replace(process);
-    }
-
-    pub(super) fn stop(&self) {
-        self.stop.cancel();
-    }
-}
 
 /// A function of a plugin, as one rule uses it. Cheap to clone.
 #[derive(Clone)]
