@@ -167,6 +167,12 @@ impl Sink {
         Settled::default()
     }
 
+    /// How many results belong into one [`put`](Self::put): more would only be told of later. Another version of the
+    /// plugin may take more, or fewer.
+    pub fn window(&self) -> usize {
+        1
+    }
+
     /// How many results were put of which no call has told yet.
     pub fn outstanding(&self) -> u64 {
         0

@@ -12,7 +12,7 @@ pub(super) const BATCH: usize = 128;
 pub(super) fn channel<T>(limit: usize) -> (Sender<T>, Receiver<T>) {
     let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
     let room = Arc::new(Semaphore::new(limit));
-    // No batch is empty, so there are never more batches than items.
+    // A batch that is empty takes a place, and no room.
     let (sender, receiver) = mpsc::channel(limit);
     (
         Sender {
@@ -47,11 +47,8 @@ pub(super) struct Receiver<T> {
 pub(super) struct Closed;
 
 impl<T> Sender<T> {
-    /// Waits for room and puts in a batch of `items`; of none, nothing.
+    /// Waits for room and puts in a batch of `items`.
     pub(super) async fn send(&self, batch: T, items: usize) -> Result<(), Closed> {
-        if items == 0 {
-            return Ok(());
-        }
         let permits = u32::try_from(items.min(self.limit)).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room)
             .acquire_many_owned(permits)
@@ -109,7 +106,6 @@ mod tests {
     async fn what_waits_is_counted_by_item() {
         let (sender, mut receiver) = channel(5);
         sender.send("abc", 3).await.unwrap();
-        sender.send("", 0).await.unwrap();
         assert!(sender.send("def", 3).now_or_never().is_none(), "6 of 5 items");
         sender.send("de", 2).await.unwrap();
         assert_eq!((sender.waiting(), receiver.waiting()), (5, 5));

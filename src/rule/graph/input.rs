@@ -1,6 +1,7 @@
 //! An open source, whoever it belongs to: built in, or a plugin's.
 
 use futures_util::FutureExt;
+use serde_json::Value;
 
 use super::End;
 use super::flow::BATCH;
@@ -8,87 +9,83 @@ use crate::io::{self, Tuple};
 use crate::plugin;
 
 /// An open source.
-pub(super) struct Input {
-    from: From,
-    /// An error that came behind tuples which were handed on first.
-    behind: Option<String>,
+pub(super) enum Input {
+    BuiltIn(io::Source),
+    Portable(Box<plugin::Source>),
 }
 
-enum From {
-    BuiltIn(io::Source),
-    Portable(plugin::Source),
+/// Messages that came together.
+#[derive(Clone)]
+pub(super) struct Batch {
+    pub(super) tuples: Vec<Tuple>,
+    /// Where the source can go on behind them.
+    pub(super) offset: Option<Value>,
 }
 
 /// Messages, or the text of an error after which the source goes on.
-pub(super) type Received = Result<Vec<Tuple>, String>;
+pub(super) type Received = Result<Batch, String>;
 
 impl Input {
     pub(super) fn built_in(source: io::Source) -> Self {
-        Self {
-            from: From::BuiltIn(source),
-            behind: None,
-        }
+        Self::BuiltIn(source)
     }
 
     pub(super) fn portable(source: plugin::Source) -> Self {
-        Self {
-            from: From::Portable(source),
-            behind: None,
+        Self::Portable(Box::new(source))
+    }
+
+    /// What comes next, with what is ready behind it, about [`BATCH`] messages at most; `None` when there will be
+    /// no more. Cancel safe.
+    pub(super) async fn recv(&mut self) -> Option<Received> {
+        match self {
+            Self::BuiltIn(source) => {
+                let mut tuples = vec![source.recv().await?];
+                // A source that has ended says so again.
+                while tuples.len() < BATCH
+                    && let Some(Some(tuple)) = source.recv().now_or_never()
+                {
+                    tuples.push(tuple);
+                }
+                Some(Ok(Batch { tuples, offset: None }))
+            }
+            Self::Portable(source) => match source.recv_batch(BATCH).await? {
+                Err(error) => Some(Err(error.to_string())),
+                Ok(received) => {
+                    let mut offset = None;
+                    let tuple = |tuple: plugin::Tuple| {
+                        if tuple.offset.is_some() {
+                            offset = tuple.offset;
+                        }
+                        Tuple {
+                            message: tuple.message,
+                            meta: tuple.meta,
+                        }
+                    };
+                    let tuples = received.into_iter().map(tuple).collect();
+                    Some(Ok(Batch { tuples, offset }))
+                }
+            },
         }
     }
 
-    /// What comes next, with what is ready behind it, at most [`BATCH`] messages; `None` when there will be no
-    /// more. Cancel safe.
-    pub(super) async fn recv(&mut self) -> Option<Received> {
-        if let Some(error) = self.behind.take() {
-            return Some(Err(error));
+    /// Says that everything up to `offset` is safe.
+    pub(super) async fn commit(&mut self, offset: &Value) {
+        if let Self::Portable(source) = self {
+            source.commit(offset).await;
         }
-        let mut tuples = match self.from.recv().await? {
-            Ok(tuple) => vec![tuple],
-            Err(error) => return Some(Err(error)),
-        };
-        while tuples.len() < BATCH {
-            match self.from.recv().now_or_never() {
-                Some(Some(Ok(tuple))) => tuples.push(tuple),
-                Some(Some(Err(error))) => {
-                    self.behind = Some(error);
-                    break;
-                }
-                // A source that has ended says so again.
-                Some(None) | None => break,
-            }
-        }
-        Some(Ok(tuples))
     }
 
     /// How a source that says no more ends its rule: a plugin's only does so when it is gone.
     pub(super) fn end(&self) -> End {
-        match self.from {
-            From::BuiltIn(_) => End::SourceEnded,
-            From::Portable(_) => End::Failed("the plugin of its source is gone".to_owned()),
+        match self {
+            Self::BuiltIn(_) => End::SourceEnded,
+            Self::Portable(_) => End::Failed("the plugin of its source is gone".to_owned()),
         }
     }
 
     pub(super) async fn close(self) {
-        if let From::Portable(source) = self.from {
+        if let Self::Portable(source) = self {
             source.close().await;
-        }
-    }
-}
-
-impl From {
-    /// Cancel safe.
-    async fn recv(&mut self) -> Option<Result<Tuple, String>> {
-        match self {
-            Self::BuiltIn(source) => source.recv().await.map(Ok),
-            Self::Portable(source) => {
-                let received = source.recv().await?;
-                let tuple = |tuple: plugin::Tuple| Tuple {
-                    message: tuple.message,
-                    meta: tuple.meta,
-                };
-                Some(received.map(tuple).map_err(|error| error.to_string()))
-            }
         }
     }
 }

@@ -11,6 +11,7 @@
 
 mod flow;
 mod input;
+mod ledger;
 mod project;
 mod shared;
 mod sink;
@@ -31,8 +32,10 @@ use super::compile::{Compiled, SinkUse, SourceUse};
 use super::definition::Action;
 use super::metrics::Metrics;
 use crate::config::conf_key;
+use crate::sql::Row;
 use crate::{io, plugin};
 use input::Input;
+use ledger::Mark;
 
 pub(crate) use project::{Call, CallError, open_calls};
 pub(crate) use shared::SharedSources;
@@ -73,6 +76,20 @@ pub(crate) enum End {
     SourceEnded,
     /// A node failed.
     Failed(String),
+}
+
+/// What goes from the source to the project node.
+struct Rows {
+    rows: Vec<Row>,
+    /// Of a batch that can be safe, behind its last row.
+    mark: Option<Mark>,
+}
+
+/// What goes from the project node to each sink.
+#[derive(Clone)]
+struct Results {
+    results: Arc<Vec<Object>>,
+    mark: Option<Mark>,
 }
 
 /// The tasks of a running rule. Dropping it stops them at once, without draining.
@@ -146,6 +163,7 @@ impl Graph {
             source,
             rule.source.stream.definition,
             rows_out,
+            rule.sinks.len(),
             source_metrics,
             stop_intake.clone(),
         ));
@@ -266,7 +284,9 @@ pub(crate) fn check_source(home: &Path, spec: &SourceUse) -> Result<(), OpenErro
 async fn open_source(rule: &Compiled, parts: &Parts<'_>) -> Result<source::Feed, String> {
     let spec = &rule.source;
     if !spec.stream.definition.options.shared {
-        return open_input(&rule.rule, spec, parts).await.map(source::Feed::Own);
+        return open_input(&rule.rule, spec, parts)
+            .await
+            .map(|input| source::Feed::Own(Box::new(input)));
     }
     let everybody: RuleId = SHARED_RULE.parse().map_err(|error| format!("{error}"))?;
     let open = open_input(&everybody, spec, parts);
@@ -301,6 +321,6 @@ async fn open_sink(rule: &RuleId, spec: &SinkUse, parts: &Parts<'_>) -> Result<s
         .open_sink(&action.sink, meta(rule, &spec.op), config, ack)
         .await;
     opened
-        .map(sink::Output::Portable)
+        .map(|sink| sink::Output::Portable(Box::new(sink)))
         .map_err(|error| error.to_string())
 }

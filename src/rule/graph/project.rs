@@ -16,8 +16,9 @@ use mangrove_protocol::data::FunctionContext;
 use mangrove_protocol::name::{OpId, RuleId};
 use serde_json::Value;
 
-use super::End;
 use super::flow::{Receiver, Sender};
+use super::ledger::Mark;
+use super::{End, Results, Rows};
 use crate::plugin;
 use crate::rule::metrics::{Metrics, now_ms};
 use crate::sql::{CallResults, EvalError, Plan, Row, Step};
@@ -106,6 +107,7 @@ struct Pending {
 /// What became of the rows of a chunk, in their order.
 struct Chunk {
     outcomes: Vec<Outcome>,
+    mark: Option<Mark>,
     start: Instant,
 }
 
@@ -123,7 +125,7 @@ impl Project {
         }
     }
 
-    async fn work(&self, rows: Vec<Row>) -> Chunk {
+    async fn work(&self, rows: Vec<Row>, mark: Option<Mark>) -> Chunk {
         let start = Instant::now();
         let mut outcomes: Vec<Option<Outcome>> = rows.iter().map(|_| None).collect();
         let mut open: Vec<Pending> = rows
@@ -173,6 +175,7 @@ impl Project {
         }
         Chunk {
             outcomes: outcomes.into_iter().flatten().collect(),
+            mark,
             start,
         }
     }
@@ -197,18 +200,21 @@ impl Project {
 
 pub(super) async fn run(
     project: Project,
-    mut rows: Receiver<Vec<Row>>,
-    sinks: Vec<Sender<Arc<Vec<Object>>>>,
+    mut rows: Receiver<Rows>,
+    sinks: Vec<Sender<Results>>,
     metrics: Arc<Metrics>,
 ) -> Option<End> {
+    // What is left of a batch, and its mark.
     let mut waiting: VecDeque<Row> = VecDeque::new();
+    let mut mark = None;
     let mut under_way = FuturesOrdered::new();
     let mut more = true;
     loop {
         let (chunk, most) = project.pace();
-        while !waiting.is_empty() && under_way.len() < most {
+        while (!waiting.is_empty() || mark.is_some()) && under_way.len() < most {
             let rows = waiting.drain(..chunk.min(waiting.len())).collect();
-            under_way.push_back(project.work(rows));
+            let mark = if waiting.is_empty() { mark.take() } else { None };
+            under_way.push_back(project.work(rows, mark));
         }
         let done = tokio::select! {
             biased;
@@ -216,8 +222,9 @@ pub(super) async fn run(
             batch = rows.recv(), if more && waiting.is_empty() => {
                 match batch {
                     Some(batch) => {
-                        metrics.records_in(batch.len(), now_ms(), rows.waiting());
-                        waiting.extend(batch);
+                        metrics.records_in(batch.rows.len(), now_ms(), rows.waiting());
+                        waiting.extend(batch.rows);
+                        mark = batch.mark;
                     }
                     None => more = false,
                 }
@@ -234,10 +241,16 @@ pub(super) async fn run(
                 Err(error) => metrics.exception(&error),
             }
         }
-        let (passed, results) = (results.len(), Arc::new(results));
-        for sink in &sinks {
-            if sink.send(Arc::clone(&results), passed).await.is_err() {
-                return Some(End::Failed("a sink of the rule is gone".to_owned()));
+        let passed = results.len();
+        let results = Results {
+            results: Arc::new(results),
+            mark: done.mark,
+        };
+        if passed > 0 || results.mark.is_some() {
+            for sink in &sinks {
+                if sink.send(results.clone(), passed).await.is_err() {
+                    return Some(End::Failed("a sink of the rule is gone".to_owned()));
+                }
             }
         }
         metrics.records_out(passed);

@@ -133,7 +133,7 @@ async fn fan_out(mut input: Input, readers: Weak<Readers>, stop: CancellationTok
             received = input.recv() => received,
         };
         let Some(received) = received else { break };
-        let items = received.as_ref().map_or(1, Vec::len);
+        let items = received.as_ref().map_or(1, |batch| batch.tuples.len());
         // Not held while waiting: it is what keeps the source running.
         let queues = readers.upgrade().and_then(|readers| {
             let mut queues = readers.queues();
@@ -171,12 +171,8 @@ mod tests {
     async fn all(mut subscription: Subscription) -> Vec<serde_json::Value> {
         let mut seen = Vec::new();
         while let Some(received) = subscription.recv().await {
-            seen.extend(
-                received
-                    .unwrap()
-                    .into_iter()
-                    .map(|tuple| tuple.message["n"].clone()),
-            );
+            let tuples = received.unwrap().tuples.into_iter();
+            seen.extend(tuples.map(|tuple| tuple.message["n"].clone()));
         }
         seen
     }

@@ -1,12 +1,16 @@
 //! A sink node: encodes results and hands them to one sink.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use mangrove_protocol::Object;
 
-use super::End;
 use super::flow::Receiver;
+use super::ledger::Mark;
+use super::{End, Results};
+use crate::plugin::Settled;
 use crate::rule::definition::SinkOptions;
 use crate::rule::metrics::{Metrics, now_ms};
 use crate::{io, plugin};
@@ -14,17 +18,49 @@ use crate::{io, plugin};
 /// Where a sink node's results go.
 pub(crate) enum Output {
     BuiltIn(io::Sink),
-    Portable(plugin::Sink),
+    Portable(Box<plugin::Sink>),
 }
 
 impl Output {
-    async fn send(&mut self, result: &Object, single: bool) -> Result<(), plugin::ChannelError> {
+    /// Puts results in, and says what has come of these and of earlier ones.
+    async fn put(&mut self, results: &[&Object], single: bool) -> Settled {
         match self {
             Self::BuiltIn(sink) => {
-                sink.send(result, single).await;
-                Ok(())
+                for result in results {
+                    sink.send(result, single).await;
+                }
+                Settled {
+                    delivered: results.len() as u64,
+                    failed: Vec::new(),
+                }
             }
-            Self::Portable(sink) => sink.send(io::encode(result, single).into()).await,
+            Self::Portable(sink) => {
+                let encode = |result: &&Object| Bytes::from(io::encode(result, single));
+                sink.put(results.iter().map(encode).collect()).await
+            }
+        }
+    }
+
+    /// Waits until something has come of results that were put in. Cancel safe.
+    async fn settle(&mut self) -> Settled {
+        match self {
+            Self::BuiltIn(_) => std::future::pending().await,
+            Self::Portable(sink) => sink.settle().await,
+        }
+    }
+
+    /// How many results are put in at once.
+    fn window(&self) -> usize {
+        match self {
+            Self::BuiltIn(_) => usize::MAX,
+            Self::Portable(sink) => sink.window(),
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        match self {
+            Self::BuiltIn(_) => true,
+            Self::Portable(sink) => sink.outstanding() == 0,
         }
     }
 
@@ -35,25 +71,73 @@ impl Output {
     }
 }
 
+/// What has become of the results that were put in.
+struct Account {
+    metrics: Arc<Metrics>,
+    put: u64,
+    settled: u64,
+    /// With how many results settled they are.
+    marks: VecDeque<(u64, Mark)>,
+}
+
+impl Account {
+    fn note(&mut self, settled: Settled) {
+        self.settled += settled.delivered + settled.failed.len() as u64;
+        self.metrics
+            .records_out(usize::try_from(settled.delivered).unwrap_or(usize::MAX));
+        // At most once: the result is lost, and counted.
+        for error in settled.failed {
+            self.metrics.exception(&error);
+        }
+        while self.marks.front().is_some_and(|(at, _)| *at <= self.settled) {
+            if let Some((_, mark)) = self.marks.pop_front() {
+                mark.settle();
+            }
+        }
+    }
+}
+
 pub(super) async fn run(
     mut output: Output,
     options: SinkOptions,
-    mut results: Receiver<Arc<Vec<Object>>>,
+    mut results: Receiver<Results>,
     metrics: Arc<Metrics>,
 ) -> Option<End> {
-    while let Some(batch) = results.recv().await {
+    let mut account = Account {
+        metrics: Arc::clone(&metrics),
+        put: 0,
+        settled: 0,
+        marks: VecDeque::new(),
+    };
+    loop {
+        let batch = tokio::select! {
+            biased;
+            settled = output.settle(), if !output.is_settled() => {
+                account.note(settled);
+                continue;
+            }
+            batch = results.recv() => batch,
+        };
+        let Some(Results { results: batch, mark }) = batch else {
+            break;
+        };
         let start = Instant::now();
         metrics.records_in(batch.len(), now_ms(), results.waiting());
-        for result in batch.iter() {
-            if !(options.omit_if_empty && result.is_empty()) {
-                match output.send(result, options.send_single).await {
-                    Ok(()) => metrics.records_out(1),
-                    // At most once: the result is lost, and counted.
-                    Err(error) => metrics.exception(&error),
-                }
-            }
+        let wanted = |result: &&Object| !(options.omit_if_empty && result.is_empty());
+        let wanted: Vec<&Object> = batch.iter().filter(wanted).collect();
+        account.put += wanted.len() as u64;
+        account.marks.extend(mark.map(|mark| (account.put, mark)));
+        let mut rest = wanted.as_slice();
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(output.window().min(rest.len()));
+            account.note(output.put(now, options.send_single).await);
+            rest = later;
         }
+        account.note(Settled::default());
         metrics.processed(batch.len(), start);
+    }
+    while !output.is_settled() {
+        account.note(output.settle().await);
     }
     output.close().await;
     None

@@ -3,20 +3,22 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::End;
 use super::flow::Sender;
 use super::input::{Input, Received};
+use super::ledger::Ledger;
 use super::shared::Subscription;
+use super::{End, Rows};
 use crate::rule::metrics::{Metrics, now_ms};
 use crate::sql::{CreateStream, Row};
 
 /// Where a source node's messages come from.
 pub(super) enum Feed {
     /// A source of this rule's own.
-    Own(Input),
-    /// One that other rules read too.
+    Own(Box<Input>),
+    /// One that other rules read too. Where it is, is nobody's alone: it is not told what is safe.
     Shared(Subscription),
 }
 
@@ -37,6 +39,13 @@ impl Feed {
         }
     }
 
+    /// Everything up to `offset` is safe.
+    async fn commit(&mut self, offset: &Value) {
+        if let Self::Own(input) = self {
+            input.commit(offset).await;
+        }
+    }
+
     async fn close(self) {
         if let Self::Own(input) = self {
             input.close().await;
@@ -47,28 +56,36 @@ impl Feed {
 pub(super) async fn run(
     mut feed: Feed,
     stream: Arc<CreateStream>,
-    rows: Sender<Vec<Row>>,
+    rows: Sender<Rows>,
+    sinks: usize,
     metrics: Arc<Metrics>,
     stop_intake: CancellationToken,
 ) -> Option<End> {
+    let ledger = Arc::<Ledger>::default();
     let end = loop {
         let received = tokio::select! {
             biased;
             () = stop_intake.cancelled() => break None,
+            () = ledger.changed() => {
+                if let Some(offset) = ledger.take_safe() {
+                    feed.commit(&offset).await;
+                }
+                continue;
+            }
             received = feed.recv() => received,
         };
-        let tuples = match received {
+        let batch = match received {
             None => break Some(feed.end()),
             Some(Err(error)) => {
                 metrics.exception(&error);
                 continue;
             }
-            Some(Ok(tuples)) => tuples,
+            Some(Ok(batch)) => batch,
         };
-        let (start, timestamp, received) = (Instant::now(), now_ms(), tuples.len());
+        let (start, timestamp, received) = (Instant::now(), now_ms(), batch.tuples.len());
         metrics.records_in(received, timestamp, rows.waiting());
         let mut conforming = Vec::with_capacity(received);
-        for tuple in tuples {
+        for tuple in batch.tuples {
             match stream.conform(tuple.message) {
                 Ok(message) => conforming.push(Row {
                     message,
@@ -80,13 +97,25 @@ pub(super) async fn run(
             }
         }
         let passed = conforming.len();
+        let own = matches!(feed, Feed::Own(_));
+        let offset = batch.offset.filter(|_| own);
+        let batch = Rows {
+            rows: conforming,
+            mark: offset.map(|offset| ledger.open(offset, sinks)),
+        };
         // Not given up when the rule stops: the nodes behind are working off their queues.
-        if rows.send(conforming, passed).await.is_err() {
+        if rows.send(batch, passed).await.is_err() {
             break Some(End::Failed("the node behind the source is gone".to_owned()));
         }
         metrics.records_out(passed);
         metrics.processed(received, start);
     };
+    // What is queued becomes safe while the nodes behind work it off.
+    drop(rows);
+    ledger.closed().await;
+    if let Some(offset) = ledger.take_safe() {
+        feed.commit(&offset).await;
+    }
     feed.close().await;
     end
 }
