@@ -35,10 +35,10 @@ pub struct Missing {
 /// Why a plugin's symbols may not be used just now, although they are its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
-    /// Its environment is being built.
-    Installing,
-    /// It is about to be started.
-    Starting,
+    /// Something of it is being made, as this says.
+    Installing(&'static str),
+    /// It is about to be started; this says what it waits for, if it does.
+    Starting(&'static str),
     /// Somebody stopped it.
     Stopped,
     /// It is being removed.
@@ -152,6 +152,11 @@ impl Catalog {
 
     fn put(&mut self, manifest: Arc<Manifest>, entry: impl FnOnce(Arc<Manifest>) -> Entry) {
         self.claims.remove(&manifest.name);
+        // The plugin is not gone any more: what is missing of it, this version does not have.
+        let departed = self.departed.iter_mut();
+        for departed in departed.filter(|departed| departed.plugin == manifest.name) {
+            departed.dropped_by = Some(manifest.version.clone());
+        }
         let old = self
             .entries
             .insert(manifest.name.to_string(), entry(Arc::clone(&manifest)));
@@ -163,7 +168,7 @@ impl Catalog {
     /// Says how far a plugin is that was entered and not accepted yet. False when it is none.
     pub(super) fn prepare(&mut self, name: &str, hold: Hold) -> bool {
         match self.entries.get_mut(name) {
-            Some(Entry::Held(_, held @ (Hold::Installing | Hold::Starting))) => {
+            Some(Entry::Held(_, held @ (Hold::Installing(_) | Hold::Starting(_)))) => {
                 *held = hold;
                 true
             }
@@ -239,12 +244,12 @@ impl Catalog {
         let mut refused = None;
         for entry in self.entries.values() {
             let (manifest, state) = match entry {
-                Entry::Accepted(manifest) | Entry::Held(manifest, Hold::Starting)
+                Entry::Accepted(manifest) | Entry::Held(manifest, Hold::Starting(_))
                     if is_defined_by(manifest) =>
                 {
                     return None;
                 }
-                Entry::Held(manifest, Hold::Installing) => (manifest, "is being installed".to_owned()),
+                Entry::Held(manifest, Hold::Installing(_)) => (manifest, "is being installed".to_owned()),
                 Entry::Held(manifest, Hold::Stopped) => (manifest, "is stopped".to_owned()),
                 Entry::Held(manifest, Hold::Leaving) => (manifest, "is being removed".to_owned()),
                 Entry::Refused(manifest, reason) => (manifest, format!("is refused: {reason}")),
@@ -268,7 +273,15 @@ impl Catalog {
                         "version {version} of the plugin \"{plugin}\" does not define the {kind} {symbol:?}"
                     )
                 }
-                None => format!("the plugin \"{plugin}\" was removed"),
+                None => {
+                    let unfit = self.entry(plugin.as_str()).and_then(Entry::unfit);
+                    let state = match unfit {
+                        Some(Verdict::Refused(reason)) => format!("is refused: {reason}"),
+                        Some(Verdict::Incomplete(reason)) => format!("is incomplete: {reason}"),
+                        Some(Verdict::Whole) | None => "was removed".to_owned(),
+                    };
+                    format!("the plugin \"{plugin}\" {state}")
+                }
             };
             Some(Missing {
                 plugin: Some(plugin.clone()),
@@ -431,6 +444,20 @@ mod tests {
             reason(&catalog).unwrap(),
             r#"version 1 of the plugin "car" does not define the source "json""#
         );
+        // It goes, and comes back without the symbol.
+        catalog.remove("car");
+        assert_eq!(reason(&catalog).unwrap(), r#"the plugin "car" was removed"#);
+        catalog.show("car", None, Verdict::Refused("no manifest".to_owned()));
+        assert_eq!(
+            reason(&catalog).unwrap(),
+            r#"the plugin "car" is refused: no manifest"#
+        );
+        let without = manifest("car", r#""sources":["udp"]"#);
+        catalog.enter(without, Hold::Installing("")).unwrap();
+        assert_eq!(
+            reason(&catalog).unwrap(),
+            r#"version 1 of the plugin "car" does not define the source "json""#
+        );
     }
 
     #[test]
@@ -446,7 +473,7 @@ mod tests {
         }
         catalog.release("car");
         catalog
-            .enter(manifest("bus", r#""sources":["udp"]"#), Hold::Starting)
+            .enter(manifest("bus", r#""sources":["udp"]"#), Hold::Starting(""))
             .unwrap();
         assert_eq!(catalog.missing(SymbolKind::Source, "udp"), None);
         assert!(catalog.accept(manifest("car", r#""sources":["udp"]"#)).is_err());
