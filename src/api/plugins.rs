@@ -187,7 +187,7 @@ fn not_removed(name: &str, error: RemoveError) -> ApiError {
     match &error {
         RemoveError::NotFound(_) => ApiError::not_found(error),
         RemoveError::Io { source, .. } => {
-            let what = format!("the plugin {name:?} is stopped, but its folder cannot be removed");
+            let what = format!("the plugin {name:?} was stopped and starts again, since it cannot be removed");
             ApiError::system(&error, &what, source)
         }
         RemoveError::Interrupted(_) => ApiError::unavailable(error),
@@ -291,7 +291,7 @@ mod tests {
         };
         assert_eq!(
             not_removed("car", kept).to_string(),
-            "the plugin \"car\" is stopped, but its folder cannot be removed: \
+            "the plugin \"car\" was stopped and starts again, since it cannot be removed: \
              Read-only file system (os error 30)"
         );
     }

@@ -88,9 +88,8 @@ const MEMORY: usize = 1024;
 struct Departed {
     kind: SymbolKind,
     symbol: SymbolName,
+    /// Who defined it last.
     plugin: PluginName,
-    /// The version that no longer defines it; `None` when the plugin is gone.
-    dropped_by: Option<String>,
 }
 
 /// Every folder by name. Names that are no plugin names can only be `Unreadable`.
@@ -152,11 +151,6 @@ impl Catalog {
 
     fn put(&mut self, manifest: Arc<Manifest>, entry: impl FnOnce(Arc<Manifest>) -> Entry) {
         self.claims.remove(&manifest.name);
-        // The plugin is not gone any more: what is missing of it, this version does not have.
-        let departed = self.departed.iter_mut();
-        for departed in departed.filter(|departed| departed.plugin == manifest.name) {
-            departed.dropped_by = Some(manifest.version.clone());
-        }
         let old = self
             .entries
             .insert(manifest.name.to_string(), entry(Arc::clone(&manifest)));
@@ -231,7 +225,6 @@ impl Catalog {
                     kind,
                     symbol: symbol.clone(),
                     plugin: old.name.clone(),
-                    dropped_by: new.map(|new| new.version.clone()),
                 });
             }
         }
@@ -267,21 +260,18 @@ impl Catalog {
             let mut departed = self.departed.iter();
             let departed = departed.find(|gone| gone.kind == kind && gone.symbol.as_str() == symbol)?;
             let plugin = &departed.plugin;
-            let reason = match &departed.dropped_by {
-                Some(version) => {
-                    format!(
-                        "version {version} of the plugin \"{plugin}\" does not define the {kind} {symbol:?}"
-                    )
+            let reason = match self.entry(plugin.as_str()) {
+                Some(Entry::Accepted(manifest) | Entry::Held(manifest, _)) => format!(
+                    "version {} of the plugin \"{plugin}\" does not define the {kind} {symbol:?}",
+                    manifest.version
+                ),
+                Some(Entry::Refused(_, reason) | Entry::Unreadable(reason)) => {
+                    format!("the plugin \"{plugin}\" is refused: {reason}")
                 }
-                None => {
-                    let unfit = self.entry(plugin.as_str()).and_then(Entry::unfit);
-                    let state = match unfit {
-                        Some(Verdict::Refused(reason)) => format!("is refused: {reason}"),
-                        Some(Verdict::Incomplete(reason)) => format!("is incomplete: {reason}"),
-                        Some(Verdict::Whole) | None => "was removed".to_owned(),
-                    };
-                    format!("the plugin \"{plugin}\" {state}")
+                Some(Entry::Incomplete(_, reason)) => {
+                    format!("the plugin \"{plugin}\" is incomplete: {reason}")
                 }
+                None => format!("the plugin \"{plugin}\" was removed"),
             };
             Some(Missing {
                 plugin: Some(plugin.clone()),
