@@ -1,9 +1,10 @@
 //! Owns the shape of errors, `{"error": <code>, "message": "…"}`, and which status and code they have.
 //!
-//! The codes are eKuiper's. A message names the thing that the client spoke of; what went wrong inside of the
-//! host goes to the log only.
+//! The codes are eKuiper's. A message names the thing that the client spoke of; of what went wrong inside of the
+//! host it has no more than what the system says, such as that the disk is full. The rest goes to the log.
 
 use std::fmt;
+use std::io;
 
 use axum::Json;
 use axum::http::{Method, StatusCode, Uri};
@@ -63,11 +64,26 @@ impl ApiError {
 
     /// The host is at fault; `cause` is for the log.
     pub(super) fn internal(cause: impl fmt::Display) -> Self {
+        Self::failed(cause, "the host could not do this; its log says why".to_owned())
+    }
+
+    /// The system does not let the host do `what`; `cause` is for the log, and no path of it is told.
+    pub(super) fn system(cause: impl fmt::Display, what: &str, error: &io::Error) -> Self {
+        let system = error.raw_os_error().map(io::Error::from_raw_os_error);
+        let reason = match (system, error.kind()) {
+            (Some(system), _) => system.to_string(),
+            (None, io::ErrorKind::Other) => "the host's log says why".to_owned(),
+            (None, kind) => kind.to_string(),
+        };
+        Self::failed(cause, format!("{what}: {reason}"))
+    }
+
+    fn failed(cause: impl fmt::Display, message: String) -> Self {
         tracing::error!("a request failed: {cause}");
         Self {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             code: GENERAL,
-            message: "the host could not do this; its log says why".to_owned(),
+            message,
         }
     }
 

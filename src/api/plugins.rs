@@ -79,7 +79,8 @@ async fn install(
         .clone()
         .ok_or_else(|| ApiError::invalid("the body has no \"name\", the plugin's"))?;
     let request = descriptor.request(&name)?;
-    host.plugins.install(request).await.map_err(not_installed)?;
+    let installed = host.plugins.install(request).await;
+    installed.map_err(|error| not_installed(&name, error))?;
     Ok((StatusCode::CREATED, format!("portable plugin {name} is created")))
 }
 
@@ -104,13 +105,15 @@ async fn update(
         )));
     }
     let request = descriptor.request(&name)?;
-    host.plugins.update(request).await.map_err(not_installed)?;
+    let updated = host.plugins.update(request).await;
+    updated.map_err(|error| not_installed(&name, error))?;
     Ok(format!("portable plugin {name} is updated"))
 }
 
 async fn remove(State(host): State<Host>, Name(name): Name) -> Result<String, ApiError> {
     let rules = host.rules.rules_by_plugin().remove(&name);
-    host.plugins.remove(&name).await.map_err(not_removed)?;
+    let removed = host.plugins.remove(&name).await;
+    removed.map_err(|error| not_removed(&name, error))?;
     let deleted = format!("portable plugin {name} is deleted");
     Ok(match rules {
         None => deleted,
@@ -165,23 +168,28 @@ pub(super) fn absent(name: &str) -> String {
 }
 
 /// What is wrong with a package is its author's or the client's to mend; only the rest is the host's fault.
-fn not_installed(error: InstallError) -> ApiError {
-    match error {
+fn not_installed(name: &str, error: InstallError) -> ApiError {
+    match &error {
         InstallError::NotFound(_) => ApiError::not_found(error),
-        InstallError::Io { .. }
-        | InstallError::Archive(ArchiveError::Write { .. })
-        | InstallError::Download(DownloadError::Write(_) | DownloadError::Authorities { .. }) => {
-            ApiError::internal(error)
+        InstallError::Io { source, .. }
+        | InstallError::Archive(ArchiveError::Write { source, .. })
+        | InstallError::Download(DownloadError::Write(source)) => {
+            let what = format!("the plugin {name:?} cannot be written to the host's disk");
+            ApiError::system(&error, &what, source)
         }
+        InstallError::Download(DownloadError::Authorities { .. }) => ApiError::internal(error),
         InstallError::Interrupted(_) => ApiError::unavailable(error),
         _ => ApiError::invalid(error),
     }
 }
 
-fn not_removed(error: RemoveError) -> ApiError {
-    match error {
+fn not_removed(name: &str, error: RemoveError) -> ApiError {
+    match &error {
         RemoveError::NotFound(_) => ApiError::not_found(error),
-        RemoveError::Io { .. } => ApiError::internal(error),
+        RemoveError::Io { source, .. } => {
+            let what = format!("the plugin {name:?} was stopped and starts again, since it cannot be removed");
+            ApiError::system(&error, &what, source)
+        }
         RemoveError::Interrupted(_) => ApiError::unavailable(error),
     }
 }
@@ -222,29 +230,69 @@ mod tests {
         let io = || std::io::Error::other("disk full");
         let folder = || std::path::PathBuf::from("/srv/m/plugins/portable/car");
         for (error, status) in [
-            (not_installed(InstallError::AlreadyExists(name())), 400),
-            (not_installed(InstallError::NotFound(name())), 404),
+            (not_installed("car", InstallError::AlreadyExists(name())), 400),
+            (not_installed("car", InstallError::NotFound(name())), 404),
             (
-                not_installed(InstallError::Io {
-                    what: "make",
-                    path: folder(),
-                    source: io(),
-                }),
+                not_installed(
+                    "car",
+                    InstallError::Io {
+                        what: "make",
+                        path: folder(),
+                        source: io(),
+                    },
+                ),
                 500,
             ),
-            (not_installed(InstallError::Interrupted(name())), 503),
-            (not_removed(RemoveError::NotFound("car".to_owned())), 404),
+            (not_installed("car", InstallError::Interrupted(name())), 503),
+            (not_removed("car", RemoveError::NotFound("car".to_owned())), 404),
             (
-                not_removed(RemoveError::Io {
-                    path: folder(),
-                    source: io(),
-                }),
+                not_removed(
+                    "car",
+                    RemoveError::Io {
+                        path: folder(),
+                        source: io(),
+                    },
+                ),
                 500,
             ),
-            (not_removed(RemoveError::Interrupted("car".to_owned())), 503),
+            (
+                not_removed("car", RemoveError::Interrupted("car".to_owned())),
+                503,
+            ),
         ] {
             assert_eq!(error.status(), status, "{error}");
             assert!(!error.to_string().contains("/srv"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_the_system_says_is_told_without_the_hosts_paths() {
+        let full = || std::io::Error::from_raw_os_error(28);
+        // As a library hands it on, with the path in its text.
+        let wrapped = std::io::Error::new(full().kind(), "no space left at /srv/m/plugins");
+        let io = |source| InstallError::Io {
+            what: "make a folder in",
+            path: "/srv/m/plugins".into(),
+            source,
+        };
+        let file = InstallError::Archive(ArchiveError::Write {
+            name: "bin/run".to_owned(),
+            source: full(),
+        });
+        let said =
+            "the plugin \"car\" cannot be written to the host's disk: No space left on device (os error 28)";
+        assert_eq!(not_installed("car", io(full())).to_string(), said);
+        assert_eq!(not_installed("car", file).to_string(), said);
+        let said = "the plugin \"car\" cannot be written to the host's disk: no storage space";
+        assert_eq!(not_installed("car", io(wrapped)).to_string(), said);
+        let kept = RemoveError::Io {
+            path: "/srv/m/plugins/portable/car".into(),
+            source: std::io::Error::from_raw_os_error(30),
+        };
+        assert_eq!(
+            not_removed("car", kept).to_string(),
+            "the plugin \"car\" was stopped and starts again, since it cannot be removed: \
+             Read-only file system (os error 30)"
+        );
     }
 }

@@ -184,9 +184,10 @@ fn is_unread(error: &anyhow::Error) -> bool {
     error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// What the program ends with: 3 when no host was reached, else 1.
+/// What the program ends with: 2 when what was typed makes no sense, 3 when no host was reached, else 1.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref() {
+        Some(ClientError::Host(_)) => ExitCode::from(2),
         Some(ClientError::Unreachable { .. }) => ExitCode::from(3),
         _ => ExitCode::FAILURE,
     }
@@ -279,6 +280,8 @@ mod tests {
             reason: "refused".to_owned(),
         };
         assert_eq!(exit_code(&unreachable.into()), ExitCode::from(3));
+        let wrong = ClientError::Host("edge".to_owned());
+        assert_eq!(exit_code(&wrong.into()), ExitCode::from(2));
         let refused = ClientError::Refused {
             status: 404,
             message: "no".to_owned(),

@@ -35,10 +35,10 @@ pub struct Missing {
 /// Why a plugin's symbols may not be used just now, although they are its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
-    /// Its environment is being built.
-    Installing,
-    /// It is about to be started.
-    Starting,
+    /// Something of it is being made, as this says.
+    Installing(&'static str),
+    /// It is about to be started; this says what it waits for, if it does.
+    Starting(&'static str),
     /// Somebody stopped it.
     Stopped,
     /// It is being removed.
@@ -88,9 +88,8 @@ const MEMORY: usize = 1024;
 struct Departed {
     kind: SymbolKind,
     symbol: SymbolName,
+    /// Who defined it last.
     plugin: PluginName,
-    /// The version that no longer defines it; `None` when the plugin is gone.
-    dropped_by: Option<String>,
 }
 
 /// Every folder by name. Names that are no plugin names can only be `Unreadable`.
@@ -163,7 +162,7 @@ impl Catalog {
     /// Says how far a plugin is that was entered and not accepted yet. False when it is none.
     pub(super) fn prepare(&mut self, name: &str, hold: Hold) -> bool {
         match self.entries.get_mut(name) {
-            Some(Entry::Held(_, held @ (Hold::Installing | Hold::Starting))) => {
+            Some(Entry::Held(_, held @ (Hold::Installing(_) | Hold::Starting(_)))) => {
                 *held = hold;
                 true
             }
@@ -226,7 +225,6 @@ impl Catalog {
                     kind,
                     symbol: symbol.clone(),
                     plugin: old.name.clone(),
-                    dropped_by: new.map(|new| new.version.clone()),
                 });
             }
         }
@@ -239,12 +237,12 @@ impl Catalog {
         let mut refused = None;
         for entry in self.entries.values() {
             let (manifest, state) = match entry {
-                Entry::Accepted(manifest) | Entry::Held(manifest, Hold::Starting)
+                Entry::Accepted(manifest) | Entry::Held(manifest, Hold::Starting(_))
                     if is_defined_by(manifest) =>
                 {
                     return None;
                 }
-                Entry::Held(manifest, Hold::Installing) => (manifest, "is being installed".to_owned()),
+                Entry::Held(manifest, Hold::Installing(_)) => (manifest, "is being installed".to_owned()),
                 Entry::Held(manifest, Hold::Stopped) => (manifest, "is stopped".to_owned()),
                 Entry::Held(manifest, Hold::Leaving) => (manifest, "is being removed".to_owned()),
                 Entry::Refused(manifest, reason) => (manifest, format!("is refused: {reason}")),
@@ -262,11 +260,16 @@ impl Catalog {
             let mut departed = self.departed.iter();
             let departed = departed.find(|gone| gone.kind == kind && gone.symbol.as_str() == symbol)?;
             let plugin = &departed.plugin;
-            let reason = match &departed.dropped_by {
-                Some(version) => {
-                    format!(
-                        "version {version} of the plugin \"{plugin}\" does not define the {kind} {symbol:?}"
-                    )
+            let reason = match self.entry(plugin.as_str()) {
+                Some(Entry::Accepted(manifest) | Entry::Held(manifest, _)) => format!(
+                    "version {} of the plugin \"{plugin}\" does not define the {kind} {symbol:?}",
+                    manifest.version
+                ),
+                Some(Entry::Refused(_, reason) | Entry::Unreadable(reason)) => {
+                    format!("the plugin \"{plugin}\" is refused: {reason}")
+                }
+                Some(Entry::Incomplete(_, reason)) => {
+                    format!("the plugin \"{plugin}\" is incomplete: {reason}")
                 }
                 None => format!("the plugin \"{plugin}\" was removed"),
             };
@@ -431,6 +434,20 @@ mod tests {
             reason(&catalog).unwrap(),
             r#"version 1 of the plugin "car" does not define the source "json""#
         );
+        // It goes, and comes back without the symbol.
+        catalog.remove("car");
+        assert_eq!(reason(&catalog).unwrap(), r#"the plugin "car" was removed"#);
+        catalog.show("car", None, Verdict::Refused("no manifest".to_owned()));
+        assert_eq!(
+            reason(&catalog).unwrap(),
+            r#"the plugin "car" is refused: no manifest"#
+        );
+        let without = manifest("car", r#""sources":["udp"]"#);
+        catalog.enter(without, Hold::Installing("")).unwrap();
+        assert_eq!(
+            reason(&catalog).unwrap(),
+            r#"version 1 of the plugin "car" does not define the source "json""#
+        );
     }
 
     #[test]
@@ -446,7 +463,7 @@ mod tests {
         }
         catalog.release("car");
         catalog
-            .enter(manifest("bus", r#""sources":["udp"]"#), Hold::Starting)
+            .enter(manifest("bus", r#""sources":["udp"]"#), Hold::Starting(""))
             .unwrap();
         assert_eq!(catalog.missing(SymbolKind::Source, "udp"), None);
         assert!(catalog.accept(manifest("car", r#""sources":["udp"]"#)).is_err());

@@ -19,6 +19,9 @@ use super::package;
 use super::script::{self, ScriptError};
 use crate::config::Portable;
 
+/// What a plugin shows whose environment is being built.
+pub(super) const BUILDING: &str = "its Python environment is being built";
+
 /// What the packages of an environment are listed in.
 const REQUIREMENTS: &str = "requirements.txt";
 

@@ -4,7 +4,7 @@
 use std::time::SystemTime;
 
 use mangrove_protocol::name::PluginName;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use super::status::{Snapshot, State};
 
@@ -28,20 +28,42 @@ pub struct Event {
     pub pid: Option<u32>,
 }
 
+/// Counts up whenever what a status shows may have changed. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Changes(watch::Sender<u64>);
+
+impl Changes {
+    /// It has changed.
+    pub(super) fn note(&self) {
+        self.0.send_modify(|count| *count += 1);
+    }
+
+    /// Hears of every later change.
+    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+}
+
 /// Where events are announced. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Events(broadcast::Sender<Event>);
+pub(super) struct Events {
+    sender: broadcast::Sender<Event>,
+    pub(super) changes: Changes,
+}
 
 impl Default for Events {
     fn default() -> Self {
-        Self(broadcast::Sender::new(CAPACITY))
+        Self {
+            sender: broadcast::Sender::new(CAPACITY),
+            changes: Changes::default(),
+        }
     }
 }
 
 impl Events {
     /// Listens from now on.
     pub(super) fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.0.subscribe()
+        self.sender.subscribe()
     }
 
     /// Announces what a worker has published of itself.
@@ -58,7 +80,7 @@ impl Events {
 
     fn send(&self, plugin: &str, version: Option<&str>, state: State, reason: &str, pid: Option<u32>) {
         // An error only says that nobody listens.
-        let _ = self.0.send(Event {
+        let _ = self.sender.send(Event {
             at: SystemTime::now(),
             plugin: plugin.to_owned(),
             version: version.map(str::to_owned),

@@ -1,6 +1,6 @@
 //! Owns what the rest of the host may do with plugins: look at them, change them, use their symbols.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use mangrove_protocol::Object;
 use mangrove_protocol::control::Meta;
@@ -12,10 +12,10 @@ use super::catalog::{Entry, Hold, Missing};
 use super::error::{ControlError, InstallError, OpenError, RemoveError};
 use super::events::Event;
 use super::function::Function;
-use super::install::InstallRequest;
+use super::install::{FETCHING, InstallRequest};
 use super::output::Line;
 use super::remote::Remote;
-use super::shared::{BUILDING, Record, Shared};
+use super::shared::{Record, Shared};
 use super::sink::Sink;
 use super::source::Source;
 use super::status::{Plugin, State, Status};
@@ -49,10 +49,21 @@ impl Handle {
         self.plugin(catalog.entry(name)?)
     }
 
-    /// How the plugin `name` is; also of a folder without a manifest that can be read.
+    /// How the plugin `name` is; also of a folder without a manifest that can be read, and of a package that is
+    /// being installed.
     pub fn status(&self, name: &str) -> Option<Status> {
         let catalog = self.shared.catalog();
-        Some(self.entry_status(name, catalog.entry(name)?))
+        match catalog.entry(name) {
+            Some(entry) => Some(self.entry_status(name, entry)),
+            None if self.shared.is_coming(name) => Some(Status::without_worker(State::Installing, FETCHING)),
+            None => None,
+        }
+    }
+
+    /// Counts up whenever what a status shows may have changed: look with [`Handle::status`]. Uptime and the
+    /// symbols' times and counts are not looked at.
+    pub fn status_changes(&self) -> watch::Receiver<u64> {
+        self.shared.events.changes.subscribe()
     }
 
     /// Folders without a manifest that can be read, each with the reason.
@@ -69,8 +80,7 @@ impl Handle {
 
     /// Why the plugins' folder cannot be read now; what runs goes on meanwhile.
     pub fn trouble(&self) -> Option<String> {
-        let trouble = self.shared.trouble.lock();
-        trouble.unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.trouble()
     }
 
     /// The last lines that the plugin's processes have written.
@@ -303,7 +313,7 @@ impl Handle {
     fn look_up(&self, kind: SymbolKind, symbol: &str) -> Option<Result<(Remote, SymbolName), OpenError>> {
         let catalog = self.shared.catalog();
         if let Some(owner) = catalog.owner(kind, symbol) {
-            if let Some(Entry::Held(_, Hold::Starting)) = catalog.entry(owner.name.as_str())
+            if let Some(Entry::Held(_, Hold::Starting(_))) = catalog.entry(owner.name.as_str())
                 && !self.shared.is_stopping()
             {
                 return None;
@@ -338,8 +348,8 @@ impl Handle {
             Entry::Accepted(manifest) | Entry::Held(manifest, Hold::Stopped | Hold::Leaving) => {
                 self.running_status(manifest)
             }
-            Entry::Held(_, Hold::Installing) => Status::without_worker(State::Installing, BUILDING),
-            Entry::Held(_, Hold::Starting) => Status::without_worker(State::Starting, ""),
+            Entry::Held(_, Hold::Installing(reason)) => Status::without_worker(State::Installing, reason),
+            Entry::Held(_, Hold::Starting(reason)) => Status::without_worker(State::Starting, reason),
             Entry::Incomplete(_, reason) => Status::without_worker(State::Incomplete, reason),
             Entry::Refused(_, reason) | Entry::Unreadable(reason) => {
                 Status::without_worker(State::Refused, reason)

@@ -24,6 +24,12 @@ use super::package;
 use super::script::{self, ScriptError};
 use crate::config::Portable;
 
+/// What a plugin shows whose package is on its way.
+pub(super) const FETCHING: &str = "its package is being fetched and checked";
+
+/// What a plugin shows whose package is unpacked.
+pub(super) const PLACING: &str = "its package is being put in place";
+
 /// How the hidden folders' names begin.
 const STAGING: &str = ".staging-";
 
@@ -287,7 +293,7 @@ async fn fill(
 
 /// Makes a plugin that was just put into its final `folder` ready for its first start: runs its `install.sh`
 /// with `paras` and builds its Python environment. `run` runs one program to its end, as
-/// [`script::run`] does. Returns the manifest, which the script may have changed. On an error the caller takes
+/// [`script::run`] does; `tell` is called with what is being done. Returns the manifest, which the script may have changed. On an error the caller takes
 /// the folder away again.
 ///
 /// # Cancel safety
@@ -297,9 +303,11 @@ pub(super) async fn prepare<F: Future<Output = Result<(), ScriptError>>>(
     folder: &Path,
     paras: &[String],
     settings: &Arc<Portable>,
+    tell: impl Fn(&'static str),
     run: impl Fn(Launch) -> F,
 ) -> Result<Arc<Manifest>, InstallError> {
     if let Some(script) = script::install(folder, paras) {
+        tell(script::RUNNING);
         run(script).await.map_err(|source| InstallError::Script {
             name: name.clone(),
             source,
@@ -309,8 +317,13 @@ pub(super) async fn prepare<F: Future<Output = Result<(), ScriptError>>>(
     let read = tokio::task::spawn_blocking(move || package::read_manifest(&plugin, &at)).await;
     let read = read.map_err(|_| InstallError::Interrupted(name.clone()))?;
     let manifest = Arc::new(read?);
-    let prepared = environment::prepare(&manifest, folder, settings, run).await;
-    prepared.map_err(|source| InstallError::Environment {
+    let environment = async {
+        if environment::needed(&manifest, folder, settings).await?.is_some() {
+            tell(environment::BUILDING);
+        }
+        environment::prepare(&manifest, folder, settings, run).await
+    };
+    environment.await.map_err(|source| InstallError::Environment {
         name: name.clone(),
         source,
     })?;

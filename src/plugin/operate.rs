@@ -14,7 +14,7 @@ use super::catalog::{Entry, Hold};
 use super::environment;
 use super::error::{ControlError, InstallError, RemoveError};
 use super::handle::Removed;
-use super::install::{self, InstallRequest, Staged};
+use super::install::{self, FETCHING, InstallRequest, PLACING, Staged};
 use super::locks::Haste;
 use super::remote::Request;
 use super::shared::{Shared, blocking};
@@ -27,7 +27,14 @@ impl Shared {
         if self.is_taken(&request.name) {
             return Err(InstallError::AlreadyExists(request.name));
         }
-        self.install_or_update(&request).await
+        let name = request.name.as_str();
+        self.events.say(name, None, State::Installing, FETCHING);
+        let installed = self.install_or_update(&request).await;
+        if let Err(error) = &installed {
+            let reason = format!("it was not installed: {error}");
+            self.events.say(name, None, State::Removed, &reason);
+        }
+        installed
     }
 
     /// Replaces an installed plugin, or a folder that was refused. The old one runs on when the new one is not
@@ -52,6 +59,7 @@ impl Shared {
     /// Brings the plugin of `request` into its place, whatever is there. The caller has its turn.
     pub(super) async fn install_or_update(&self, request: &InstallRequest) -> Result<(), InstallError> {
         let interrupted = || Err(InstallError::Interrupted(request.name.clone()));
+        let _coming = self.note_coming(request.name.as_str());
         let staging = install::stage(request, &self.plugins, &self.settings);
         let staging = self.unless_pressed(request.name.as_str(), Haste::End, staging);
         let staged = self.unless_stopping(staging).await.flatten();
@@ -70,7 +78,7 @@ impl Shared {
         let old = self.version(name.as_str());
         self.change(|catalog| match is_accepted {
             true => catalog.claim(Arc::clone(manifest)),
-            false => catalog.enter(Arc::clone(manifest), Hold::Starting),
+            false => catalog.enter(Arc::clone(manifest), Hold::Installing(PLACING)),
         })?;
         let put = identity(&staged.folder);
         let outcome = match self.exchange(staged).await {
@@ -122,9 +130,11 @@ impl Shared {
         let name = &staged.manifest.name;
         let folder = self.portable.join(name.as_str());
         let run = |launch| self.run_to_end(name, launch);
-        let preparing = install::prepare(name, &folder, paras, &self.settings, run);
+        let tell = |reason| self.show_installing(&staged.manifest, reason);
+        let preparing = install::prepare(name, &folder, paras, &self.settings, tell, run);
         let prepared = self.unless_stopping(preparing).await;
         prepared.unwrap_or_else(|| Err(InstallError::Interrupted(name.clone())))?;
+        self.change(|catalog| catalog.prepare(name.as_str(), Hold::Starting("")));
         let start = |reason: String| InstallError::Start {
             name: name.clone(),
             reason,
@@ -189,10 +199,16 @@ impl Shared {
 
     /// Stops a plugin and deletes its folder. Its rules are given time to let go of it.
     pub(super) async fn remove(&self, name: String) -> Result<Removed, RemoveError> {
+        let is_known = || self.catalog().entry(&name).is_some();
+        let was_there = self.is_coming(&name) || is_known();
         let _turn = self.turn_soon(&name, Haste::End).await;
         // Only a name that the catalog knows becomes part of a path.
-        if self.catalog().entry(&name).is_none() {
-            return Err(RemoveError::NotFound(name));
+        if !is_known() {
+            // Its installation gave way, or somebody else has removed it.
+            return match was_there {
+                true => Ok(Removed { rules: Vec::new() }),
+                false => Err(RemoveError::NotFound(name)),
+            };
         }
         let has_zip = self
             .records()
@@ -288,7 +304,7 @@ impl Shared {
             }
         };
         let manifest = Arc::clone(&whole.manifest);
-        if let Err(conflict) = self.change(|catalog| catalog.enter(manifest, Hold::Starting)) {
+        if let Err(conflict) = self.change(|catalog| catalog.enter(manifest, Hold::Starting(""))) {
             let reason = conflict.to_string();
             return Err(ControlError::Refused { name, reason });
         }

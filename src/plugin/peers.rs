@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use sp_proto::{Admission, Credentials, PipeInfo};
 
+use super::events::Changes;
 use super::guard::descends;
 
 /// Between two lines in the log about refused peers of one plugin.
@@ -34,18 +35,20 @@ pub(super) struct Peers {
     /// The guards of those that the host started, and what is attached.
     roots: Mutex<Vec<u32>>,
     refused: AtomicU64,
+    changes: Changes,
     told: Mutex<Option<Instant>>,
 }
 
 impl Peers {
-    /// Nobody yet; or, with `any`, every process of this user.
-    pub(super) fn new(plugin: &str, any: bool) -> Self {
+    /// Nobody yet; or, with `any`, every process of this user. `changes` hears of refusals.
+    pub(super) fn new(plugin: &str, any: bool, changes: Changes) -> Self {
         Self {
             plugin: plugin.to_owned(),
             any,
             attaching: Mutex::new(Attaching::No),
             roots: Mutex::default(),
             refused: AtomicU64::new(0),
+            changes,
             told: Mutex::default(),
         }
     }
@@ -79,6 +82,7 @@ impl Peers {
     /// Counts a refused connection, and says so now and then.
     pub(super) fn note_refused(&self, reason: &str) {
         self.refused.fetch_add(1, Ordering::Relaxed);
+        self.changes.note();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|at| at.elapsed() >= QUIET) {
             *told = Some(Instant::now());
@@ -135,7 +139,7 @@ mod tests {
     fn only_the_plugins_own_processes_may_connect() {
         let user = rustix::process::geteuid().as_raw();
         let (us, parent) = (std::process::id(), std::os::unix::process::parent_id());
-        let peers = Peers::new("car", false);
+        let peers = Peers::new("car", false, Changes::default());
         let check = |found| peers.check_credentials(found);
         assert!(check(credentials(user, Some(us))).is_err(), "nobody has entered");
         peers.enter(us);
@@ -152,7 +156,7 @@ mod tests {
     #[test]
     fn any_process_of_the_user_may_be_enough_but_no_other_users() {
         let user = rustix::process::geteuid().as_raw();
-        let peers = Peers::new("car", true);
+        let peers = Peers::new("car", true, Changes::default());
         assert_eq!(peers.check_credentials(credentials(user, None)), Ok(()));
         assert!(peers.check_credentials(credentials(user + 1, None)).is_err());
     }
@@ -161,7 +165,7 @@ mod tests {
     fn while_one_is_to_be_attached_the_first_may_connect_and_then_only_that_one() {
         let user = rustix::process::geteuid().as_raw();
         let (us, parent) = (std::process::id(), std::os::unix::process::parent_id());
-        let peers = Peers::new("car", false);
+        let peers = Peers::new("car", false, Changes::default());
         let may = |pid| peers.check_credentials(credentials(user, Some(pid))).is_ok();
         peers.set_attaching(Attaching::Waiting);
         assert!(may(us) && may(parent));

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use tokio::io::unix::AsyncFd;
@@ -33,11 +33,22 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long a guard may take until it has started its plugin. It takes milliseconds.
 const GUARD: Duration = Duration::from_secs(30);
 
-/// After which time a guard that should have done something is told to go on, in case it is stopped.
+/// After which time a guard that should have done something is told to go on, in case it is stopped. Then after
+/// longer and longer times, up to the second one: to look at all processes is work.
 const NUDGE: Duration = Duration::from_millis(50);
+const LAST_NUDGE: Duration = Duration::from_secs(1);
+
+/// How long a guard may take to end everything. Then it is kept from it, as by a debugger, and is ended itself.
+const END: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a killed guard has left something.
+const ROUNDS: usize = 32;
 
 /// The longest report of a guard, in bytes.
 const REPORT: u64 = 64;
+
+/// The variable in the environment of a guard and of all that descends from it.
+const MARK: &str = "MANGROVE_GUARD";
 
 /// Starts processes. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -78,8 +89,13 @@ impl Spawner {
     ) -> io::Result<Process> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
+        let mark = new_mark();
         let mut command = self.command(launch, theirs);
-        let spawned = tokio::task::spawn_blocking(move || command.spawn().map(Unreaped));
+        command.env(MARK, &mark);
+        let spawned = tokio::task::spawn_blocking(move || {
+            let guard = command.spawn()?;
+            Ok::<_, io::Error>(Unreaped { guard, mark })
+        });
         let guard = spawned.await.map_err(io::Error::other)??;
         Process::adopt(guard, ours, output, peers).await
     }
@@ -107,29 +123,64 @@ impl Spawner {
 /// A guard. Dropped: its channel is closed by then, so it is about to end; who waits for it must not be a thread of
 /// the runtime, since a plugin can stop its guard.
 #[derive(Debug)]
-struct Unreaped(Child);
+struct Unreaped {
+    guard: Child,
+    mark: String,
+}
+
+impl Unreaped {
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.guard)
+    }
+}
 
 impl Drop for Unreaped {
     fn drop(&mut self) {
-        if !matches!(self.0.try_wait(), Ok(None)) {
+        if matches!(self.guard.try_wait(), Ok(Some(status)) if status.code().is_some()) {
             return;
         }
-        let guard = Pid::from_child(&self.0);
+        let (guard, mark) = (self.pid(), std::mem::take(&mut self.mark));
         let reaper = std::thread::Builder::new().name("reaper".to_owned());
-        if let Err(error) = reaper.spawn(move || reap(guard)) {
+        if let Err(error) = reaper.spawn(move || reap(guard, &mark)) {
             tracing::warn!("no thread can be started, so a guard that ends is not reaped: {error}");
         }
     }
 }
 
-fn reap(guard: Pid) {
-    while matches!(
-        rustix::process::waitpid(Some(guard), WaitOptions::NOHANG),
-        Ok(None)
-    ) {
-        std::thread::sleep(NUDGE);
+/// Waits for a guard that is about to end; one that was killed leaves its work to whoever waits for it.
+fn reap(guard: Pid, mark: &str) {
+    let (mut pause, since) = (NUDGE, Instant::now());
+    let mut killed = false;
+    while let Ok(None) = rustix::process::waitpid(Some(guard), WaitOptions::NOHANG) {
+        std::thread::sleep(pause);
         end(guard);
+        if since.elapsed() >= END && !killed {
+            killed = rustix::process::kill_process(guard, Signal::KILL).is_ok();
+        }
+        pause = (pause * 2).min(LAST_NUDGE);
     }
+    end_marked(mark);
+}
+
+/// What no other guard has, whichever host starts it.
+fn new_mark() -> String {
+    format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
+}
+
+/// Ends what a guard has left that was killed: whatever has its mark. A process that has cleared its environment
+/// is not found. Blocking.
+fn end_marked(mark: &str) {
+    let variable = format!("{MARK}={mark}");
+    // Whoever was about to start another one is followed by it.
+    for _ in 0..ROUNDS {
+        match guard::kill_marked(&variable) {
+            Ok(0) => return,
+            Ok(killed) => tracing::debug!("ending {killed} processes that a killed guard has left"),
+            Err(error) => return tracing::warn!("what a killed guard has left cannot be found: {error}"),
+        }
+        std::thread::sleep(NUDGE);
+    }
+    tracing::warn!("what a killed guard has left goes on starting processes");
 }
 
 /// Ends what the guard is to end, should it be kept from doing so itself.
@@ -146,12 +197,13 @@ fn let_go_on(guard: Pid) {
 
 /// Awaits what a guard does next, and does `nudge` now and then, since somebody may have stopped the guard.
 async fn nudging<T>(guard: Pid, nudge: fn(Pid), next: impl Future<Output = T>) -> T {
-    let mut next = pin!(next);
+    let (mut next, mut pause) = (pin!(next), NUDGE);
     loop {
-        match timeout(NUDGE, next.as_mut()).await {
+        match timeout(pause, next.as_mut()).await {
             Ok(done) => return done,
             Err(_) => nudge(guard),
         }
+        pause = (pause * 2).min(LAST_NUDGE);
     }
 }
 
@@ -200,7 +252,8 @@ pub(super) struct Process {
     _admitted: Admitted,
     pid: Pid,
     started: SystemTime,
-    killed: bool,
+    /// Since when it has to end.
+    killed: Option<Instant>,
 }
 
 impl Process {
@@ -211,21 +264,21 @@ impl Process {
         peers: &Arc<Peers>,
     ) -> io::Result<Self> {
         let mut readers = JoinSet::new();
-        if let Some(stdout) = guard.0.stdout.take() {
+        if let Some(stdout) = guard.guard.stdout.take() {
             let (output, from) = (Arc::clone(output), tokio::process::ChildStdout::from_std(stdout)?);
             readers.spawn(async move { output.follow(Stream::Stdout, from).await });
         }
-        if let Some(stderr) = guard.0.stderr.take() {
+        if let Some(stderr) = guard.guard.stderr.take() {
             let (output, from) = (Arc::clone(output), tokio::process::ChildStderr::from_std(stderr)?);
             readers.spawn(async move { output.follow(Stream::Stderr, from).await });
         }
-        let pidfd = watch(Pid::from_child(&guard.0))?;
-        let admitted = Admitted::enter(peers, guard.0.id());
+        let pidfd = watch(guard.pid())?;
+        let admitted = Admitted::enter(peers, guard.guard.id());
         let mut reports = BufReader::new(UnixStream::from_std(channel.try_clone()?)?);
         // Taken before: its first words may be read before the guard's report is.
         let started = SystemTime::now();
         (&channel).write_all(&[Order::Start.encode()])?;
-        let report = nudging(Pid::from_child(&guard.0), let_go_on, hear(&mut reports));
+        let report = nudging(guard.pid(), let_go_on, hear(&mut reports));
         let report = timeout(GUARD, report).await;
         match report.map_err(|_| io::ErrorKind::TimedOut)?? {
             Some(Report::Started(pid)) => Ok(Self {
@@ -237,7 +290,7 @@ impl Process {
                 _admitted: admitted,
                 pid,
                 started,
-                killed: false,
+                killed: None,
             }),
             Some(Report::Failed(number)) if number != 0 => Err(io::Error::from_raw_os_error(number)),
             _ => Err(io::Error::other("its guard did not start it")),
@@ -255,7 +308,7 @@ impl Process {
 
     /// The guard: whatever belongs to the plugin descends from it.
     pub(super) fn root(&self) -> u32 {
-        self.guard.0.id()
+        self.guard.guard.id()
     }
 
     /// Is `pid` the plugin, or something that it has started?
@@ -274,10 +327,22 @@ impl Process {
     /// Nothing is lost when the future is dropped.
     pub(super) async fn ended(&self) -> io::Result<()> {
         let ended = async { self.pidfd.readable().await.map(|mut guard| guard.retain_ready()) };
-        if self.killed {
-            nudging(Pid::from_child(&self.guard.0), end, ended).await
-        } else {
-            ended.await
+        let Some(killed) = self.killed else {
+            return ended.await;
+        };
+        let guard = self.guard.pid();
+        let mut ended = pin!(nudging(guard, end, ended));
+        match tokio::time::timeout_at((killed + END).into(), ended.as_mut()).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                tracing::warn!(
+                    pid = self.id(),
+                    "its guard does not end it within {END:?}: killing the guard"
+                );
+                // It is not reaped before this value is dropped.
+                let _ended = rustix::process::kill_process(guard, Signal::KILL);
+                ended.await
+            }
         }
     }
 
@@ -286,16 +351,25 @@ impl Process {
         self.kill();
         // Should it not have ended: then it is about to, and says how when it has.
         let _ended = self.ended().await;
-        let report = hear(&mut self.reports).await;
+        // Whoever may look into the guard may have a copy of its socket, so that it does not close.
+        let report = timeout(LAST_WORDS, hear(&mut self.reports)).await;
+        let ending = match report {
+            Ok(Ok(Some(Report::Exited(code)))) => Ending::Exited(code),
+            Ok(Ok(Some(Report::Signalled(signal)))) => Ending::Signalled(signal),
+            _ => Ending::Unknown,
+        };
+        if ending == Ending::Unknown {
+            let mark = self.guard.mark.clone();
+            let ended = tokio::task::spawn_blocking(move || end_marked(&mark)).await;
+            if let Err(error) = ended {
+                tracing::error!("ending what a guard has left: {error}");
+            }
+        }
         let _ = timeout(LAST_WORDS, async {
             while self.readers.join_next().await.is_some() {}
         })
         .await;
-        match report {
-            Ok(Some(Report::Exited(code))) => Ending::Exited(code),
-            Ok(Some(Report::Signalled(signal))) => Ending::Signalled(signal),
-            _ => Ending::Unknown,
-        }
+        ending
     }
 
     /// Asks the plugin's process group to end.
@@ -305,9 +379,9 @@ impl Process {
 
     /// Ends the plugin and everything that it has started.
     pub(super) fn kill(&mut self) {
-        self.killed = true;
+        self.killed.get_or_insert_with(Instant::now);
         self.order(Order::Kill);
-        let_go_on(Pid::from_child(&self.guard.0));
+        let_go_on(self.guard.pid());
     }
 
     fn order(&self, order: Order) {
@@ -361,7 +435,10 @@ mod tests {
     }
 
     async fn spawn(launch: &Launch) -> io::Result<(Process, Arc<Output>)> {
-        let (output, peers) = (Output::new("car", 16), Peers::new("car", false));
+        let (output, peers) = (
+            Output::new("car", 16),
+            Peers::new("car", false, Default::default()),
+        );
         let output = Arc::new(output);
         let process = Spawner::of_this_test()
             .spawn(launch, &output, &Arc::new(peers))
@@ -417,7 +494,7 @@ mod tests {
     #[tokio::test]
     async fn dropping_a_process_does_not_wait_for_a_guard_that_is_stopped() {
         let (process, _output) = spawn(&shell("kill -STOP $PPID; exec sleep 300")).await.unwrap();
-        let guard = Pid::from_child(&process.guard.0);
+        let guard = process.guard.pid();
         until(|| guard::is_halted(guard)).await;
         let pidfd = rustix::process::pidfd_open(process.pid, PidfdFlags::empty()).unwrap();
         drop(process);

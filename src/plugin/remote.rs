@@ -42,9 +42,6 @@ pub(super) enum Request {
         retire: bool,
         reply: oneshot::Sender<()>,
     },
-    /// Stop, then start the same again, with no failures counted. Answered as `Start`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "nothing in the host asks for it yet"))]
-    Restart(oneshot::Sender<Result<(), String>>),
     /// Stop, then wait for a process that the author starts. Answered when no process of ours is left.
     Attach(oneshot::Sender<()>),
     /// Run a source or a sink. A sink comes with what is connected with the process that runs it.

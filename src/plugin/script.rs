@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::events::Changes;
 use super::launch::Launch;
 use super::output::Output;
 use super::peers::Peers;
@@ -15,6 +16,9 @@ use super::process::{Ending, Spawner};
 
 /// The script of a package, in the plugin's folder.
 const INSTALL: &str = "install.sh";
+
+/// What a plugin shows whose script runs.
+pub(super) const RUNNING: &str = "its install.sh is running";
 
 /// How many of its last lines an error repeats, and how much of each, in characters.
 const LAST_LINES: usize = 8;
@@ -126,7 +130,7 @@ pub(super) async fn run(
         source,
     };
     // It has no channels to connect to.
-    let peers = Arc::new(Peers::new("", false));
+    let peers = Arc::new(Peers::new("", false, Changes::default()));
     let process = spawner.spawn(launch, output, &peers).await.map_err(refused)?;
     let ended = tokio::time::timeout(limit, process.ended()).await;
     // Whether it has ended or not: this kills what is left of it, and waits for its last words.

@@ -2,7 +2,7 @@
 //! folder, whose turn it is. What is done with a plugin is done by one at a time, in a task of its own, so a caller
 //! that goes away leaves nothing half done. The manager makes it; `reconcile`, `operate` and the handles use it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mangrove_protocol::manifest::Manifest;
 use mangrove_protocol::name::PluginName;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, TryAcquireError, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,8 +37,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// How long a start may keep others from starting: what takes longer waits more than it works.
 const BUSY: Duration = Duration::from_secs(2);
 
-/// What a plugin shows whose environment is being built.
-pub(super) const BUILDING: &str = "its Python environment is being built";
+/// What a plugin shows that waits for a permit to start.
+const QUEUED: &str = "it waits for its turn: as many plugins as may are starting";
 
 /// Work that waits for the disk.
 pub(super) async fn blocking<T: Send + 'static>(
@@ -112,7 +112,9 @@ pub(super) struct Shared {
     pub(super) locks: Locks,
     pub(super) dirty: Arc<Dirty>,
     /// Why the folder cannot be read.
-    pub(super) trouble: Mutex<Option<String>>,
+    trouble: Mutex<Option<String>>,
+    /// The names whose packages are being installed.
+    coming: Mutex<BTreeSet<String>>,
     /// How many plugins may be starting.
     starts: Semaphore,
     /// Counts up when the set of usable symbols may have changed.
@@ -139,6 +141,19 @@ impl Drop for Turn {
     }
 }
 
+/// A package is being installed under this name.
+pub(super) struct Coming<'a> {
+    shared: &'a Shared,
+    name: String,
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        self.shared.coming().remove(&self.name);
+        self.shared.events.changes.note();
+    }
+}
+
 impl Shared {
     /// Nothing is known yet, and nothing runs.
     ///
@@ -161,6 +176,7 @@ impl Shared {
             locks: Locks::default(),
             dirty: Arc::default(),
             trouble: Mutex::default(),
+            coming: Mutex::default(),
             starts: Semaphore::new(match config.portable.parallel_starts {
                 0 => 2 * std::thread::available_parallelism().map_or(1, usize::from),
                 limit => limit,
@@ -206,13 +222,49 @@ impl Shared {
 
     /// Changes what is known of a name.
     pub(super) fn note<T>(&self, name: &str, change: impl FnOnce(&mut Record) -> T) -> T {
-        change(self.records().entry(name.to_owned()).or_default())
+        let outcome = change(self.records().entry(name.to_owned()).or_default());
+        self.events.changes.note();
+        outcome
+    }
+
+    /// Why the folder cannot be read.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let trouble = self.trouble.lock();
+        trouble.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps why the folder cannot be read. True when that is news.
+    pub(super) fn set_trouble(&self, text: Option<String>) -> bool {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = *trouble != text;
+        *trouble = text;
+        drop(trouble);
+        self.events.changes.note();
+        is_news
+    }
+
+    /// A package of this name is being installed until the returned value is dropped.
+    pub(super) fn note_coming(&self, name: &str) -> Coming<'_> {
+        self.coming().insert(name.to_owned());
+        self.events.changes.note();
+        let name = name.to_owned();
+        Coming { shared: self, name }
+    }
+
+    /// Whether a package of this name is being installed.
+    pub(super) fn is_coming(&self, name: &str) -> bool {
+        self.coming().contains(name)
+    }
+
+    fn coming(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.coming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the catalog, and says so.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Catalog) -> T) -> T {
         let outcome = change(&mut self.catalog.write().unwrap_or_else(PoisonError::into_inner));
         self.usable.send_modify(|count| *count += 1);
+        self.events.changes.note();
         outcome
     }
 
@@ -298,21 +350,25 @@ impl Shared {
         if let Ok(None) = environment::needed(manifest, &folder, &self.settings).await {
             return self.assignment(whole).await;
         }
-        let is_first = self.change(|catalog| catalog.prepare(name.as_str(), Hold::Installing));
-        if is_first {
-            let version = Some(manifest.version.as_str());
-            self.events
-                .say(name.as_str(), version, State::Installing, BUILDING);
-        }
+        self.show_installing(manifest, environment::BUILDING);
         let run = |launch| self.run_to_end(name, launch);
         let prepared = environment::prepare(manifest, &folder, &self.settings, run);
         let prepared = self
             .unless_stopping(prepared)
             .await
             .ok_or("the host is stopping")?;
-        self.change(|catalog| catalog.prepare(name.as_str(), Hold::Starting));
+        self.change(|catalog| catalog.prepare(name.as_str(), Hold::Starting("")));
         prepared.map_err(|error| error.to_string())?;
         self.assignment(whole).await
+    }
+
+    /// Says what is being done with a plugin that is not to start yet; nothing while an older version runs.
+    pub(super) fn show_installing(&self, manifest: &Manifest, reason: &'static str) {
+        let name = manifest.name.as_str();
+        if self.change(|catalog| catalog.prepare(name, Hold::Installing(reason))) {
+            let version = Some(manifest.version.as_str());
+            self.events.say(name, version, State::Installing, reason);
+        }
     }
 
     /// How a plugin is called whose environment is there.
@@ -371,7 +427,16 @@ impl Shared {
     /// Tells the plugin's worker what to run; makes one when there is none.
     async fn order(&self, assignment: Assignment, accept: bool) -> Result<(), String> {
         let stopping = || "the host is stopping".to_owned();
-        let permit = self.starts.acquire().await.map_err(|_| stopping())?;
+        let permit = match self.starts.try_acquire() {
+            Err(TryAcquireError::NoPermits) => {
+                let name = assignment.manifest.name.as_str();
+                self.change(|catalog| catalog.prepare(name, Hold::Starting(QUEUED)));
+                let permit = self.starts.acquire().await;
+                self.change(|catalog| catalog.prepare(name, Hold::Starting("")));
+                permit.map_err(|_| stopping())?
+            }
+            permit => permit.map_err(|_| stopping())?,
+        };
         if accept {
             // Before anybody can use them.
             self.install_settings(&assignment.manifest).await;

@@ -2,6 +2,7 @@
 //! host, nobody else gets a word in, and limits hold.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -10,10 +11,10 @@ use std::process::{Child, Command, Stdio};
 
 use mangrove::plugin::State;
 use mangrove_protocol::address;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use sp_proto::{Event, Req};
-use testkit::within;
+use testkit::{PATIENCE, within};
 
 use crate::home::{Home, unique};
 
@@ -32,9 +33,11 @@ mv pids.tmp pids
 /// Waits for the end of a process that need not be a child of this one.
 async fn ended(pid: Pid) {
     if let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        let wait = move || rustix::event::poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None);
-        let wait = tokio::task::spawn_blocking(wait);
-        within("a process to end", wait).await.unwrap().unwrap();
+        // With a limit of its own: a thread that waits for ever would keep the test from failing.
+        let limit = Timespec::try_from(PATIENCE).unwrap();
+        let wait = move || rustix::event::poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit));
+        let ready = tokio::task::spawn_blocking(wait).await.unwrap().unwrap();
+        assert_eq!(ready, 1, "process {} does not end", pid.as_raw_nonzero());
     }
 }
 
@@ -104,9 +107,17 @@ impl Guard {
             .process_group(0)
             .spawn()
             .unwrap();
+        // No end of it may keep a test from failing.
+        host.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut guard = Self { child, host };
         guard.host.write_all(b"S").unwrap();
         guard
+    }
+
+    /// Waits for its end, and says whether all went well.
+    async fn end(mut self) -> bool {
+        ended(Pid::from_child(&self.child)).await;
+        self.child.wait().unwrap().success()
     }
 
     fn report(&mut self) -> String {
@@ -125,12 +136,12 @@ async fn nothing_outlives_a_host_that_was_killed() {
     let plugin = guard.report();
     let plugin: i32 = plugin.trim().strip_prefix("started ").unwrap().parse().unwrap();
     // All that a dead host leaves behind is a closed socket.
-    drop(guard.host);
+    guard.host.shutdown(Shutdown::Both).unwrap();
     ended(Pid::from_raw(plugin).unwrap()).await;
     for pid in family {
         ended(pid).await;
     }
-    assert!(guard.child.wait().unwrap().success());
+    assert!(guard.end().await);
 }
 
 #[tokio::test]
@@ -138,12 +149,9 @@ async fn nothing_outlives_a_host_that_was_killed_before_it_knew_the_plugin() {
     let folder = tempfile::tempdir().unwrap();
     let script = "setsid sh -c 'echo $$ > pid; exec sleep 600' & exec sleep 600";
     for _ in 0..10 {
-        let Guard { mut child, host } = Guard::start(folder.path(), script);
-        drop(host);
-        assert!(
-            child.wait().unwrap().success(),
-            "it gave up before its plugin had ended"
-        );
+        let guard = Guard::start(folder.path(), script);
+        guard.host.shutdown(Shutdown::Both).unwrap();
+        assert!(guard.end().await, "it gave up before its plugin had ended");
         let pid = std::fs::read_to_string(folder.path().join("pid")).unwrap_or_default();
         if let Some(pid) = pid.trim().parse().ok().and_then(Pid::from_raw) {
             ended(pid).await;
@@ -158,19 +166,43 @@ async fn a_plugin_ends_with_its_guard() {
     let plugin = guard.report();
     let plugin: i32 = plugin.trim().strip_prefix("started ").unwrap().parse().unwrap();
     guard.child.kill().unwrap();
-    guard.child.wait().unwrap();
+    assert!(!guard.end().await);
     ended(Pid::from_raw(plugin).unwrap()).await;
 }
 
-#[test]
-fn a_guard_tells_how_its_plugin_ended() {
+/// A guard that somebody kills cannot end what has left the plugin's process; the host does it.
+#[tokio::test]
+async fn nothing_outlives_a_guard_that_was_killed() {
+    let mut home = Home::new();
+    home.settings.restart_limit = 1;
+    let name = unique("hguard");
+    // The plugin itself kills it, once its family is there.
+    let script = format!("{FAMILY}kill -9 $PPID\nexec sleep 600\n");
+    home.add(&name, "go", r#""sources":["none"]"#, &script);
+    let host = home.start().await;
+    let family = family(&home.plugin_folder(&name)).await;
+    for pid in family {
+        ended(pid).await;
+    }
+    let status = host
+        .until("the plugin to be given up", &name, |status| {
+            status.status == State::Failed
+        })
+        .await;
+    let how = "killed together with its guard";
+    assert!(status.err_msg.contains(how), "{}", status.err_msg);
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_guard_tells_how_its_plugin_ended() {
     let folder = tempfile::tempdir().unwrap();
     for (script, end) in [("exit 7", "exited 7\n"), ("kill -15 $$", "signalled 15\n")] {
-        let mut guard = Guard::start(folder.path(), script);
+        let guard = Guard::start(folder.path(), script);
         let mut lines = BufReader::new(&guard.host).lines();
         assert!(lines.next().unwrap().unwrap().starts_with("started "));
         assert_eq!(lines.next().unwrap().unwrap() + "\n", end);
-        assert!(guard.child.wait().unwrap().success());
+        assert!(guard.end().await);
     }
 }
 

@@ -113,18 +113,25 @@ impl Host {
         self.plugins.get(name).expect("the plugin is known").status
     }
 
-    /// Waits until the plugin's status is as wanted.
-    pub(crate) async fn until(&self, what: &str, name: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+    /// Looks at every change of any status, until there is what is looked for.
+    pub(crate) async fn look<T>(&self, what: &str, mut look: impl FnMut(&Handle) -> Option<T>) -> T {
+        let mut changes = self.plugins.status_changes();
         within(what, async {
             loop {
-                let status = self.status(name);
-                if wanted(&status) {
-                    return status;
+                changes.mark_unchanged();
+                if let Some(found) = look(&self.plugins) {
+                    return found;
                 }
-                tokio::time::sleep(Duration::from_millis(2)).await;
+                changes.changed().await.expect("the host lives");
             }
         })
         .await
+    }
+
+    /// Waits until the plugin's status is as wanted.
+    pub(crate) async fn until(&self, what: &str, name: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+        self.look(what, |_| Some(self.status(name)).filter(|status| wanted(status)))
+            .await
     }
 
     pub(crate) async fn running(&self, name: &str) -> Status {
@@ -146,13 +153,22 @@ impl Host {
         .await;
     }
 
+    /// Waits until the `install.sh` of a package has written a line.
+    pub(crate) async fn script_begun(&self, name: &str) {
+        let (written, mut coming) = self
+            .look("the script", |plugins| plugins.follow_output(name))
+            .await;
+        if written.is_empty() {
+            let line = within("the script's first line", coming.recv()).await;
+            line.expect("the script lives");
+        }
+    }
+
     /// Waits for a process other than `old`, and speaks for it.
     pub(crate) async fn next_peer(&self, name: &str, old: Option<u32>) -> Peer {
-        within("another process", async {
-            let pid = || self.plugins.get(name).and_then(|plugin| plugin.status.pid);
-            while pid().is_none_or(|pid| Some(pid) == old) {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
+        self.look("another process", |plugins| {
+            let pid = plugins.get(name)?.status.pid?;
+            (Some(pid) != old).then_some(())
         })
         .await;
         Peer::control(name).await

@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mangrove::plugin::{InstallError, InstallRequest};
+use mangrove::plugin::{InstallError, InstallRequest, RemoveError, State};
+use mangrove_protocol::manifest::SymbolKind;
 use testkit::within;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -44,15 +45,16 @@ impl Example {
         format!("sources/{}.yaml", self.source)
     }
 
-    /// Installs a package that is fine.
-    async fn install(&self, host: &Host, request: InstallRequest) {
+    /// Installs a package that is fine. As long as the returned end of its channel lives, it runs.
+    async fn install(&self, host: &Host, request: InstallRequest) -> Peer {
         let installing = host.plugins.install(request);
-        let (installed, _peer) = within("the installation", async {
+        let (installed, peer) = within("the installation", async {
             tokio::join!(installing, Peer::control(&self.name))
         })
         .await;
         installed.unwrap();
         host.running(&self.name).await;
+        peer
     }
 }
 
@@ -335,7 +337,7 @@ async fn an_update_whose_script_fails_leaves_the_old_one_with_its_files() {
     let yaml = example.yaml();
     let etc = home.path().join("etc").join(&yaml);
     let request = example.package(&home, &[(&yaml, "old: {}")]).await;
-    example.install(&host, request).await;
+    let peer = example.install(&host, request).await;
     let old = host.status(&example.name).pid;
     let files = [
         (&*yaml, "new: {}"),
@@ -349,11 +351,11 @@ async fn an_update_whose_script_fails_leaves_the_old_one_with_its_files() {
         error.to_string().ends_with("exit code 1; it said last: broken"),
         "{error}"
     );
-    let _peer = host.next_peer(&example.name, old).await;
-    host.running(&example.name).await;
+    assert_eq!(host.running(&example.name).await.pid, old);
     assert_eq!(std::fs::read_to_string(&etc).unwrap(), "old: {}");
     assert!(!home.plugin_folder(&example.name).join("new").exists());
 
+    drop(peer);
     // Edited by the user, it survives all that follows.
     std::fs::write(&etc, "mine: {}").unwrap();
     within("the removal", host.plugins.remove(&example.name))
@@ -395,17 +397,7 @@ async fn a_host_that_stops_gives_up_what_it_was_installing() {
             .await,
     );
     installing.spawn(async move { plugins.install(request).await });
-    within("the script", async {
-        let begun = || {
-            host.plugins
-                .output(&scripted.name)
-                .is_some_and(|lines| !lines.is_empty())
-        };
-        while !begun() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
+    host.script_begun(&scripted.name).await;
     host.shutdown().await;
     let ended = installing.join_next().await.unwrap().unwrap().unwrap_err();
     assert!(matches!(ended, InstallError::Interrupted(_)), "{ended}");
@@ -414,6 +406,60 @@ async fn a_host_that_stops_gives_up_what_it_was_installing() {
         .filter(|path| !path.starts_with("etc"))
         .collect();
     assert_eq!(left, before);
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_being_installed_shows_how_far_it_is_and_can_be_removed() {
+    let home = Home::new();
+    let (scripted, fetched) = (Example::new(), Example::new());
+    let host = home.start().await;
+    let before = tree(&home);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/car.zip", listener.local_addr().unwrap());
+    let request = InstallRequest::new(fetched.name.parse().unwrap(), url);
+    let (plugins, mut installing) = (host.plugins.clone(), JoinSet::new());
+    installing.spawn(async move { plugins.install(request).await });
+    let _connection = within("the request", listener.accept()).await.unwrap();
+    let status = host.plugins.status(&fetched.name).unwrap();
+    assert_eq!(
+        (status.status, status.err_msg.as_str()),
+        (State::Installing, "its package is being fetched and checked")
+    );
+    assert!(host.plugins.get(&fetched.name).is_none());
+    within("the removal", host.plugins.remove(&fetched.name))
+        .await
+        .unwrap();
+    let ended = installing.join_next().await.unwrap().unwrap().unwrap_err();
+    assert!(matches!(ended, InstallError::Interrupted(_)), "{ended}");
+    assert!(host.plugins.status(&fetched.name).is_none());
+
+    let plugins = host.plugins.clone();
+    let request = scripted
+        .package(&home, &[("install.sh", "echo begun; sleep 600")])
+        .await;
+    installing.spawn(async move { plugins.install(request).await });
+    host.script_begun(&scripted.name).await;
+    let status = host.status(&scripted.name);
+    assert_eq!(
+        (status.status, status.err_msg.as_str(), status.version.as_str()),
+        (State::Installing, "its install.sh is running", "1.0")
+    );
+    let missing = host.plugins.missing(SymbolKind::Source, &scripted.source);
+    let reason = format!("the plugin \"{}\" is being installed", scripted.name);
+    assert_eq!(missing.unwrap().reason, reason);
+    within("the removal", host.plugins.remove(&scripted.name))
+        .await
+        .unwrap();
+    let ended = installing.join_next().await.unwrap().unwrap().unwrap_err();
+    assert!(matches!(ended, InstallError::Interrupted(_)), "{ended}");
+    // Nothing was, and nothing is.
+    assert!(matches!(
+        host.plugins.remove(&scripted.name).await,
+        Err(RemoveError::NotFound(_))
+    ));
+    let left = tree(&home).into_iter().filter(|path| !path.starts_with("etc"));
+    assert_eq!(left.collect::<Vec<_>>(), before);
+    host.shutdown().await;
 }
 
 /// What lies in the plugins' folder is looked at without waiting for anybody, and removed without touching what

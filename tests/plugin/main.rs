@@ -6,6 +6,7 @@
 //! | `operate` | the same, stopped and started by hand |
 //! | `folder`, `install` | the same, in folders and zips that are good, broken or hostile, from near and far |
 //! | `watch` | the same, in folders and zips that come, change and go |
+//! | `copies` | the same, copied, unpacked and checked out by the real tools; unreadable, read-only, linked |
 //! | `guard` | processes that try to get away, and strangers |
 //! | `environment` | the same, in Python with an environment of its own, built by the real tools |
 //! | `sdk` | an unmodified plugin on published releases of the `ekuiper` package |
@@ -13,6 +14,7 @@
 
 mod channels;
 mod control;
+mod copies;
 mod environment;
 mod folder;
 mod guard;

@@ -244,6 +244,30 @@ async fn plugins_that_are_started_together_do_not_give_way_to_each_other() {
 }
 
 #[tokio::test]
+async fn a_plugin_that_may_not_start_yet_says_what_it_waits_for() {
+    let mut home = Home::new();
+    home.settings.parallel_starts = 1;
+    home.settings.start_timeout = Duration::from_secs(3600);
+    let names = [unique("oqueue"), unique("oqueue"), unique("oqueue")];
+    let host = home.start().await;
+    for name in &names {
+        home.add(name, "python", &format!(r#""sources":["{name}"]"#), SLEEP);
+    }
+    let (status, waits) = host
+        .look("one to wait", |plugins| {
+            let mut all = names.iter().filter_map(|name| plugins.get(name));
+            let waits = all.find(|plugin| plugin.status.err_msg.contains("waits for its turn"))?;
+            Some((waits.status, waits.manifest.name.to_string()))
+        })
+        .await;
+    assert_eq!((status.status, status.pid), (State::Starting, None));
+    // One that hangs keeps the others waiting for a while only.
+    started(&host, &waits).await;
+    assert_eq!(host.status(&waits).err_msg, "");
+    host.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_somebody_does_to_the_folder_during_an_update_is_not_undone() {
     let mut home = Home::new();
     home.settings.start_timeout = Duration::from_secs(3600);

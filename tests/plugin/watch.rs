@@ -3,9 +3,8 @@
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::time::Duration;
 
-use mangrove::plugin::{Event, State};
+use mangrove::plugin::{Event, Handle, State};
 use mangrove_protocol::manifest::SymbolKind;
 use testkit::within;
 use tokio::sync::broadcast::Receiver;
@@ -16,32 +15,32 @@ use crate::operate::heard;
 use crate::peer::Peer;
 
 /// A program that speaks for itself.
-const SPEAKS: &str = include_str!("handshake.py");
+pub(crate) const SPEAKS: &str = include_str!("handshake.py");
 
 /// A host whose plugins' folder is empty, and what is heard of it.
-async fn empty() -> (Home, Host, Receiver<Event>) {
+pub(crate) async fn empty() -> (Home, Host, Receiver<Event>) {
     start(Home::new()).await
 }
 
-async fn start(home: Home) -> (Home, Host, Receiver<Event>) {
+pub(crate) async fn start(home: Home) -> (Home, Host, Receiver<Event>) {
     let host = home.start().await;
     let events = host.plugins.events();
     (home, host, events)
 }
 
 /// The field of a manifest with one source of a name of its own.
-fn source() -> (String, String) {
+pub(crate) fn source() -> (String, String) {
     let source = unique("wsrc");
     let fields = format!(r#""sources":["{source}"]"#);
     (source, fields)
 }
 
-fn with_version(version: &str, fields: &str) -> String {
+pub(crate) fn with_version(version: &str, fields: &str) -> String {
     manifest("python", fields).replace("1.0", version)
 }
 
 /// Waits until a process other than `old` runs.
-async fn up(events: &mut Receiver<Event>, name: &str, old: Option<u32>) -> Event {
+pub(crate) async fn up(events: &mut Receiver<Event>, name: &str, old: Option<u32>) -> Event {
     loop {
         let event = heard(events, name, State::Running).await;
         if event.pid.is_some() && event.pid != old {
@@ -253,21 +252,12 @@ async fn the_plugins_folder_itself_may_go_and_come_back() {
     // Something that cannot be read in its place says nothing about what lay there.
     std::fs::rename(&portable, &away).unwrap();
     symlink("portable", &portable).unwrap();
-    within("the trouble", async {
-        while host.plugins.trouble().is_none() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
-    assert!(host.plugins.trouble().unwrap().contains("cannot read"));
+    let trouble = host.look("the trouble", Handle::trouble).await;
+    assert!(trouble.contains("cannot read"), "{trouble}");
     std::fs::remove_file(&portable).unwrap();
     std::fs::rename(&away, &portable).unwrap();
-    within("its end", async {
-        while host.plugins.trouble().is_some() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
+    host.look("its end", |plugins| plugins.trouble().is_none().then_some(()))
+        .await;
     assert_eq!(host.status(&name).pid, event.pid);
     host.shutdown().await;
 }
@@ -358,12 +348,8 @@ async fn a_dropped_zip_is_installed_and_a_broken_one_stays_until_it_changes() {
     )
     .unwrap();
     let first = up(&mut events, &name, None).await;
-    within("the zip to be removed", async {
-        while path.exists() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
+    host.look("the zip to be removed", |_| (!path.exists()).then_some(()))
+        .await;
     assert!(home.plugin_folder(&name).join("run").exists());
 
     // A broken update leaves what runs, and says so.

@@ -38,6 +38,29 @@ pub(in crate::plugin) fn kill_descendants(ancestor: Pid) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends SIGKILL to every process that was started with this variable, `NAME=value`, in its environment and has
+/// not ended. Returns how many there were.
+pub(in crate::plugin) fn kill_marked(variable: &str) -> io::Result<usize> {
+    let us = rustix::process::getpid();
+    let mut killed = 0;
+    for pid in parents()?.into_keys().filter(|pid| *pid != us) {
+        // Held by the descriptor, as above.
+        let Ok(held) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
+            continue;
+        };
+        // Empty when it has ended; closed to us when it is another user's.
+        let environment =
+            std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
+        let is_marked = environment
+            .split(|byte| *byte == 0)
+            .any(|entry| entry == variable.as_bytes());
+        if is_marked && rustix::process::pidfd_send_signal(&held, Signal::KILL).is_ok() {
+            killed += 1;
+        }
+    }
+    Ok(killed)
+}
+
 /// Is `pid` the process `ancestor`, or does it descend from it?
 pub(in crate::plugin) fn descends(pid: u32, ancestor: u32) -> bool {
     let known = |pid: u32| Pid::from_raw(i32::try_from(pid).ok()?);

@@ -6,7 +6,8 @@
 //!   of them, and then itself.
 //! - Its standard input is a socket to the host. When that closes (the host was killed, by whatever means), it
 //!   does the same at once: no orphan outlives the host.
-//! - When the guard itself is killed, the kernel's parent-death signal ends the plugin.
+//! - When the guard itself is killed, the kernel's parent-death signal ends the plugin, and the host ends what else
+//!   has inherited the guard's mark in its environment.
 //! - It alone signals processes that it has not yet reaped, so no signal can hit a reused pid.
 //!
 //! It has two threads and no runtime: the main thread reaps, the other listens to the host.
@@ -26,7 +27,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 
 use super::limits::Limits;
-pub(super) use family::{descends, is_halted, kill_descendants};
+pub(super) use family::{descends, is_halted, kill_descendants, kill_marked};
 pub(super) use words::{Order, Report};
 
 /// The first argument of a guard, behind the program's name.
@@ -166,7 +167,9 @@ fn end_family() -> io::Result<()> {
         kill_descendants(us)?;
         // Every one of them becomes our child when its parent ends. New ones may have been started meanwhile.
         match rustix::process::wait(WaitOptions::empty()) {
-            Ok(_) | Err(Errno::INTR) => {}
+            // Whoever has ended as well, before everybody is looked at again: there may be thousands.
+            Ok(_) => while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {},
+            Err(Errno::INTR) => {}
             Err(Errno::CHILD) => return Ok(()),
             Err(error) => return Err(error.into()),
         }

@@ -15,7 +15,7 @@ mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
@@ -139,7 +139,7 @@ impl Reconciler {
         match self.look(&scope).await {
             Ok(world) => {
                 self.retry = None;
-                if self.trouble(None) {
+                if self.shared.set_trouble(None) {
                     tracing::info!("{} can be read again", self.shared.portable.display());
                 }
                 self.note(&scope, &world, false);
@@ -148,19 +148,11 @@ impl Reconciler {
             Err(error) => {
                 self.retry = Some(now + RETRY);
                 let text = format!("cannot read {}: {error}", self.shared.portable.display());
-                if self.trouble(Some(text.clone())) {
+                if self.shared.set_trouble(Some(text.clone())) {
                     tracing::error!("{text}; what runs goes on");
                 }
             }
         }
-    }
-
-    /// Keeps why the folder cannot be read. True when that is news.
-    fn trouble(&self, text: Option<String>) -> bool {
-        let mut trouble = self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_news = *trouble != text;
-        *trouble = text;
-        is_news
     }
 
     /// When something that was changing may have become still.

@@ -49,3 +49,46 @@ pub(super) fn observe(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTLE: Duration = Duration::from_millis(500);
+
+    fn print(size: u32) -> Print {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(size.into()).unwrap();
+        let found = file.as_file().metadata().unwrap();
+        Some(crate::plugin::fingerprint::of_file(file.path(), &found))
+    }
+
+    #[test]
+    fn what_grows_is_never_still_however_long_it_takes() {
+        let (start, mut seen) = (Instant::now(), BTreeMap::new());
+        let mut look = |at: u32, print: Print, age: Duration| {
+            let began = start + Duration::from_millis(at.into());
+            let taken = Taken {
+                began,
+                ended: began + Duration::from_millis(1),
+                settle: SETTLE,
+            };
+            observe(&mut seen, "car", print, age, taken);
+            seen["car"].is_still
+        };
+        for piece in 0..100 {
+            assert!(!look(piece * 400, print(piece), Duration::ZERO), "{piece}");
+        }
+        let whole = print(100);
+        assert!(!look(40_000, whole, Duration::ZERO));
+        // From the end of the look that found it to the beginning of the one that finds the same.
+        assert!(!look(40_500, whole, Duration::ZERO));
+        assert!(look(40_501, whole, Duration::ZERO));
+        // Gone is a look, too, and so is its return.
+        assert!(!look(41_000, None, Duration::ZERO));
+        assert!(look(42_000, None, Duration::ZERO));
+        assert!(!look(43_000, whole, Duration::ZERO));
+        // When nothing was seen before, the file system's word has to do.
+        assert!(look(44_000, print(7), SETTLE));
+    }
+}

@@ -22,7 +22,8 @@ impl Shared {
     pub(super) fn start_found(self: Arc<Self>, whole: Whole, turn: Turn) {
         let manifest = Arc::clone(&whole.manifest);
         let name = manifest.name.clone();
-        if let Err(conflict) = self.change(|catalog| catalog.enter(Arc::clone(&manifest), Hold::Starting)) {
+        if let Err(conflict) = self.change(|catalog| catalog.enter(Arc::clone(&manifest), Hold::Starting("")))
+        {
             let unfit = Unfit {
                 manifest: Some(manifest),
                 verdict: Verdict::Refused(conflict.to_string()),

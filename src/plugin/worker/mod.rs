@@ -121,7 +121,8 @@ impl Worker {
         let records = Arc::<Records>::default();
         let none = || Arc::new(Output::new(plugin.as_str(), settings.log_lines));
         let output = output.unwrap_or_else(none);
-        let peers = Arc::new(Peers::new(plugin.as_str(), settings.admits_any_peer()));
+        let changes = events.changes.clone();
+        let peers = Arc::new(Peers::new(plugin.as_str(), settings.admits_any_peer(), changes));
         let backoff = Backoff::new(
             settings.restart_delay_min,
             settings.restart_delay_max,
@@ -269,10 +270,6 @@ impl Worker {
                 self.stopping.push(reply);
                 self.handle(Happening::Stop(reason)).await;
             }
-            Request::Restart(reply) => {
-                let ticket = self.ticket(reply);
-                self.handle(Happening::Restart(ticket)).await;
-            }
             Request::Attach(reply) => {
                 self.stopping.push(reply);
                 self.handle(Happening::Attach).await;
@@ -402,7 +399,7 @@ impl Worker {
             note: standing.note,
             attached: standing.attached,
         };
-        self.status.send_if_modified(|current| {
+        let changed = self.status.send_if_modified(|current| {
             let changed = *current != snapshot;
             if changed {
                 let plugin = &self.plugin;
@@ -422,6 +419,9 @@ impl Worker {
             }
             changed
         });
+        if changed {
+            self.events.changes.note();
+        }
     }
 }
 

@@ -100,28 +100,6 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn a_restart_is_another_process_and_no_failure() {
-    let scene = scene("restart");
-    let nothing = within("the answer", scene.remote.ask(Request::Restart)).await;
-    assert_eq!(nothing, Some(Err("there is nothing to run".to_owned())));
-    let peer = scene.start().await;
-    let first = scene
-        .until("it to run", |status| status.state == State::Running)
-        .await;
-    drop(peer);
-    let restarted = scene.remote.ask(Request::Restart);
-    let speaking = async {
-        let other = |status: &Snapshot| status.pid.is_some() && status.pid != first.pid;
-        scene.until("another process", other).await;
-        scene.peer().await
-    };
-    let (restarted, _peer) = within("the restart", async { tokio::join!(restarted, speaking) }).await;
-    assert_eq!(restarted, Some(Ok(())));
-    assert_eq!(scene.remote.status.borrow().restarts, 0);
-    scene.end().await;
-}
-
-#[tokio::test]
 async fn a_process_that_the_author_starts_is_attached_and_gets_what_is_open() {
     let scene = scene("attach");
     let peer = scene.start().await;

@@ -1,5 +1,5 @@
-//! Faults under load: two plugins are killed, stopped for a while, exit and write garbage, in an order that the
-//! seed decides; a stranger writes garbage as well. The host goes on, its rules run in the end, nothing that it
+//! Faults under load: two plugins are killed, stopped for a moment or for long, exit, write garbage and acknowledge
+//! what they have not taken, in an order that the seed decides; a stranger writes garbage as well. The host goes on, its rules run in the end, nothing that it
 //! has accepted is lost, and it uses no more than before.
 //!
 //! A third plugin, which no fault hits, is the other end of every rule:
@@ -8,6 +8,7 @@
 //! steady source ──▶ faulty sink         all that was sent has to arrive
 //! faulty source ──▶ steady sink         no gap in what arrives
 //! steady source ──▶ faulty function ──▶ steady sink      calls may fail; it has to flow in the end
+//! steady source ──▶ lying sink          its acknowledgements mean nothing; it has to flow in the end
 //! ```
 
 use std::time::Duration;
@@ -28,6 +29,13 @@ use super::{Figure, Plan};
 /// The longest time that a plugin stays stopped, well within the limit for an acknowledgement.
 const STOPPED: u64 = 1500;
 
+/// So long, in milliseconds, that calls and commands are given up, on both sides of the limit at which the process
+/// is replaced.
+const STOPPED_LONG: std::ops::RangeInclusive<u64> = 5_000..=13_000;
+
+/// One fault in so many is a long stop.
+const LONG: u8 = 16;
+
 /// How much more memory the host may have in the end, KiB: what an allocator keeps.
 const MORE_MEMORY: u64 = 16 * 1024;
 
@@ -35,6 +43,7 @@ const MORE_MEMORY: u64 = 16 * 1024;
 enum Fault {
     Kill,
     Stop,
+    LongStop,
     Exit,
     Garbage,
     Stranger,
@@ -57,7 +66,7 @@ pub(super) async fn play(world: &World, plan: &Plan) -> Result<Vec<Figure>> {
         world.running(&package.name, None).await?;
     }
     let mut lossless = Vec::new();
-    let mut others = Vec::new();
+    let mut flowing = Vec::new();
     for package in &faulty {
         let plain = |from, to| Wiring {
             from,
@@ -73,10 +82,12 @@ pub(super) async fn play(world: &World, plan: &Plan) -> Result<Vec<Figure>> {
             ..plain(&steady, &steady)
         };
         world.rule(&call, &wiring).await?;
-        lossless.push(into);
-        others.extend([out, call]);
+        let lie = rule(package, "lie");
+        world.rule(&lie, &plain(&steady, package)).await?;
+        lossless.extend([into, out]);
+        flowing.extend([call, lie]);
     }
-    let all: Vec<String> = lossless.iter().chain(&others).cloned().collect();
+    let all: Vec<String> = lossless.iter().chain(&flowing).cloned().collect();
     world.flowing(&all).await?;
     let host = world.pid()?;
     let before = used_by(host)?;
@@ -89,7 +100,10 @@ pub(super) async fn play(world: &World, plan: &Plan) -> Result<Vec<Figure>> {
             warmed_up = used_by(host)?;
         }
         let package = random.choice(&faulty).context("no plugin")?;
-        let fault = *random.choice(FAULTS).context("no fault")?;
+        let fault = match random.u8(..LONG) {
+            0 => Fault::LongStop,
+            _ => *random.choice(FAULTS).context("no fault")?,
+        };
         let pid = world.running(&package.name, None).await?;
         strangers += strike(fault, package, pid, &mut random)
             .await
@@ -117,10 +131,7 @@ pub(super) async fn play(world: &World, plan: &Plan) -> Result<Vec<Figure>> {
 
     world.records().quiet()?;
     let (mut taken, mut doubled) = (0, 0);
-    for rule in lossless
-        .iter()
-        .chain(others.iter().filter(|rule| !rule.ends_with("call")))
-    {
+    for rule in &lossless {
         let verdict = until("nothing is lost", async || {
             let verdict = world.records().verdict(rule)?;
             verdict.complete(rule)?;
@@ -161,9 +172,13 @@ async fn strike(fault: Fault, package: &Package, pid: u64, random: &mut Rng) -> 
         Fault::Kill => send(Signal::KILL),
         Fault::Exit => send(Signal::USR1),
         Fault::Garbage => send(Signal::USR2),
-        Fault::Stop => {
+        Fault::Stop | Fault::LongStop => {
             send(Signal::STOP)?;
-            sleep(Duration::from_millis(random.u64(1..=STOPPED))).await;
+            let length = match fault {
+                Fault::LongStop => random.u64(STOPPED_LONG),
+                _ => random.u64(1..=STOPPED),
+            };
+            sleep(Duration::from_millis(length)).await;
             send(Signal::CONT)
         }
         Fault::Stranger => {

@@ -184,16 +184,6 @@ impl<P: Copy + Ord> Generations<P> {
         let current = self.current.id;
         match happening {
             Happening::Start(ticket, manifest, limits) => self.start(ticket, manifest, limits, now, deeds),
-            Happening::Restart(ticket) => {
-                self.drop_everything("it was restarted", now, deeds);
-                match self.current.life.assignment() {
-                    Some((manifest, limits)) => {
-                        self.starting = Some(ticket);
-                        self.feed(current, Event::Start(manifest, limits), now, deeds);
-                    }
-                    None => deeds.push(Deed::Settled(ticket, Err("there is nothing to run".to_owned()))),
-                }
-            }
             Happening::Attach => {
                 self.drop_everything("it waits for another process", now, deeds);
                 self.feed(current, Event::Attach, now, deeds);

@@ -21,8 +21,6 @@ pub(in crate::plugin) struct Ticket(pub(in crate::plugin) u64);
 pub(in crate::plugin) enum Happening<P> {
     /// Run this from now on; beside what runs, until it has taken over.
     Start(Ticket, Arc<Manifest>, Limits),
-    /// Stop, then start again.
-    Restart(Ticket),
     /// Stop, then wait for a process that somebody else starts.
     Attach,
     /// Run nothing, for this reason.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use mangrove_protocol::manifest::Manifest;
 
-use super::super::Limits;
 use super::{Lifecycle, Phase, Then};
 use crate::plugin::status::State;
 
@@ -103,11 +102,6 @@ impl<P: Copy + Ord> Lifecycle<P> {
     /// A command was given up, and nothing was heard since.
     pub(in crate::plugin::lifecycle) fn is_unresponsive(&self) -> bool {
         self.health.unanswered().is_some()
-    }
-
-    /// What it runs, and within which limits.
-    pub(in crate::plugin::lifecycle) fn assignment(&self) -> Option<(Arc<Manifest>, Limits)> {
-        Some((self.manifest.clone()?, self.limits.clone()))
     }
 
     /// What it runs.

@@ -15,8 +15,10 @@ use tokio::net::UnixStream;
 pub(crate) enum Kind {
     /// A requester: the control channel, functions.
     Requester,
-    /// A pusher.
+    /// A pusher of tuples.
     Source,
+    /// A pusher of acknowledgements.
+    Acknowledgement,
 }
 
 /// How long the host may look at it.
@@ -26,8 +28,12 @@ static TARGETS: Mutex<BTreeSet<(String, Kind)>> = Mutex::new(BTreeSet::new());
 
 /// Remembers the address of this use.
 pub(crate) fn note_target(context: &Context, kind: Kind) {
+    let end = match kind {
+        Kind::Acknowledgement => "_ack",
+        Kind::Requester | Kind::Source => "",
+    };
     let path = format!(
-        "/tmp/{}_{}_{}.ipc",
+        "/tmp/{}_{}_{}{end}.ipc",
         context.rule_id(),
         context.op_id(),
         context.instance()
@@ -68,6 +74,7 @@ fn garbage(kind: Kind) -> Vec<u8> {
         1 => [greeting(kind), frame(noise.len() as u64, kind, &noise)].concat(),
         2 => [greeting(kind), frame(u64::MAX, kind, &noise)].concat(),
         3 => [greeting(kind), frame(1 << 20, kind, &noise)].concat(),
+        // An empty tuple, or the acknowledgement of what nobody has taken.
         _ => [greeting(kind), frame(2, kind, b"{}")].concat(),
     }
 }
@@ -75,7 +82,7 @@ fn garbage(kind: Kind) -> Vec<u8> {
 fn greeting(kind: Kind) -> Vec<u8> {
     let protocol = match kind {
         Kind::Requester => 0x30,
-        Kind::Source => 0x50,
+        Kind::Source | Kind::Acknowledgement => 0x50,
     };
     vec![0, b'S', b'P', 0, 0, protocol, 0, 0]
 }
@@ -84,7 +91,7 @@ fn greeting(kind: Kind) -> Vec<u8> {
 fn frame(length: u64, kind: Kind, body: &[u8]) -> Vec<u8> {
     let id: &[u8] = match kind {
         Kind::Requester => &[0x80, 0, 0, 7],
-        Kind::Source => &[],
+        Kind::Source | Kind::Acknowledgement => &[],
     };
     let length = length.saturating_add(id.len() as u64);
     [&[1][..], &length.to_be_bytes(), id, body].concat()
