@@ -93,6 +93,8 @@ mod sync;
 #[cfg(feature = "tokio")]
 mod transport;
 
+/// What messages are made of; here again, so that users need no matching version of their own.
+pub use bytes::Bytes;
 pub use id::{EndpointId, PipeId};
 pub use message::{Message, RawMessage};
 pub use pattern::Overflow;
@@ -108,8 +110,8 @@ pub use engine::{Admission, Endpoint, Event, Events, ListenerOptions, PipeInfo};
 pub use error::{DialError, ListenError, RecvError, RequestError, SendError, SendErrorKind};
 #[cfg(feature = "tokio")]
 pub use socket::{
-    Bus, Connection, DeviceError, Incoming, Listener, Outgoing, Pair, Pair1, Pub, Pull, Push, Raw,
-    RawSendError, Rep, Req, ReqContext, Request, Respondent, SocketOptions, Sub, SubContext, SurveyContext,
+    Bus, Connection, DeviceError, Incoming, Listener, Outgoing, Pair, Pair1, Pub, Pull, Push, Raw, Rep,
+    ReplyError, Req, ReqContext, Request, Respondent, SocketOptions, Sub, SubContext, SurveyContext,
     Surveyor, device,
 };
 #[cfg(feature = "tokio")]

@@ -53,6 +53,16 @@ impl Surveyor {
         Ok(context)
     }
 
+    /// The same at once.
+    ///
+    /// # Errors
+    /// The socket was closed; the message comes back.
+    pub fn try_survey(&self, message: impl Into<Message>) -> Result<SurveyContext, SendError> {
+        let mut context = self.context();
+        context.try_send(message)?;
+        Ok(context)
+    }
+
     /// A new conversation, whose surveys take the socket's
     /// [`survey_time`](crate::SocketOptions::survey_time).
     pub fn context(&self) -> SurveyContext {
@@ -103,6 +113,15 @@ impl SurveyContext {
             .core
             .send(Ask(self.id, self.survey_time), message.into())
             .await
+    }
+
+    /// The same at once.
+    ///
+    /// # Errors
+    /// The socket was closed; the message comes back.
+    pub fn try_send(&mut self, message: impl Into<Message>) -> Result<(), SendError> {
+        let ask = Ask(self.id, self.survey_time);
+        self.owner.core.try_send(ask, message.into())
     }
 
     /// The next response.
