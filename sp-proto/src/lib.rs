@@ -110,9 +110,9 @@ pub use engine::{Admission, Endpoint, Event, Events, ListenerOptions, PipeInfo};
 pub use error::{DialError, ListenError, RecvError, RequestError, SendError, SendErrorKind};
 #[cfg(feature = "tokio")]
 pub use socket::{
-    Bus, Connection, DeviceError, Incoming, Listener, Outgoing, Pair, Pair1, Pub, Pull, Push, Raw, Rep,
-    ReplyError, Req, ReqContext, Request, Respondent, SocketOptions, Sub, SubContext, SurveyContext,
-    Surveyor, device,
+    Bus, Connection, DeviceError, EndpointOptions, Incoming, Listener, Outgoing, Pair, Pair1, Pub, Pull,
+    Push, Raw, Rep, ReplyError, Req, ReqContext, Request, Respondent, SocketOptions, Sub, SubContext,
+    SurveyContext, Surveyor, device,
 };
 #[cfg(feature = "tokio")]
 pub use transport::{Address, AddressError, Credentials, TcpTarget, WsTarget};
