@@ -104,7 +104,7 @@ impl Req {
                     self.unsent.retain(|unsent| *unsent != context);
                 }
             }
-            State::Answered(_) => pipes.drops.unexpected += 1,
+            State::Answered(_) => pipes.drops.unread += 1,
         }
     }
 
