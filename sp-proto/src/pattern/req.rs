@@ -275,6 +275,10 @@ impl Pattern for Req {
         false
     }
 
+    fn has_one_queue(&self) -> bool {
+        false
+    }
+
     fn can_send(&self) -> bool {
         !self.turns.is_empty()
     }

@@ -197,6 +197,10 @@ impl Pattern for Sub {
             .is_some_and(|reader| !reader.queue.is_empty())
     }
 
+    fn has_one_queue(&self) -> bool {
+        self.contexts.len() == 1
+    }
+
     fn can_send(&self) -> bool {
         false
     }

@@ -194,6 +194,10 @@ impl Pattern for Surveyor {
         false
     }
 
+    fn has_one_queue(&self) -> bool {
+        false
+    }
+
     fn can_send(&self) -> bool {
         true
     }
