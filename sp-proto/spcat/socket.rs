@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result, bail};
 use sp_proto::{
-    Bus, Events, Message, Pair, Pair1, Protocol, Pub, Pull, Push, RecvError, Rep, ReqContext, Request,
-    Respondent, SendError, SocketOptions, Sub, SurveyContext, Surveyor,
+    Bus, Events, Message, Pair, Pair1, Protocol, Pub, Pull, Push, RecvError, Rep, ReplyError, ReqContext,
+    Request, Respondent, SocketOptions, Sub, SurveyContext, Surveyor,
 };
 
 pub(crate) enum Socket {
@@ -138,7 +138,7 @@ impl Incoming {
     }
 
     /// Answers a request.
-    pub(crate) async fn reply(self, message: Message) -> Result<(), SendError> {
+    pub(crate) async fn reply(self, message: Message) -> Result<(), ReplyError> {
         match self {
             Self::Message(_) => Ok(()),
             Self::Request(request) => request.reply(message).await,

@@ -164,12 +164,12 @@ pub enum SendErrorKind {
     ReceiveOnly,
 }
 
-/// A message that was not sent, with the reason.
+/// A message that was not sent, with the reason. `M` is [`RawMessage`](crate::RawMessage) for raw sockets.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind}")]
-pub struct SendError {
+pub struct SendError<M = Message> {
     /// The message, as it was.
-    pub message: Message,
+    pub message: M,
     /// Why it was not sent.
     pub kind: SendErrorKind,
 }

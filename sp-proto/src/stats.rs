@@ -33,7 +33,10 @@ pub struct Drops {
     pub superseded: u64,
     /// Messages that had passed through more sockets than the TTL allows.
     pub too_many_hops: u64,
-    /// Replies and responses that nobody waits for any more, malformed ones, and what was sent to a socket
+    /// Replies, responses and messages of a topic that had come in and that nobody had received when their request,
+    /// survey, subscription or context ended.
+    pub unread: u64,
+    /// Replies and responses that came when nobody waited for them any more, malformed ones, and what was sent to a socket
     /// that receives nothing.
     pub unexpected: u64,
     /// Messages that no context of a sub socket has subscribed to.

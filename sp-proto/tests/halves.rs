@@ -3,10 +3,10 @@
 
 mod support;
 
-use futures_util::{FutureExt, SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt, future};
 use sp_proto::{
-    Bus, Event, Message, Pair, Pair1, Pub, Pull, Push, RecvError, Rep, Req, Respondent, SendErrorKind,
-    SocketOptions, Sub, Surveyor,
+    Bus, Event, Message, Pair, Pair1, Protocol, Pub, Pull, Push, Raw, RawMessage, RecvError, Rep, Req,
+    Respondent, SendError, SendErrorKind, SocketOptions, Sub, Surveyor,
 };
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -227,6 +227,19 @@ async fn every_socket_has_its_halves() {
         assert_eq!(sub.stream().next().await.unwrap().as_bytes(), b"a");
         assert_eq!(mine.into_stream().next().await.unwrap().as_bytes(), b"b");
 
+        let (left, right, at) = (Raw::new(Protocol::Bus), Bus::new(), address());
+        left.listen(&at).await.unwrap();
+        right.dial(&at).await.unwrap();
+        right.send("back").await.unwrap();
+        let (sink, mut stream) = left.split();
+        let RawMessage { body, .. } = stream.next().await.unwrap();
+        let mut sink = sink.with(|body| {
+            let header = Default::default();
+            future::ok::<_, SendError<_>>(RawMessage { header, body })
+        });
+        sink.send(body).await.unwrap();
+        assert_eq!(right.stream().next().await.unwrap().as_bytes(), b"back");
+
         let (rep, req, at) = (Rep::new(), Req::new(), address());
         rep.listen(&at).await.unwrap();
         req.dial(&at).await.unwrap();
@@ -234,6 +247,50 @@ async fn every_socket_has_its_halves() {
         let answer = async { requests.next().await.unwrap().reply("yes").await.unwrap() };
         let (reply, ()) = tokio::join!(req.request("really?"), answer);
         assert_eq!(reply.unwrap().as_bytes(), b"yes");
+    })
+    .await;
+}
+
+/// What a device does, with combinators.
+#[tokio::test]
+async fn the_halves_of_raw_sockets_forward() {
+    bounded(async {
+        let at: Vec<String> = (0..2).map(|_| Transport::inproc().address).collect();
+        let (front, back) = (Raw::new(Protocol::Rep), Raw::new(Protocol::Req));
+        front.listen(&at[0]).await.unwrap();
+        back.listen(&at[1]).await.unwrap();
+        let (req, rep) = (Req::new(), Rep::new());
+        req.dial(&at[0]).await.unwrap();
+        rep.dial(&at[1]).await.unwrap();
+        let there = front.stream().map(Ok).forward(back.sink());
+        let home = back.stream().map(Ok).forward(front.sink());
+        let work = async {
+            let answer = async { rep.recv().await.unwrap().reply("yes").await.unwrap() };
+            let (reply, ()) = tokio::join!(req.request("really?"), answer);
+            assert_eq!(reply.unwrap().as_bytes(), b"yes");
+            front.close().await;
+            back.close().await;
+        };
+        let (there, home, ()) = tokio::join!(there, home, work);
+        assert_eq!((there, home), (Ok(()), Ok(())));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_halves_of_raw_sockets_know_their_direction() {
+    bounded(async {
+        assert!(Raw::new(Protocol::Push).stream().next().await.is_none());
+        let message = RawMessage {
+            header: Default::default(),
+            body: "no".into(),
+        };
+        let error = Raw::new(Protocol::Pull)
+            .sink()
+            .send(message.clone())
+            .await
+            .unwrap_err();
+        assert_eq!((error.message, error.kind), (message, SendErrorKind::ReceiveOnly));
     })
     .await;
 }
@@ -281,15 +338,23 @@ async fn contexts_can_be_asked_without_waiting() {
         assert_eq!(context.try_recv(), Err(RecvError::State));
         let error = context.try_send("nobody is there").unwrap_err();
         assert_eq!(error.kind, SendErrorKind::WouldBlock);
+        let error = req.try_request("nobody").unwrap_err();
+        assert_eq!(
+            (error.message, error.kind),
+            ("nobody".into(), SendErrorKind::WouldBlock)
+        );
         let address = Transport::inproc().address;
         rep.listen(&address).await.unwrap();
         req.dial(&address).await.unwrap();
         context.try_send("6 * 7").unwrap();
         let request = rep.recv().await.unwrap();
         assert_eq!(context.try_recv(), Ok(None));
-        request.reply("42").await.unwrap();
+        request.try_reply("42").unwrap();
         assert_eq!(context.recv().await.unwrap().as_bytes(), b"42");
         assert_eq!(context.try_recv(), Err(RecvError::State));
+        let mut other = req.try_request("6 * 8").unwrap();
+        rep.recv().await.unwrap().reply("48").await.unwrap();
+        assert_eq!(other.recv().await.unwrap().as_bytes(), b"48");
 
         let (surveyor, respondent) = (Surveyor::new(), Respondent::new());
         let address = Transport::inproc().address;
@@ -298,9 +363,9 @@ async fn contexts_can_be_asked_without_waiting() {
         let mut survey = surveyor.context();
         assert_eq!(survey.try_recv(), Err(RecvError::State));
         survey.set_survey_time(Duration::from_secs(3600));
-        survey.send("who?").await.unwrap();
+        survey.try_send("who?").unwrap();
         assert_eq!(survey.try_recv(), Ok(None));
-        respondent.recv().await.unwrap().reply("me").await.unwrap();
+        respondent.recv().await.unwrap().try_reply("me").unwrap();
         let response = loop {
             match survey.try_recv().unwrap() {
                 Some(response) => break response,
@@ -312,6 +377,76 @@ async fn contexts_can_be_asked_without_waiting() {
         survey.send("too late").await.unwrap();
         assert_eq!(survey.try_recv(), Err(RecvError::SurveyEnded));
         assert_eq!(survey.try_recv(), Err(RecvError::State));
+        let mut survey = surveyor.try_survey("again?").unwrap();
+        assert_eq!(respondent.recv().await.unwrap().body().as_bytes(), b"too late");
+        respondent.recv().await.unwrap().try_reply("me").unwrap();
+        assert_eq!(survey.recv().await.unwrap().as_bytes(), b"me");
+        surveyor.close().await;
+        let error = surveyor.try_survey("closed?").unwrap_err();
+        assert_eq!(
+            (error.message, error.kind),
+            ("closed?".into(), SendErrorKind::Closed)
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reply_that_finds_no_room_comes_back_with_its_request() {
+    bounded(async {
+        let asker = Raw::new(Protocol::Req);
+        let rep = Rep::with_options(SocketOptions {
+            send_queue: 1,
+            send_timeout: Some(Duration::from_millis(1)),
+            rep_backlog: 1000,
+            ..Default::default()
+        });
+        let address = Transport::inproc().address;
+        rep.listen(&address).await.unwrap();
+        asker.dial(&address).await.unwrap();
+        let question = || RawMessage {
+            header: vec![0x80, 0, 0, 1].into(),
+            body: "?".into(),
+        };
+        let mut asked = 0;
+        // Nobody takes the answers, and sooner or later there is no room for another.
+        let error = loop {
+            asker.send(question()).await.unwrap();
+            asked += 1;
+            let request = rep.recv().await.unwrap();
+            if let Err(error) = request.reply("!").await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind, SendErrorKind::TimedOut);
+        assert_eq!(error.message.as_bytes(), b"!");
+        let error = error.request.try_reply(error.message).unwrap_err();
+        assert_eq!(error.kind, SendErrorKind::WouldBlock);
+        let mut request = error.request;
+        let mut answered = 0;
+        loop {
+            answered += usize::from(asker.try_recv().unwrap().is_some());
+            match request.try_reply("!") {
+                Ok(()) => break,
+                Err(error) => request = error.request,
+            }
+            tokio::task::yield_now().await;
+        }
+        while answered < asked {
+            asker.recv().await.unwrap();
+            answered += 1;
+        }
+        asker.send(question()).await.unwrap();
+        let request = rep.recv().await.unwrap();
+        let mut events = rep.events();
+        asker.close().await;
+        while !matches!(events.recv().await.unwrap(), Event::PipeRemoved { .. }) {}
+        let error = request.try_reply("gone").unwrap_err();
+        assert_eq!(
+            (error.message, error.kind),
+            ("gone".into(), SendErrorKind::PeerGone)
+        );
+        assert_eq!(error.request.body().as_bytes(), b"?");
     })
     .await;
 }

@@ -302,3 +302,38 @@ async fn a_dialer_tries_for_hours_and_then_connects() {
     push.send("there you are").await.unwrap();
     assert_eq!(&pull.recv().await.unwrap()[..], b"there you are");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_context_does_not_wait_for_a_slow_reader_of_its_socket() {
+    const COUNT: u32 = 500;
+    let at = Transport::inproc();
+    let wide = SocketOptions {
+        send_queue: COUNT as usize,
+        send_queue_bytes: usize::MAX,
+        recv_queue_bytes: usize::MAX,
+        ..at.options()
+    };
+    let (publisher, sub) = (Pub::with_options(wide.clone()), Sub::with_options(wide));
+    let mut context = sub.context();
+    assert!(sub.subscribe("") && context.subscribe(""));
+    sub.listen(&at.address).await.unwrap();
+    publisher.dial(&at.address).await.unwrap();
+    let start = Instant::now();
+    let send = async {
+        for number in 0..COUNT {
+            publisher.send(numbered(number)).await.unwrap();
+        }
+    };
+    let receive = async {
+        for expected in 0..COUNT {
+            assert_eq!(number(&context.recv().await.unwrap()), expected);
+            // It takes one now and then, and leaves the others.
+            if expected % 10 == 0 {
+                assert_eq!(number(&sub.recv().await.unwrap()), expected / 10);
+            }
+        }
+    };
+    tokio::join!(send, receive);
+    // Else nobody has read for a while.
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}

@@ -5,8 +5,8 @@
 mod support;
 
 use sp_proto::{
-    ClientAuth, DialError, ListenError, Pull, Push, SocketOptions, TlsAuthorities, TlsError, TlsIdentity,
-    TlsOptions,
+    ClientAuth, DialError, EndpointOptions, ListenError, Pull, Push, SocketOptions, TlsAuthorities, TlsError,
+    TlsIdentity, TlsOptions,
 };
 use std::error::Error;
 use std::time::Duration;
@@ -38,6 +38,34 @@ fn told(error: &DialError) -> String {
 async fn arrives(push: &Push, pull: &Pull) {
     push.send("secret").await.unwrap();
     assert_eq!(&pull.recv().await.unwrap()[..], b"secret");
+}
+
+#[tokio::test]
+async fn endpoints_of_one_socket_have_certificates_of_their_own() {
+    bounded(async {
+        let parts = [Certificates::new(), Certificates::new()];
+        let own = |part: &Certificates| EndpointOptions {
+            tls: Some(part.options()),
+            ..Default::default()
+        };
+        let (pull, push) = (Pull::new(), Push::new());
+        let mut addresses = Vec::new();
+        for part in &parts {
+            let at = pull
+                .listen_with("tls+tcp://127.0.0.1:0", own(part))
+                .await
+                .unwrap();
+            let dialed = push.dial_with(&at.address, own(part)).await.unwrap();
+            arrives(&push, &pull).await;
+            push.close_endpoint(dialed.id).await;
+            addresses.push(at.address);
+        }
+        let error = push.dial_with(&addresses[0], own(&parts[1])).await.unwrap_err();
+        assert!(matches!(error, DialError::Tls { .. }), "{error:?}");
+        let error = push.dial(&addresses[0]).await.unwrap_err();
+        assert!(told(&error).contains("authorities"), "{}", told(&error));
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use crate::engine::events::Event;
 use crate::engine::greeting::{Manners, greet};
 use crate::engine::{now, pipe};
 use crate::pattern::Pattern;
+use crate::socket::Terms;
 use crate::transport::{self, Address};
 use crate::{DialError, EndpointId};
 use std::io;
@@ -16,10 +17,11 @@ pub(crate) async fn connect<P: Pattern>(
     core: &Arc<Core<P>>,
     address: &Address,
     endpoint: EndpointId,
+    terms: &Terms,
 ) -> Result<Attached<P>, DialError> {
-    let limit = core.options.handshake_timeout;
+    let limit = terms.handshake_timeout;
     let named = || address.to_string();
-    let opening = tokio::time::timeout(limit, transport::connect(address, &core.settings))
+    let opening = tokio::time::timeout(limit, transport::connect(address, &terms.settings))
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(|source| DialError::Refused {
@@ -31,6 +33,7 @@ pub(crate) async fn connect<P: Pattern>(
         .map_err(|failure| failure.into_dial_error(named()))?;
     // What was dialed says more than what the system calls the other end.
     greeted.peer_address = named();
+    greeted.recv_max_size = Some(terms.recv_max_size);
     core.attach(greeted, Some(endpoint))
         .map_err(|error| error.into_dial_error(named()))
 }
@@ -54,9 +57,10 @@ pub(crate) async fn run<P: Pattern>(
     core: Arc<Core<P>>,
     address: Address,
     endpoint: EndpointId,
+    terms: Terms,
     first: Option<Attached<P>>,
 ) {
-    let mut backoff = Backoff::new(core.options.reconnect_min, core.options.reconnect_max);
+    let mut backoff = Backoff::new(terms.reconnect_min, terms.reconnect_max);
     let mut failures = 0;
     let mut connected = first.map(Ok);
     let closing = core.closing.clone();
@@ -64,7 +68,7 @@ pub(crate) async fn run<P: Pattern>(
         let attempt = match connected.take() {
             Some(connected) => connected,
             None => match closing
-                .run_until_cancelled(connect(&core, &address, endpoint))
+                .run_until_cancelled(connect(&core, &address, endpoint, &terms))
                 .await
             {
                 Some(attempt) => attempt,
@@ -83,11 +87,7 @@ pub(crate) async fn run<P: Pattern>(
             Err(error) => {
                 let reason = with_source(&error);
                 failures += 1;
-                if core
-                    .options
-                    .reconnect_attempts
-                    .is_some_and(|most| failures >= most)
-                {
+                if terms.reconnect_attempts.is_some_and(|most| failures >= most) {
                     core.events.publish(Event::DialerGaveUp { endpoint, reason });
                     return;
                 }

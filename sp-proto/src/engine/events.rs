@@ -62,6 +62,9 @@ pub enum Event {
         /// Why its last attempt failed.
         reason: String,
     },
+    /// The reader was more than 128 events behind: so many are lost to it, which would have come here. What is
+    /// connected now, `pipes()` tells.
+    Missed(u64),
     /// A listener could not accept, for lack of descriptors for example, and will try again.
     AcceptFailed {
         /// Why.
@@ -76,18 +79,16 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next event; `None` once the socket is closed. A reader that is slow loses the oldest events and
-    /// never holds up the socket.
+    /// The next event; `None` once the socket is closed. A reader that is slow never holds up the socket: it loses
+    /// the oldest events, and [`Event::Missed`] tells how many.
     ///
     /// # Cancel safety
     /// Cancel safe: no event is lost when the future is dropped.
     pub async fn recv(&mut self) -> Option<Event> {
-        loop {
-            match self.receiver.recv().await {
-                Ok(event) => return Some(event),
-                Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => return None,
-            }
+        match self.receiver.recv().await {
+            Ok(event) => Some(event),
+            Err(broadcast::error::RecvError::Lagged(events)) => Some(Event::Missed(events)),
+            Err(broadcast::error::RecvError::Closed) => None,
         }
     }
 }

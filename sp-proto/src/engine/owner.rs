@@ -6,8 +6,9 @@ use crate::engine::events::Event;
 use crate::engine::greeting::{Greeted, Manners};
 use crate::engine::{dialer, pipe, timer};
 use crate::pattern::Pattern;
+use crate::socket::Terms;
 use crate::transport::{Address, AddressError, Listener, Settings, SocketFile};
-use crate::{DialError, EndpointId, ListenError, PipeId};
+use crate::{DialError, EndpointId, EndpointOptions, ListenError, PipeId};
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,13 +73,22 @@ impl<P: Pattern> Owner<P> {
         change(&mut self.tasks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) async fn listen(&self, address: &str) -> Result<Endpoint, ListenError> {
-        let (listener, bound, file) = bind(address, &self.core.settings).await?;
+    fn terms(&self, options: EndpointOptions) -> Terms {
+        options.over(&self.core.options, &self.core.settings)
+    }
+
+    pub(crate) async fn listen(
+        &self,
+        address: &str,
+        options: EndpointOptions,
+    ) -> Result<Endpoint, ListenError> {
+        let terms = self.terms(options);
+        let (listener, bound, file) = bind(address, &terms.settings).await?;
         let endpoint = Endpoint {
             id: EndpointId::next(),
             address: bound,
         };
-        let task = listen(Arc::clone(&self.core), listener, endpoint.id);
+        let task = listen(Arc::clone(&self.core), listener, endpoint.id, terms);
         if self.spawn(endpoint.id, file, task) {
             Ok(endpoint)
         } else {
@@ -86,14 +96,15 @@ impl<P: Pattern> Owner<P> {
         }
     }
 
-    pub(crate) async fn dial(&self, address: &str) -> Result<Endpoint, DialError> {
+    pub(crate) async fn dial(&self, address: &str, options: EndpointOptions) -> Result<Endpoint, DialError> {
+        let terms = self.terms(options);
         let address = Address::parse_usable(address)?;
         let endpoint = Endpoint {
             id: EndpointId::next(),
             address: address.to_string(),
         };
-        let first = dialer::connect(&self.core, &address, endpoint.id).await?;
-        let task = dialer::run(Arc::clone(&self.core), address, endpoint.id, Some(first));
+        let first = dialer::connect(&self.core, &address, endpoint.id, &terms).await?;
+        let task = dialer::run(Arc::clone(&self.core), address, endpoint.id, terms, Some(first));
         if self.spawn(endpoint.id, None, task) {
             Ok(endpoint)
         } else {
@@ -101,7 +112,12 @@ impl<P: Pattern> Owner<P> {
         }
     }
 
-    pub(crate) fn dial_in_background(&self, address: &str) -> Result<Endpoint, AddressError> {
+    pub(crate) fn dial_in_background(
+        &self,
+        address: &str,
+        options: EndpointOptions,
+    ) -> Result<Endpoint, AddressError> {
+        let terms = self.terms(options);
         let address = Address::parse_usable(address)?;
         let endpoint = Endpoint {
             id: EndpointId::next(),
@@ -111,7 +127,7 @@ impl<P: Pattern> Owner<P> {
         self.spawn(
             endpoint.id,
             None,
-            dialer::run(Arc::clone(&self.core), address, endpoint.id, None),
+            dialer::run(Arc::clone(&self.core), address, endpoint.id, terms, None),
         );
         Ok(endpoint)
     }
@@ -223,12 +239,8 @@ pub(crate) async fn bind(
 }
 
 /// The task of a listening endpoint: owns the pipes that it accepted.
-async fn listen<P: Pattern>(core: Arc<Core<P>>, listener: Listener, endpoint: EndpointId) {
-    let mut acceptor = Acceptor::new(
-        listener,
-        Manners::Known(core.protocol),
-        core.options.handshake_timeout,
-    );
+async fn listen<P: Pattern>(core: Arc<Core<P>>, listener: Listener, endpoint: EndpointId, terms: Terms) {
+    let mut acceptor = Acceptor::new(listener, Manners::Known(core.protocol), terms.handshake_timeout);
     let mut pipes = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -237,7 +249,8 @@ async fn listen<P: Pattern>(core: Arc<Core<P>>, listener: Listener, endpoint: En
             accepted = acceptor.next(&core.events) => accepted,
         };
         match accepted {
-            Ok(greeted) => {
+            Ok(mut greeted) => {
+                greeted.recv_max_size = Some(terms.recv_max_size);
                 let peer_address = greeted.peer_address.clone();
                 match core.attach(*greeted, Some(endpoint)) {
                     Ok(attached) => drop(pipes.spawn(pipe::run(attached))),

@@ -12,8 +12,8 @@ use crate::sync::MutexGuard;
 use std::task::Poll;
 use std::time::Duration;
 
-/// A pipe that was handed over and that no receiver has read for so long is read by its task: receivers can go
-/// away, and futures can be woken and yet not be polled.
+/// A pipe that was handed over and that no receiver has read for so long, or twice that at most, is read by its task:
+/// receivers can go away, and futures can be woken and yet not be polled.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
 
 /// The receiving half of a pipe, by whose turn it is.
@@ -115,7 +115,8 @@ impl<P: Pattern> Core<P> {
     pub(crate) fn end_turn(&self, key: Key, intake: Box<Intake>, more: bool) -> bool {
         let mut state = self.lock();
         let waiting = state.prompt && !state.receivers.is_empty();
-        let hand_over = more && (std::mem::take(&mut state.receiving) || waiting);
+        let hand_over =
+            more && state.pattern.has_one_queue() && (std::mem::take(&mut state.receiving) || waiting);
         let gone = state.give_back(key, intake, hand_over);
         let wakes = state.settle();
         drop(state);

@@ -22,7 +22,8 @@
 //! - **Loss.** Nothing on the wire acknowledges delivery. `send` is done when the message is queued; what is queued
 //!   or under way when a connection breaks is lost. Only req sends again.
 //! - **Handles.** A socket is a handle to be cloned; all methods take `&self`, so any number of tasks may send and
-//!   receive side by side. A context takes `&mut self`: it is one conversation.
+//!   receive side by side, first come first served: a future that has waited and been woken must be polled or
+//!   dropped, for those behind it wait. A context takes `&mut self`: it is one conversation.
 
 #[doc = include_str!("back_pressure.md")]
 pub mod back_pressure {}

@@ -100,6 +100,11 @@ pub(crate) trait Pattern: Send + 'static {
     /// Would the next receiver get something?
     fn can_recv(&self) -> bool;
 
+    /// Do all receivers take from one queue? Else nobody can read a pipe for the others.
+    fn has_one_queue(&self) -> bool {
+        true
+    }
+
     /// Would the next sender get rid of its message?
     fn can_send(&self) -> bool;
 

@@ -180,8 +180,8 @@ impl Subject for Pub {
 
 impl Subject for Sub {
     /// Subscribes and unsubscribes: it has nothing to send.
-    fn send(&mut self, _: &mut Pipes, body: Vec<u8>, _: Instant) {
-        if !self.unsubscribe(FIRST, &body) {
+    fn send(&mut self, pipes: &mut Pipes, body: Vec<u8>, _: Instant) {
+        if !self.unsubscribe(pipes, FIRST, &body) {
             self.subscribe(FIRST, body.clone().into());
         }
         self.subscribe(Sub::MAIN, body.into());
@@ -218,8 +218,8 @@ impl Subject for Surveyor {
         self.send(pipes, FIRST, body.into(), SECOND, now);
     }
 
-    fn receive(&mut self, _: &mut Pipes, now: Instant) -> bool {
-        matches!(self.recv(FIRST, now), Responses::Response(_))
+    fn receive(&mut self, pipes: &mut Pipes, now: Instant) -> bool {
+        matches!(self.recv(pipes, FIRST, now), Responses::Response(_))
     }
 }
 

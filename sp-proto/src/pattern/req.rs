@@ -104,7 +104,7 @@ impl Req {
                     self.unsent.retain(|unsent| *unsent != context);
                 }
             }
-            State::Answered(_) => pipes.drops.unexpected += 1,
+            State::Answered(_) => pipes.drops.unread += 1,
         }
     }
 
@@ -272,6 +272,10 @@ impl Pattern for Req {
     }
 
     fn can_recv(&self) -> bool {
+        false
+    }
+
+    fn has_one_queue(&self) -> bool {
         false
     }
 

@@ -121,8 +121,10 @@ impl Sub {
         id
     }
 
-    pub(crate) fn close(&mut self, context: ContextId) {
-        self.contexts.remove(&context);
+    pub(crate) fn close(&mut self, pipes: &mut Pipes, context: ContextId) {
+        if let Some(reader) = self.contexts.remove(&context) {
+            pipes.drops.unread += reader.queue.len() as u64;
+        }
     }
 
     /// Says whether the topic is new.
@@ -132,14 +134,16 @@ impl Sub {
             .is_some_and(|reader| reader.topics.insert(topic))
     }
 
-    /// Says whether there was this subscription. What is queued and no longer wanted is forgotten.
-    pub(crate) fn unsubscribe(&mut self, context: ContextId, topic: &[u8]) -> bool {
+    /// Says whether there was this subscription. What is queued and no longer wanted is dropped.
+    pub(crate) fn unsubscribe(&mut self, pipes: &mut Pipes, context: ContextId, topic: &[u8]) -> bool {
         let Some(reader) = self.contexts.get_mut(&context) else {
             return false;
         };
         let removed = reader.topics.remove(topic);
         let Reader { topics, queue, bytes } = reader;
+        let before = queue.len();
         queue.retain(|body| topics.matches(body));
+        pipes.drops.unread += (before - queue.len()) as u64;
         *bytes = queue.iter().map(Bytes::len).sum();
         removed
     }
@@ -191,6 +195,10 @@ impl Pattern for Sub {
         self.contexts
             .get(&Self::MAIN)
             .is_some_and(|reader| !reader.queue.is_empty())
+    }
+
+    fn has_one_queue(&self) -> bool {
+        self.contexts.len() == 1
     }
 
     fn can_send(&self) -> bool {

@@ -76,15 +76,16 @@ impl Surveyor {
         id
     }
 
-    pub(crate) fn close(&mut self, context: ContextId) {
-        self.cancel(context);
+    pub(crate) fn close(&mut self, pipes: &mut Pipes, context: ContextId) {
+        self.cancel(pipes, context);
         self.contexts.remove(&context);
     }
 
-    /// Ends the survey of this context; responses to it will be dropped.
-    pub(crate) fn cancel(&mut self, context: ContextId) {
+    /// Ends the survey of this context; its responses are dropped, those that are here and those that will come.
+    fn cancel(&mut self, pipes: &mut Pipes, context: ContextId) {
         if let Some(survey) = self.contexts.get_mut(&context).and_then(Option::take) {
             self.waiting.remove(&survey.id);
+            pipes.drops.unread += survey.responses.len() as u64;
         }
     }
 
@@ -97,7 +98,7 @@ impl Surveyor {
         time: Duration,
         now: Instant,
     ) -> Option<Key> {
-        self.cancel(context);
+        self.cancel(pipes, context);
         let id = self.next_id();
         self.waiting.insert(id, context);
         let survey = Survey {
@@ -124,12 +125,12 @@ impl Surveyor {
 
     /// What there is for the receiver of this context. At the deadline the survey ends, whatever was not
     /// received by then: when it came, nobody knows.
-    pub(crate) fn recv(&mut self, context: ContextId, now: Instant) -> Responses {
+    pub(crate) fn recv(&mut self, pipes: &mut Pipes, context: ContextId, now: Instant) -> Responses {
         let Some(Some(survey)) = self.contexts.get_mut(&context) else {
             return Responses::Idle;
         };
         if survey.deadline.is_some_and(|deadline| deadline <= now) {
-            self.cancel(context);
+            self.cancel(pipes, context);
             return Responses::Ended;
         }
         match survey.responses.pop_front() {
@@ -190,6 +191,10 @@ impl Pattern for Surveyor {
     fn handle_room(&mut self, _: &mut Pipes, _: Key, _: Instant) {}
 
     fn can_recv(&self) -> bool {
+        false
+    }
+
+    fn has_one_queue(&self) -> bool {
         false
     }
 

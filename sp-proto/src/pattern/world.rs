@@ -411,7 +411,7 @@ mod req {
         send(&mut end, a, "old").unwrap();
         end.handle(pipe, vec![request(0, b"unread")]).unwrap();
         send(&mut end, a, "new").unwrap();
-        assert_eq!(end.pipes.drops.unexpected, 1);
+        assert_eq!(end.pipes.drops.unread, 1);
         assert!(matches!(recv(&mut end, a), Progress::Waiting));
     }
 

@@ -3,9 +3,9 @@
 
 use crate::engine::Events;
 use crate::socket::{
-    Bus, Pair, Pair1, Pub, Pull, Push, Rep, Request, Respondent, Sub, SubContext, SurveyContext,
+    Bus, Pair, Pair1, Pub, Pull, Push, Raw, Rep, Request, Respondent, Sub, SubContext, SurveyContext,
 };
-use crate::{Event, Message, RecvError, SendError, SendErrorKind};
+use crate::{Event, Message, RawMessage, RecvError, SendError, SendErrorKind};
 use futures_core::Stream;
 use futures_sink::Sink;
 use std::fmt;
@@ -18,7 +18,8 @@ use tokio::task::coop;
 /// What a socket, context or survey receives, as a [`Stream`]. It is a handle of its own: the socket stays open
 /// while it lives, and other handles can be used beside it.
 ///
-/// It ends when the socket is closed, and that of a survey when the survey has ended. The socket's
+/// It ends when the socket is closed, that of a survey when the survey has ended, and that of a raw socket which
+/// only sends at once. The socket's
 /// `recv_timeout` does not apply: a stream waits, so put a time limit around `next()` where one is wanted.
 ///
 /// # Cancel safety
@@ -223,7 +224,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a socket sends, as a [`Sink`] of messages. It is a handle of its own: the socket stays open while it
+/// What a socket sends, as a [`Sink`] of messages, [`RawMessage`] for raw sockets. It is a handle of its own: the socket stays open while it
 /// lives, and other handles can be used beside it.
 ///
 /// It holds at most one message that found no room; `flush` waits until the socket's queues have it, not until
@@ -249,22 +250,22 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// # Ok(()) }
 /// ```
 #[must_use = "a sink does nothing unless messages are sent to it"]
-pub struct Outgoing {
-    target: Box<dyn Target>,
+pub struct Outgoing<M = Message> {
+    target: Box<dyn Target<M>>,
     /// Found no room yet. Its wait has a clone.
-    held: Option<Message>,
-    wait: Wait<Result<(), SendError>>,
+    held: Option<M>,
+    wait: Wait<Result<(), SendError<M>>>,
 }
 
 /// Whatever can be sent to.
-trait Target: Send {
-    fn try_send(&self, message: Message) -> Result<(), SendError>;
+trait Target<M>: Send {
+    fn try_send(&self, message: M) -> Result<(), SendError<M>>;
 
-    fn send(&self, message: Message) -> Step<Result<(), SendError>>;
+    fn send(&self, message: M) -> Step<Result<(), SendError<M>>>;
 }
 
-impl Outgoing {
-    fn new(target: impl Target + 'static) -> Self {
+impl<M: Clone + 'static> Outgoing<M> {
+    fn new(target: impl Target<M> + 'static) -> Self {
         Self {
             target: Box::new(target),
             held: None,
@@ -272,7 +273,7 @@ impl Outgoing {
         }
     }
 
-    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError<M>>> {
         while let Some(message) = &self.held {
             let sent = ready!(self.wait.poll(cx, || self.target.send(message.clone())));
             if !matches!(&sent, Err(error) if error.kind == SendErrorKind::TimedOut) {
@@ -284,17 +285,17 @@ impl Outgoing {
     }
 }
 
-impl Sink<Message> for Outgoing {
-    type Error = SendError;
+impl<M: Clone + Unpin + 'static> Sink<M> for Outgoing<M> {
+    type Error = SendError<M>;
 
-    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError<M>>> {
         ready!(self.poll_held(cx))?;
         // Sending at once leaves the pipes' tasks no time, so the budget must.
         ready!(coop::poll_proceed(cx)).made_progress();
         Poll::Ready(Ok(()))
     }
 
-    fn start_send(mut self: Pin<&mut Self>, message: Message) -> Result<(), SendError> {
+    fn start_send(mut self: Pin<&mut Self>, message: M) -> Result<(), SendError<M>> {
         if self.held.is_some() {
             let kind = SendErrorKind::WouldBlock;
             return Err(SendError { message, kind });
@@ -311,16 +312,16 @@ impl Sink<Message> for Outgoing {
         }
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError<M>>> {
         self.poll_held(cx)
     }
 
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError<M>>> {
         self.poll_held(cx)
     }
 }
 
-impl fmt::Debug for Outgoing {
+impl<M: fmt::Debug> fmt::Debug for Outgoing<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outgoing").field("held", &self.held).finish()
     }
@@ -343,16 +344,19 @@ macro_rules! receives {
     )* };
 }
 
-receives!(Pull => Message, Pair => Message, Pair1 => Message, Sub => Message, Bus => Message, Rep => Request, Respondent => Request);
+receives! {
+    Pull => Message, Pair => Message, Pair1 => Message, Sub => Message, Bus => Message, Raw => RawMessage,
+    Rep => Request, Respondent => Request
+}
 
 macro_rules! sends {
-    ($($socket:ty),*) => { $(
-        impl Target for $socket {
-            fn try_send(&self, message: Message) -> Result<(), SendError> {
+    ($($socket:ty => $item:ty),*) => { $(
+        impl Target<$item> for $socket {
+            fn try_send(&self, message: $item) -> Result<(), SendError<$item>> {
                 <$socket>::try_send(self, message)
             }
 
-            fn send(&self, message: Message) -> Step<Result<(), SendError>> {
+            fn send(&self, message: $item) -> Step<Result<(), SendError<$item>>> {
                 let socket = self.clone();
                 Box::pin(async move { <$socket>::send(&socket, message).await })
             }
@@ -360,28 +364,30 @@ macro_rules! sends {
 
         impl $socket {
             /// Messages to be sent, as a sink.
-            pub fn sink(&self) -> Outgoing {
+            pub fn sink(&self) -> Outgoing<$item> {
                 Outgoing::new(self.clone())
             }
         }
     )* };
 }
 
-sends!(Push, Pair, Pair1, Pub, Bus);
+sends! {
+    Push => Message, Pair => Message, Pair1 => Message, Pub => Message, Bus => Message, Raw => RawMessage
+}
 
 macro_rules! splits {
-    ($($socket:ty),*) => { $(
+    ($($socket:ty => $item:ty),*) => { $(
         impl $socket {
             /// A sink and a stream of the same socket, which closes when both are dropped and no other handle is
             /// left.
-            pub fn split(self) -> (Outgoing, Incoming) {
+            pub fn split(self) -> (Outgoing<$item>, Incoming<$item>) {
                 (self.sink(), self.stream())
             }
         }
     )* };
 }
 
-splits!(Pair, Pair1, Bus);
+splits!(Pair => Message, Pair1 => Message, Bus => Message, Raw => RawMessage);
 
 impl Receive<Message> for SubContext {
     async fn receive(&mut self) -> Result<Message, RecvError> {

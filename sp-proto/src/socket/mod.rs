@@ -21,14 +21,15 @@ pub use bus::Bus;
 pub use device::{DeviceError, device};
 pub use halves::{Incoming, Outgoing};
 pub use listener::{Connection, Listener};
-pub use options::SocketOptions;
+pub(crate) use options::Terms;
+pub use options::{EndpointOptions, SocketOptions};
 pub use pair::Pair;
 pub use pair1::Pair1;
 pub use publish::Pub;
 pub use pull::Pull;
 pub use push::Push;
-pub use raw::{Raw, RawSendError};
-pub use rep::{Rep, Request};
+pub use raw::Raw;
+pub use rep::{Rep, ReplyError, Request};
 pub use req::{Req, ReqContext};
 pub use respondent::Respondent;
 pub use sub::{Sub, SubContext};
@@ -85,7 +86,22 @@ macro_rules! endpoints {
             /// # Cancel safety
             /// Dropped before it is ready, the socket does not listen.
             pub async fn listen(&self, address: &str) -> Result<$crate::Endpoint, $crate::ListenError> {
-                self.owner.listen(address).await
+                self.listen_with(address, Default::default()).await
+            }
+
+            /// The same with options of its own.
+            ///
+            /// # Errors
+            /// As [`listen`](Self::listen).
+            ///
+            /// # Cancel safety
+            /// As [`listen`](Self::listen).
+            pub async fn listen_with(
+                &self,
+                address: &str,
+                options: $crate::EndpointOptions,
+            ) -> Result<$crate::Endpoint, $crate::ListenError> {
+                self.owner.listen(address, options).await
             }
 
             /// Dials `address` and waits for the first connection; once it is made the socket reconnects, for
@@ -97,7 +113,22 @@ macro_rules! endpoints {
             /// # Cancel safety
             /// Dropped before it is ready, the socket does not dial.
             pub async fn dial(&self, address: &str) -> Result<$crate::Endpoint, $crate::DialError> {
-                self.owner.dial(address).await
+                self.dial_with(address, Default::default()).await
+            }
+
+            /// The same with options of its own.
+            ///
+            /// # Errors
+            /// As [`dial`](Self::dial).
+            ///
+            /// # Cancel safety
+            /// As [`dial`](Self::dial).
+            pub async fn dial_with(
+                &self,
+                address: &str,
+                options: $crate::EndpointOptions,
+            ) -> Result<$crate::Endpoint, $crate::DialError> {
+                self.owner.dial(address, options).await
             }
 
             /// Dials `address` in the background, for ever unless
@@ -113,7 +144,22 @@ macro_rules! endpoints {
                 &self,
                 address: &str,
             ) -> Result<$crate::Endpoint, $crate::AddressError> {
-                self.owner.dial_in_background(address)
+                self.dial_in_background_with(address, Default::default())
+            }
+
+            /// The same with options of its own.
+            ///
+            /// # Errors
+            /// The address makes no sense.
+            ///
+            /// # Panics
+            /// Outside of a tokio runtime.
+            pub fn dial_in_background_with(
+                &self,
+                address: &str,
+                options: $crate::EndpointOptions,
+            ) -> Result<$crate::Endpoint, $crate::AddressError> {
+                self.owner.dial_in_background(address, options)
             }
 
             /// Stops listening or dialing there; its pipes are closed at once. An unknown endpoint is already

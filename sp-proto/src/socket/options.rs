@@ -1,9 +1,10 @@
-//! The options of sockets.
+//! The options of sockets and of their endpoints.
 
 use crate::transport::Settings;
 #[cfg(feature = "tls")]
 use crate::transport::TlsOptions;
 use crate::{Admission, Overflow, wire};
+use std::sync::Arc;
 use std::time::Duration;
 
 const MIB: usize = 1024 * 1024;
@@ -73,6 +74,64 @@ pub struct SocketOptions {
     /// Certificates, for `tls+tcp://` and `wss://`. Default none.
     #[cfg(feature = "tls")]
     pub tls: TlsOptions,
+}
+
+/// What is to be different at one endpoint; `None` = as the socket's options say. End a literal with
+/// `..Default::default()`: cargo features add fields.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use sp_proto::{EndpointOptions, Pull};
+/// let pull = Pull::new();
+/// pull.listen("inproc://trusted-example").await?;
+/// let strict = EndpointOptions { recv_max_size: Some(64 * 1024), ..Default::default() };
+/// pull.listen_with("tcp://127.0.0.1:0", strict).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct EndpointOptions {
+    /// Largest message accepted there, in bytes; 0 = no limit.
+    pub recv_max_size: Option<usize>,
+    /// How long a peer has for its greeting, and a dialer for its connection.
+    pub handshake_timeout: Option<Duration>,
+    /// Dialers only: how long it waits after its first failure; at least 1 ms.
+    pub reconnect_min: Option<Duration>,
+    /// Dialers only: the longest delay between two attempts.
+    pub reconnect_max: Option<Duration>,
+    /// Dialers only: how many attempts in a row may fail before it gives up. Where the socket has a limit,
+    /// `Some(u32::MAX)` is as good as none.
+    pub reconnect_attempts: Option<u32>,
+    /// Certificates, in place of all those of the socket.
+    #[cfg(feature = "tls")]
+    pub tls: Option<TlsOptions>,
+}
+
+/// What goes for one endpoint.
+pub(crate) struct Terms {
+    pub(crate) recv_max_size: usize,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) reconnect_min: Duration,
+    pub(crate) reconnect_max: Duration,
+    pub(crate) reconnect_attempts: Option<u32>,
+    pub(crate) settings: Arc<Settings>,
+}
+
+impl EndpointOptions {
+    /// These, and what they leave open as the socket has it.
+    pub(crate) fn over(self, socket: &SocketOptions, settings: &Arc<Settings>) -> Terms {
+        #[cfg(feature = "tls")]
+        let own = self.tls.map(|tls| Arc::new(Settings { tls: tls.into() }));
+        #[cfg(not(feature = "tls"))]
+        let own = None;
+        Terms {
+            recv_max_size: self.recv_max_size.unwrap_or(socket.recv_max_size),
+            handshake_timeout: self.handshake_timeout.unwrap_or(socket.handshake_timeout),
+            reconnect_min: self.reconnect_min.unwrap_or(socket.reconnect_min),
+            reconnect_max: self.reconnect_max.unwrap_or(socket.reconnect_max),
+            reconnect_attempts: self.reconnect_attempts.or(socket.reconnect_attempts),
+            settings: own.unwrap_or_else(|| Arc::clone(settings)),
+        }
+    }
 }
 
 impl SocketOptions {

@@ -55,16 +55,6 @@ pub struct Raw {
 
 super::endpoints!(Raw);
 
-/// A raw message that was not sent, with the reason.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{kind}")]
-pub struct RawSendError {
-    /// The message, as it was.
-    pub message: RawMessage,
-    /// Why it was not sent.
-    pub kind: SendErrorKind,
-}
-
 /// See [`pattern::Raw::new`].
 static SALT: LazyLock<u32> = LazyLock::new(|| fastrand::u32(..));
 
@@ -114,7 +104,7 @@ impl Raw {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the message was not sent.
-    pub async fn send(&self, message: RawMessage) -> Result<(), RawSendError> {
+    pub async fn send(&self, message: RawMessage) -> Result<(), SendError<RawMessage>> {
         let RawMessage { header, body } = message;
         let sent = self.owner.core.send(Forward(header.clone()), body).await;
         sent.map_err(|error| with_header(header, error))
@@ -124,7 +114,7 @@ impl Raw {
     ///
     /// # Errors
     /// As [`Raw::send`], and [`WouldBlock`](SendErrorKind::WouldBlock).
-    pub fn try_send(&self, message: RawMessage) -> Result<(), RawSendError> {
+    pub fn try_send(&self, message: RawMessage) -> Result<(), SendError<RawMessage>> {
         let RawMessage { header, body } = message;
         let sent = self.owner.core.try_send(Forward(header.clone()), body);
         sent.map_err(|error| with_header(header, error))
@@ -165,8 +155,8 @@ impl Raw {
     }
 }
 
-fn with_header(header: Bytes, SendError { message: body, kind }: SendError) -> RawSendError {
-    RawSendError {
+fn with_header(header: Bytes, SendError { message: body, kind }: SendError) -> SendError<RawMessage> {
+    SendError {
         message: RawMessage { header, body },
         kind,
     }

@@ -84,13 +84,25 @@ impl fmt::Debug for Request {
     }
 }
 
-struct Back(Origin);
+/// A reply that was not sent, with the reason, and its request: so it can be tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind}")]
+pub struct ReplyError {
+    /// The request, not answered yet.
+    pub request: Box<Request>,
+    /// The reply, as it was.
+    pub message: Message,
+    /// Why it was not sent.
+    pub kind: SendErrorKind,
+}
 
-impl Sends<pattern::Rep> for Back {
+struct Back<'a>(&'a Origin);
+
+impl Sends<pattern::Rep> for Back<'_> {
     const IN_TURN: bool = false;
 
     fn attempt(&mut self, state: &mut State<pattern::Rep>, message: Message) -> Attempt {
-        match state.pattern.reply(&mut state.pipes, &self.0, message) {
+        match state.pattern.reply(&mut state.pipes, self.0, message) {
             Ok(key) => Attempt::Sent(Some(key)),
             Err(Unsent::Full(message)) => Attempt::Full(message),
             Err(Unsent::Gone(message)) => Attempt::Failed(SendErrorKind::PeerGone, message),
@@ -154,11 +166,30 @@ impl Request {
     ///
     /// # Errors
     /// [`PeerGone`](SendErrorKind::PeerGone) when that pipe is gone; or the time limit passed or the socket
-    /// was closed. The reply comes back.
+    /// was closed. The reply and the request come back.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, the reply was not sent.
-    pub async fn reply(self, message: impl Into<Message>) -> Result<(), SendError> {
-        self.core.send(Back(self.origin), message.into()).await
+    /// Dropped before it is ready, the reply was not sent, and the request is never answered.
+    pub async fn reply(self, message: impl Into<Message>) -> Result<(), ReplyError> {
+        let sent = self.core.send(Back(&self.origin), message.into()).await;
+        sent.map_err(|error| self.unanswered(error))
+    }
+
+    /// Queues the reply on the pipe that asked if that has room now.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](SendErrorKind::WouldBlock), [`PeerGone`](SendErrorKind::PeerGone) or closed. The reply and
+    /// the request come back.
+    pub fn try_reply(self, message: impl Into<Message>) -> Result<(), ReplyError> {
+        let sent = self.core.try_send(Back(&self.origin), message.into());
+        sent.map_err(|error| self.unanswered(error))
+    }
+
+    fn unanswered(self, SendError { message, kind }: SendError) -> ReplyError {
+        ReplyError {
+            request: Box::new(self),
+            message,
+            kind,
+        }
     }
 }

@@ -36,6 +36,16 @@ impl Req {
         Ok(context.recv().await?)
     }
 
+    /// Sends a request if a pipe has room now, in a context of its own, which then has the reply.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](crate::SendErrorKind::WouldBlock) or closed; the message comes back.
+    pub fn try_request(&self, message: impl Into<Message>) -> Result<ReqContext, SendError> {
+        let mut context = self.context();
+        context.try_send(message)?;
+        Ok(context)
+    }
+
     /// A new conversation.
     pub fn context(&self) -> ReqContext {
         let id = self.owner.core.with(|state| state.pattern.open());

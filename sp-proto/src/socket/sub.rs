@@ -37,12 +37,12 @@ impl Sub {
     }
 
     /// Ends the subscription to `topic`. Says whether there was one. Messages that are queued and match no
-    /// other topic are forgotten.
+    /// other topic are dropped and counted as [`unread`](crate::Drops::unread).
     pub fn unsubscribe(&self, topic: impl AsRef<[u8]>) -> bool {
         let topic = topic.as_ref();
         self.owner
             .core
-            .with(|state| state.pattern.unsubscribe(MAIN, topic))
+            .with(|state| state.pattern.unsubscribe(&mut state.pipes, MAIN, topic))
     }
 
     /// The next message.
@@ -108,12 +108,12 @@ impl SubContext {
     }
 
     /// Ends the subscription to `topic`. Says whether there was one. Messages that are queued and match no
-    /// other topic are forgotten.
+    /// other topic are dropped and counted as [`unread`](crate::Drops::unread).
     pub fn unsubscribe(&self, topic: impl AsRef<[u8]>) -> bool {
         let topic = topic.as_ref();
         self.owner
             .core
-            .with(|state| state.pattern.unsubscribe(self.id, topic))
+            .with(|state| state.pattern.unsubscribe(&mut state.pipes, self.id, topic))
     }
 
     /// The next message.
@@ -149,7 +149,7 @@ impl Drop for SubContext {
     fn drop(&mut self) {
         self.owner.core.with(|state| {
             state.contexts.remove(&self.id);
-            state.pattern.close(self.id);
+            state.pattern.close(&mut state.pipes, self.id);
         });
     }
 }

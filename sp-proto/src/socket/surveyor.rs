@@ -53,6 +53,16 @@ impl Surveyor {
         Ok(context)
     }
 
+    /// The same at once.
+    ///
+    /// # Errors
+    /// The socket was closed; the message comes back.
+    pub fn try_survey(&self, message: impl Into<Message>) -> Result<SurveyContext, SendError> {
+        let mut context = self.context();
+        context.try_send(message)?;
+        Ok(context)
+    }
+
     /// A new conversation, whose surveys take the socket's
     /// [`survey_time`](crate::SocketOptions::survey_time).
     pub fn context(&self) -> SurveyContext {
@@ -105,13 +115,22 @@ impl SurveyContext {
             .await
     }
 
+    /// The same at once.
+    ///
+    /// # Errors
+    /// The socket was closed; the message comes back.
+    pub fn try_send(&mut self, message: impl Into<Message>) -> Result<(), SendError> {
+        let ask = Ask(self.id, self.survey_time);
+        self.owner.core.try_send(ask, message.into())
+    }
+
     /// The next response.
     ///
     /// # Errors
     /// [`SurveyEnded`](RecvError::SurveyEnded) once the survey's time is over, and
     /// [`State`](RecvError::State) from then on and when there was no survey (nng calls the first a timeout,
-    /// mangos both a wrong state); responses that were not received by then are dropped. Or the receive time
-    /// limit passed (the survey goes on) or the socket was closed.
+    /// mangos both a wrong state); responses that were not received by then are dropped and
+    /// counted as [`unread`](crate::Drops::unread). Or the receive time limit passed (the survey goes on) or the socket was closed.
     ///
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, no response was taken and the survey goes on.
@@ -119,11 +138,13 @@ impl SurveyContext {
         let (core, id) = (&self.owner.core, self.id);
         let deadline = core.with(|state| state.pattern.deadline(id));
         loop {
-            let next = core.recv_in(id, |state| match state.pattern.recv(id, now()) {
-                Responses::Idle => Some(Err(RecvError::State)),
-                Responses::Waiting => None,
-                Responses::Response(message) => Some(Ok(message)),
-                Responses::Ended => Some(Err(RecvError::SurveyEnded)),
+            let next = core.recv_in(id, |state| {
+                match state.pattern.recv(&mut state.pipes, id, now()) {
+                    Responses::Idle => Some(Err(RecvError::State)),
+                    Responses::Waiting => None,
+                    Responses::Response(message) => Some(Ok(message)),
+                    Responses::Ended => Some(Err(RecvError::SurveyEnded)),
+                }
             });
             match deadline {
                 None => return next.await?,
@@ -143,15 +164,15 @@ impl SurveyContext {
     /// As [`recv`](Self::recv), but for its time limit.
     pub fn try_recv(&mut self) -> Result<Option<Message>, RecvError> {
         let id = self.id;
-        let looked = self
-            .owner
-            .core
-            .try_recv(|state| match state.pattern.recv(id, now()) {
-                Responses::Idle => Some(Err(RecvError::State)),
-                Responses::Waiting => None,
-                Responses::Response(message) => Some(Ok(message)),
-                Responses::Ended => Some(Err(RecvError::SurveyEnded)),
-            });
+        let looked =
+            self.owner
+                .core
+                .try_recv(|state| match state.pattern.recv(&mut state.pipes, id, now()) {
+                    Responses::Idle => Some(Err(RecvError::State)),
+                    Responses::Waiting => None,
+                    Responses::Response(message) => Some(Ok(message)),
+                    Responses::Ended => Some(Err(RecvError::SurveyEnded)),
+                });
         looked?.transpose()
     }
 }
@@ -169,7 +190,7 @@ impl Drop for SurveyContext {
     fn drop(&mut self) {
         self.owner.core.with(|state| {
             state.contexts.remove(&self.id);
-            state.pattern.close(self.id);
+            state.pattern.close(&mut state.pipes, self.id);
         });
     }
 }

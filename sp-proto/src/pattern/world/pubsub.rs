@@ -31,8 +31,8 @@ fn a_subscriber_gets_what_begins_with_its_topics() {
     assert_eq!(carry((&mut publisher, wire.left), (&mut end, wire.right)), 3);
     assert_eq!(all(&mut end, Sub::MAIN), ["abc", "ab"]);
     assert_eq!(end.pipes.drops.not_subscribed, 1);
-    assert!(end.pattern.unsubscribe(Sub::MAIN, b"ab"));
-    assert!(!end.pattern.unsubscribe(Sub::MAIN, b"ab"));
+    assert!(end.pattern.unsubscribe(&mut end.pipes, Sub::MAIN, b"ab"));
+    assert!(!end.pattern.unsubscribe(&mut end.pipes, Sub::MAIN, b"ab"));
     end.handle(wire.right, texts(&["abc", "b"])).unwrap();
     assert_eq!(all(&mut end, Sub::MAIN), ["b"]);
 }
@@ -49,14 +49,20 @@ fn without_a_subscription_nothing_comes_and_with_an_empty_one_everything() {
 }
 
 #[test]
-fn what_is_queued_and_no_longer_wanted_is_forgotten() {
+fn what_is_queued_and_no_longer_wanted_is_dropped_and_counted() {
     let mut end = sub(Overflow::DropOldest);
     let pipe = end.join().unwrap();
     end.pattern.subscribe(Sub::MAIN, "a".into());
     end.pattern.subscribe(Sub::MAIN, "ab".into());
     end.handle(pipe, texts(&["a1", "ab1"])).unwrap();
-    end.pattern.unsubscribe(Sub::MAIN, b"a");
+    end.pattern.unsubscribe(&mut end.pipes, Sub::MAIN, b"a");
     assert_eq!(all(&mut end, Sub::MAIN), ["ab1"]);
+    let context = end.pattern.open();
+    end.pattern.subscribe(context, "".into());
+    end.handle(pipe, texts(&["x", "y"])).unwrap();
+    assert_eq!(end.pipes.drops.unread, 1);
+    end.pattern.close(&mut end.pipes, context);
+    assert_eq!(end.pipes.drops.unread, 3);
 }
 
 #[test]
@@ -74,7 +80,7 @@ fn each_context_has_its_own_topics_and_queue() {
     assert!(!end.pattern.can_recv(), "the main context has no subscription");
     assert_eq!(all(&mut end, a), ["a"]);
     assert_eq!(all(&mut end, b), ["a", "b"]);
-    end.pattern.close(b);
+    end.pattern.close(&mut end.pipes, b);
     end.handle(pipe, texts(&["b"])).unwrap();
     assert_eq!(end.pipes.drops.not_subscribed, 1);
     assert!(all(&mut end, b).is_empty());
@@ -162,7 +168,7 @@ proptest! {
                 prop_assert_eq!(end.pattern.subscribe(Sub::MAIN, topic.clone().into()), !known);
                 list.push(topic);
             } else {
-                prop_assert_eq!(end.pattern.unsubscribe(Sub::MAIN, &topic), known);
+                prop_assert_eq!(end.pattern.unsubscribe(&mut end.pipes, Sub::MAIN, &topic), known);
             }
         }
         let expected: Vec<_> = messages

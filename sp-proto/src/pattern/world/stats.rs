@@ -42,7 +42,14 @@ fn late_replies_and_talkative_pullers_are_counted() {
     let pipe = req.join().unwrap();
     req.handle(pipe, vec![request(9, b"late"), Bytes::from_static(b"abc")])
         .unwrap();
-    assert_eq!(req.pipes.stats().dropped.unexpected, 2);
+    let context = req.pattern.open();
+    req.pattern
+        .send(&mut req.pipes, context, "?".into(), req.now)
+        .unwrap();
+    req.handle(pipe, vec![request(0, b"unread")]).unwrap();
+    req.pattern.close(&mut req.pipes, context);
+    let dropped = req.pipes.stats().dropped;
+    assert_eq!((dropped.unexpected, dropped.unread), (2, 1));
     let mut push = End::new(Push::default());
     let pipe = push.join().unwrap();
     push.handle(pipe, numbered(0..2)).unwrap();

@@ -16,7 +16,7 @@ fn ask(end: &mut End<Surveyor>, context: ContextId, body: &'static str) {
 }
 
 fn recv(end: &mut End<Surveyor>, context: ContextId) -> Responses {
-    end.pattern.recv(context, end.now)
+    end.pattern.recv(&mut end.pipes, context, end.now)
 }
 
 fn response(body: &'static str) -> Responses {
@@ -58,6 +58,7 @@ fn the_end_is_told_once_and_late_responses_are_dropped() {
     assert_eq!(recv(&mut end, context), response("in time"));
     end.now += Duration::from_millis(1);
     assert_eq!(recv(&mut end, context), Responses::Ended);
+    assert_eq!(end.pipes.drops.unread, 1);
     assert_eq!(recv(&mut end, context), Responses::Idle);
     end.handle(pipe, vec![request(0, b"late")]).unwrap();
     assert_eq!(end.pipes.drops.unexpected, 1);
@@ -87,10 +88,13 @@ fn a_new_survey_ends_the_one_before_and_contexts_do_not_meddle() {
     .unwrap();
     assert_eq!(recv(&mut end, a), response("to new"));
     assert_eq!(recv(&mut end, a), Responses::Waiting);
-    end.pattern.close(a);
+    assert_eq!(end.pipes.drops.unread, 0);
+    end.handle(pipe, vec![request(2, b"unread"), request(2, b"unread")])
+        .unwrap();
+    end.pattern.close(&mut end.pipes, a);
     assert_eq!(recv(&mut end, b), response("to other"));
     end.handle(pipe, vec![request(2, b"to a closed one")]).unwrap();
-    assert_eq!(end.pipes.drops.unexpected, 2);
+    assert_eq!((end.pipes.drops.unexpected, end.pipes.drops.unread), (2, 2));
 }
 
 #[test]
