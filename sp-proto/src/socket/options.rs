@@ -119,17 +119,19 @@ pub(crate) struct Terms {
 impl EndpointOptions {
     /// These, and what they leave open as the socket has it.
     pub(crate) fn over(self, socket: &SocketOptions, settings: &Arc<Settings>) -> Terms {
+        let settings = Arc::clone(settings);
         #[cfg(feature = "tls")]
-        let own = self.tls.map(|tls| Arc::new(Settings { tls: tls.into() }));
-        #[cfg(not(feature = "tls"))]
-        let own = None;
+        let settings = match self.tls {
+            Some(tls) => Arc::new(Settings { tls: tls.into() }),
+            None => settings,
+        };
         Terms {
             recv_max_size: self.recv_max_size.unwrap_or(socket.recv_max_size),
             handshake_timeout: self.handshake_timeout.unwrap_or(socket.handshake_timeout),
             reconnect_min: self.reconnect_min.unwrap_or(socket.reconnect_min),
             reconnect_max: self.reconnect_max.unwrap_or(socket.reconnect_max),
             reconnect_attempts: self.reconnect_attempts.or(socket.reconnect_attempts),
-            settings: own.unwrap_or_else(|| Arc::clone(settings)),
+            settings,
         }
     }
 }
