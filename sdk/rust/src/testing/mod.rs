@@ -1,0 +1,114 @@
+//! Owns what a symbol's own tests need in place of a host.
+//!
+//! ```
+//! use mangrove_sdk::{Context, Output, Result, Source, Tuple, testing};
+//!
+//! struct Once;
+//! impl Source for Once {
+//!     type Config = mangrove_sdk::Object;
+//!     async fn open(_: String, _: Self::Config, _: &Context) -> Result<Self> {
+//!         Ok(Self)
+//!     }
+//!     async fn run(self, output: Output, _: Context) -> Result {
+//!         Ok(output.send(Tuple::new(&serde_json::json!({"n": 1}))?).await?)
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result {
+//! let context = testing::context();
+//! let (output, mut sent) = testing::output(8);
+//! let source = Once::open(String::new(), Default::default(), &context).await?;
+//! source.run(output, context).await?;
+//! assert_eq!(sent.recv().await.unwrap()?.message()["n"], 1);
+//! assert_eq!(sent.recv().await, None);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::sync::Arc;
+
+use mangrove_protocol::Object;
+use mangrove_protocol::manifest::SymbolKind;
+use mangrove_protocol::native::source::{SourceBatch, SourceContent};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::{Place, Services};
+use crate::metrics::{Figures, Metrics};
+use crate::output::{Bounds, Framing, Messages};
+use crate::state::{Memory, MemoryStore, Scope, State};
+use crate::{Context, Output, Tuple};
+
+/// A context of the rule `rule`, operator `op`, with an empty state; cancel it through [`Context::cancellation`].
+pub fn context() -> Context {
+    make_context(None)
+}
+
+/// The same for a source that goes on at `offset`.
+pub fn context_at(offset: Value) -> Context {
+    make_context(Some(offset))
+}
+
+fn make_context(offset: Option<Value>) -> Context {
+    let place = Place {
+        rule: "rule".to_owned(),
+        op: "op".to_owned(),
+        ..Place::default()
+    };
+    let store = MemoryStore {
+        memory: Memory::default(),
+        scope: Scope {
+            symbol: "symbol".to_owned(),
+            rule: place.rule.clone(),
+        },
+    };
+    let services = Services {
+        state: State::new(store),
+        metrics: Metrics::new(Figures::new(0, Arc::default())),
+        log: None,
+        offset,
+    };
+    Context::new(
+        SymbolKind::Source,
+        "symbol",
+        place,
+        services,
+        CancellationToken::new(),
+    )
+}
+
+/// An output for a source, and what comes out of it. `capacity` messages wait between the two.
+pub fn output(capacity: usize) -> (Output, Sent) {
+    let bounds = Bounds {
+        tuples: capacity.max(1),
+        message: 0,
+    };
+    let (output, messages) = Output::channel(Framing::Batches(1), bounds);
+    (output, Sent { messages })
+}
+
+/// What a source sends.
+#[derive(Debug)]
+pub struct Sent {
+    messages: Messages,
+}
+
+impl Sent {
+    /// The next tuple, or the next error that the source reported; `None` when every output is gone.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn recv(&mut self) -> Option<Result<Tuple, String>> {
+        let message = self.messages.next().await?;
+        // What our own queue has written can be read, and has one tuple.
+        match SourceBatch::<Object>::decode(&message, 1).ok()?.content {
+            SourceContent::Tuples { tuples, meta, offset } => {
+                let meta = meta.into_iter().next().flatten();
+                Some(Ok(Tuple::from_parts(tuples.into_iter().next()?, meta, offset)))
+            }
+            SourceContent::Error(text) => Some(Err(text)),
+            SourceContent::End(_) => None,
+        }
+    }
+}
