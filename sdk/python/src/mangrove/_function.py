@@ -147,36 +147,43 @@ class FunctionUse(Use):
 
     def send(self, results: _Results, errors: _Errors) -> None:
         """Sends what came out of calls."""
+        if self.connection is None:
+            return
         message: dict[str, Any] = {}
         if results:
             message["results"] = results
         if errors:
             message["errors"] = errors
-        connection = self.connection
-        if connection is None:
-            return
+        limit = self.session.welcome.max_message
         try:
             payload = _json.encode(message)
-            if len(payload) > self.session.welcome.max_message:
-                raise ValueError(
-                    f"a result of {len(payload)} bytes, expected at most {self.session.welcome.max_message}"
-                )
+            if len(payload) > limit:
+                raise ValueError(f"a result of {len(payload)} bytes, expected at most {limit}")
         except (TypeError, ValueError) as problem:
-            if len(results) + len(errors) == 1:
-                # This is it. An error's text always fits.
-                errors = [(number, f"the result cannot be sent: {problem}") for number, _ in results] or errors
-                payload = _json.encode({"errors": errors})
-            else:
-                # Find it.
-                half_results, half_errors = len(results) // 2, len(errors) // 2
-                self.send(results[:half_results], errors[:half_errors])
-                self.send(results[half_results:], errors[half_errors:])
-                return
+            self._send_apart(results, errors, problem)
+            return
         try:
-            connection.send(payload)
+            self.connection.send(payload)
         except OSError as error:
             # Nobody waits for them any more: the host gives up calls whose channel breaks.
             log.debug("function %s: results were lost: %s", self.start.symbol, error)
+
+    def _send_apart(self, results: _Results, errors: _Errors, problem: Exception) -> None:
+        """Finds what cannot be sent, and sends all the rest."""
+        if results and errors:
+            self.send(results, [])
+            self.send([], errors)
+        elif len(results) + len(errors) > 1:
+            for half in (slice(len(results) // 2), slice(len(results) // 2, None)):
+                if results:
+                    self.send(results[half], [])
+            for half in (slice(len(errors) // 2), slice(len(errors) // 2, None)):
+                if errors:
+                    self.send([], errors[half])
+        elif results:
+            self.send([], [(results[0][0], f"the result cannot be sent: {problem}")])
+        else:
+            self.send([], [(errors[0][0], "the text of the error is too long")])
 
     def begin_stop(self, seq: Optional[int]) -> None:
         self.cancellation.cancel()

@@ -8,10 +8,14 @@ import contextlib
 import threading
 from typing import Any, Callable, Coroutine, Optional, TypeVar
 
-from ._errors import Error, describe
+from ._errors import describe
 
 T = TypeVar("T")
 Cancel = Callable[[], None]
+
+
+class Exited(RuntimeError):
+    """A coroutine wanted to end the whole process."""
 
 
 async def contained(work: Coroutine[Any, Any, T]) -> T:
@@ -19,7 +23,7 @@ async def contained(work: Coroutine[Any, Any, T]) -> T:
     try:
         return await work
     except (SystemExit, KeyboardInterrupt) as error:
-        raise Error(f"{type(error).__name__}: {describe(error)}") from error
+        raise Exited(describe(error)) from error
 
 
 class Loop:

@@ -11,6 +11,7 @@ end the sink. A result is acknowledged when ``collect`` returns without ``ack_er
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from . import symbols as _symbols
 from ._errors import Error
 from ._json import encode as _encode
 from ._plugin import Plugin
+from ._registry import FunctionEntry
 
 __all__ = ["Context", "Function", "PluginConfig", "Sink", "Source", "plugin"]
 
@@ -233,18 +235,13 @@ def adapt(config: PluginConfig) -> Plugin:
     """The same as a ``mangrove.Plugin``, for ``mangrove.testing``."""
     adapted = Plugin(config.name)
     for name, source in config.sources.items():
-        adapted.registry.sources[name] = lambda make=source: _SourceAdapter(make)  # type: ignore[misc]
+        adapted.registry.sources[name] = functools.partial(_SourceAdapter, source)
     for name, sink in config.sinks.items():
-        adapted.registry.sinks[name] = lambda make=sink: _SinkAdapter(make)  # type: ignore[misc]
+        adapted.registry.sinks[name] = functools.partial(_SinkAdapter, sink)
     for name, function in config.functions.items():
         inner = function()
-        adapted.add_function(name, _FunctionAdapter, aggregate=bool(inner.is_aggregate()))
-        entry = adapted.registry.functions[name]
-        adapted.registry.functions[name] = type(entry)(
-            lambda inner=inner: _FunctionAdapter(inner),
-            entry.aggregate,
-            entry.threads,  # type: ignore[misc]
-        )
+        make = functools.partial(_FunctionAdapter, inner)
+        adapted.registry.functions[name] = FunctionEntry(make, bool(inner.is_aggregate()), 0)
     return adapted
 
 

@@ -7,13 +7,14 @@
         with Host(plugin) as host:
             assert host.function("shout").call("a") == "A"
 
-What it does not answer in time raises ``TimeoutError``; what the plugin answers with an error raises ``mangrove.Error``.
+What is not answered in time raises ``TimeoutError``; what is answered with an error raises ``mangrove.Error``.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import itertools
 import logging
 import socket
 import threading
@@ -29,6 +30,9 @@ from ._runtime import Runtime, open_session
 __all__ = ["Control", "Function", "Host", "Sink", "Source"]
 
 _MAX_MESSAGE = 32 * 1024 * 1024
+
+# Each host has a logger of its own, so that two at a time keep their lines apart.
+_numbers = itertools.count(1)
 
 
 class Control:
@@ -107,7 +111,7 @@ class Control:
         """Sends a message as it is."""
         self.connection.send(_json.encode(message))
 
-    def ask(self, kind: str, **fields: Any) -> concurrent.futures.Future[Any]:
+    def ask(self, kind: str, /, **fields: Any) -> concurrent.futures.Future[Any]:
         """Sends a request; its answer comes into the future."""
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         with self._changed:
@@ -119,7 +123,7 @@ class Control:
         self.send({"type": kind, "id": number, **fields})
         return future
 
-    def request(self, kind: str, **fields: Any) -> Any:
+    def request(self, kind: str, /, **fields: Any) -> Any:
         """Sends a request and waits for its answer; raises ``Error`` or ``TimeoutError``."""
         return _result(self.ask(kind, **fields), self.timeout)
 
@@ -303,8 +307,8 @@ class Host:
         self._loop = Loop()
         self._flusher = Flusher()
         self._handler = _logs.HostHandler()
-        self._logger = logging.Logger(plugin.name or "plugin", logging.DEBUG)
-        self._logger.addHandler(self._handler)
+        self._logger = logging.getLogger(f"{plugin.name or 'plugin'}-{next(_numbers)}")
+        self._logger.setLevel(logging.DEBUG)
         self._channels: dict[str, _link.Connection] = {}
         self._open: list[_link.Connection] = []
         self._uses = 0
@@ -321,6 +325,7 @@ class Host:
         return _link.Connection(theirs, True, limit), _link.Connection(ours, True, limit)
 
     def __enter__(self) -> Host:
+        self._logger.addHandler(self._handler)
         self._start(self._serve)
         payload = self.control.connection.recv()
         self.hello = _json.decode(payload or b"{}")
@@ -346,7 +351,8 @@ class Host:
             thread.join(self._timeout)
         self._loop.close()
         self._flusher.close()
-        for connection in [*self._open, self._theirs, self.control.connection]:
+        self._logger.removeHandler(self._handler)
+        for connection in [*self._open, *self._channels.values(), self._theirs, self.control.connection]:
             connection.release()
 
     def _start(self, work: Callable[[], None]) -> None:
