@@ -67,12 +67,14 @@ type function struct {
 	aggregate bool
 }
 
-// functionRun is a function at work: one goroutine reads calls, one writes results, and each call has its own.
+// functionRun is a function at work: one goroutine reads calls, one writes results, and each call that runs has one.
 type functionRun struct {
 	use     *Use
 	f       *function
 	channel *link.Channel
 	slots   chan struct{} // one token per call at work
+	jobs    chan job      // for goroutines that wait for one
+	idle    atomic.Int64
 	results chan result
 	working sync.WaitGroup
 	ended   chan struct{}
@@ -82,6 +84,17 @@ type functionRun struct {
 	conn     *sp.Conn
 	stopping bool
 	cancels  map[uint64]context.CancelFunc
+}
+
+// mostIdle is how many goroutines of one function wait for calls.
+const mostIdle = 64
+
+// job is a call to be made.
+type job struct {
+	ctx      context.Context
+	id       uint64
+	call     *Call
+	finished func()
 }
 
 // result is what a call gave, encoded as `[id,value]`.
@@ -96,6 +109,7 @@ func newFunctionRun(use *Use, f *function, channel *link.Channel) *functionRun {
 		f:       f,
 		channel: channel,
 		slots:   make(chan struct{}, max(use.session.plugin.CallLimit, 1)),
+		jobs:    make(chan job),
 		results: make(chan result, 1024),
 		ended:   make(chan struct{}),
 		written: make(chan struct{}),
@@ -108,6 +122,7 @@ func (r *functionRun) run() {
 	go func() {
 		defer close(r.ended)
 		defer close(r.results)
+		defer close(r.jobs)
 		defer r.working.Wait()
 		var broken *sp.Conn
 		for {
@@ -141,12 +156,13 @@ func (r *functionRun) reads(conn *sp.Conn) (stopping bool) {
 
 func (r *functionRun) handle(message []byte) {
 	var data callData
-	if err := json.Unmarshal(message, &data); err != nil {
-		r.use.session.report(r.use.id, fmt.Errorf("function data %s: %w", excerpt(message), err))
-		return
+	err := json.Unmarshal(message, &data)
+	var calls []rawCall
+	if err == nil {
+		calls, err = parseCalls(data.Calls, r.use.session.limits.Batch)
 	}
-	if len(data.Calls) > r.use.session.limits.Batch {
-		r.use.session.report(r.use.id, fmt.Errorf("function data: %d calls, expected at most %d", len(data.Calls), r.use.session.limits.Batch))
+	if err != nil {
+		r.use.session.report(r.use.id, fmt.Errorf("function data %s: %w", excerpt(message), err))
 		return
 	}
 	for _, id := range data.Cancel {
@@ -157,18 +173,18 @@ func (r *functionRun) handle(message []byte) {
 			cancel()
 		}
 	}
-	if len(data.Calls) == 0 {
+	if len(calls) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.use.session.ctx, data.Timeout.duration(time.Hour))
 	var left atomic.Int64
-	left.Store(int64(len(data.Calls)))
+	left.Store(int64(len(calls)))
 	finished := func() {
 		if left.Add(-1) == 0 {
 			cancel()
 		}
 	}
-	for _, raw := range data.Calls {
+	for _, raw := range calls {
 		call := &Call{
 			Args:       raw.args,
 			RuleID:     data.Context.RuleID,
@@ -189,13 +205,29 @@ func (r *functionRun) handle(message []byte) {
 		r.cancels[raw.id] = cancel
 		r.mu.Unlock()
 		r.working.Add(1)
-		go func() {
-			defer r.working.Done()
-			r.call(one, raw.id, call)
-			cancel()
-			finished()
-			<-r.slots
-		}()
+		next := job{one, raw.id, call, func() { cancel(); finished() }}
+		select {
+		case r.jobs <- next:
+		default:
+			go r.work(next)
+		}
+	}
+}
+
+// work runs a job, then those that come while not too many others wait for one: a goroutine that has grown its stack is
+// cheaper than a new one.
+func (r *functionRun) work(next job) {
+	for open := true; open; {
+		r.call(next.ctx, next.id, next.call)
+		next.finished()
+		<-r.slots
+		r.working.Done()
+		if r.idle.Add(1) > mostIdle {
+			r.idle.Add(-1)
+			return
+		}
+		next, open = <-r.jobs
+		r.idle.Add(-1)
 	}
 }
 

@@ -2,8 +2,8 @@ package mangrove
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -71,8 +71,8 @@ func (m milliseconds) duration(otherwise time.Duration) time.Duration {
 
 // sinkData and callData are what the host sends on data channels.
 type sinkData struct {
-	Seq     *uint64           `json:"seq"`
-	Results []json.RawMessage `json:"results"`
+	Seq     *uint64         `json:"seq"`
+	Results json.RawMessage `json:"results"`
 }
 
 type callData struct {
@@ -82,9 +82,9 @@ type callData struct {
 		InstanceID int    `json:"instanceId"`
 		FuncID     int    `json:"funcId"`
 	} `json:"context"`
-	Timeout milliseconds `json:"timeout"`
-	Calls   []rawCall    `json:"calls"`
-	Cancel  []uint64     `json:"cancel"`
+	Timeout milliseconds    `json:"timeout"`
+	Calls   json.RawMessage `json:"calls"`
+	Cancel  []uint64        `json:"cancel"`
 }
 
 type rawCall struct {
@@ -92,15 +92,35 @@ type rawCall struct {
 	args []json.RawMessage
 }
 
-func (c *rawCall) UnmarshalJSON(data []byte) error {
-	var parts []json.RawMessage
-	if err := json.Unmarshal(data, &parts); err != nil {
-		return err
+// parseCalls reads `[[id,[argument,…]],…]`.
+func parseCalls(raw json.RawMessage, most int) ([]rawCall, error) {
+	pairs, err := elements(raw)
+	if err == nil && len(pairs) > most {
+		err = fmt.Errorf("%d calls, expected at most %d", len(pairs), most)
 	}
-	if len(parts) != 2 {
-		return fmt.Errorf("a call of %d parts, expected [id, arguments]", len(parts))
+	if err != nil {
+		return nil, err
 	}
-	return errors.Join(json.Unmarshal(parts[0], &c.id), json.Unmarshal(parts[1], &c.args))
+	calls := make([]rawCall, 0, len(pairs))
+	for _, pair := range pairs {
+		parts, err := elements(pair)
+		if err == nil && len(parts) != 2 {
+			err = fmt.Errorf("a call of %d parts, expected [id, arguments]", len(parts))
+		}
+		if err != nil {
+			return nil, err
+		}
+		id, err := strconv.ParseUint(string(parts[0]), 10, 53)
+		if err != nil {
+			return nil, fmt.Errorf("call id: %w", err)
+		}
+		args, err := elements(parts[1])
+		if err != nil {
+			return nil, err
+		}
+		calls = append(calls, rawCall{id, args})
+	}
+	return calls, nil
 }
 
 // null is what a missing value stands for.

@@ -164,11 +164,15 @@ func (r *sinkRun) draining() bool {
 func (r *sinkRun) collect(message []byte) {
 	var data sinkData
 	err := json.Unmarshal(message, &data)
+	var results []json.RawMessage
+	if err == nil {
+		results, err = elements(data.Results)
+	}
 	switch {
 	case err == nil && data.Seq == nil:
 		err = errors.New("no seq")
-	case err == nil && len(data.Results) > r.use.session.limits.Batch:
-		err = fmt.Errorf("%d results, expected at most %d", len(data.Results), r.use.session.limits.Batch)
+	case err == nil && len(results) > r.use.session.limits.Batch:
+		err = fmt.Errorf("%d results, expected at most %d", len(results), r.use.session.limits.Batch)
 	case err == nil && *data.Seq <= r.last:
 		err = fmt.Errorf("seq %d, expected %d", *data.Seq, r.last+1)
 	case err == nil && *data.Seq != r.last+1:
@@ -180,7 +184,7 @@ func (r *sinkRun) collect(message []byte) {
 		return
 	}
 	var failed []failure
-	for index, result := range data.Results {
+	for index, result := range results {
 		err := guard(func() error { return r.sink.Collect(r.ctx, Result(result)) })
 		if err == nil {
 			continue
