@@ -22,6 +22,7 @@
 //! | I/O | `record` | when each symbol last worked |
 //! | I/O | `events` | what happened to them, for whoever listens |
 //! | I/O | `reconcile`, `operate` | what is done because the folder changed, and what by hand |
+//! | I/O | `trial` | a plugin's folder and process without a host, for those who try a plugin out |
 //! | I/O | `manager`, `handle` | all of it together, and the edge |
 //!
 //! Whatever a plugin does, no part of the host waits for it without a limit, and nothing that it sends is
@@ -62,6 +63,7 @@ mod sink;
 mod source;
 mod status;
 mod throttle;
+mod trial;
 mod turn;
 mod users;
 mod watch;
@@ -84,6 +86,8 @@ pub use script::{Said, ScriptError};
 pub use sink::Sink;
 pub use source::{Source, Tuple};
 pub use status::{Plugin, State, Status, SymbolStatus, Symbols};
+pub use trial::TrialError;
+pub(crate) use trial::{Candidate, End, Trial, Usage, check_package};
 
 use std::sync::Arc;
 

@@ -715,7 +715,7 @@ fn is_written(reason: &str) -> bool {
     reason.contains("Text file busy")
 }
 
-fn file_url(path: &Path) -> String {
+pub(super) fn file_url(path: &Path) -> String {
     use std::fmt::Write;
     use std::os::unix::ffi::OsStrExt;
     let mut url = "file://".to_owned();
