@@ -78,7 +78,7 @@ pub struct DataError {
 }
 
 impl DataError {
-    fn new(expected: &'static str, reason: impl ToString, message: &[u8]) -> Self {
+    pub(crate) fn new(expected: &'static str, reason: impl ToString, message: &[u8]) -> Self {
         Self {
             expected,
             reason: reason.to_string(),

@@ -1,6 +1,6 @@
 //! The contract between the Mangrove host and its portable plugins.
 //!
-//! Owns the data types of the contract that the published LF Edge eKuiper SDKs speak, and how they look as
+//! Owns the data types of two contracts, the one that the published LF Edge eKuiper SDKs speak and our own, and how they look as
 //! bytes. It does no I/O, knows no socket and no clock; the host and the Rust SDK both build on it.
 //!
 //! | module | what it describes |
@@ -10,6 +10,7 @@
 //! | [`address`] | the fixed ipc addresses of the channels |
 //! | [`control`] | the commands of the control channel and their answers |
 //! | [`data`] | what travels on source, sink and function channels |
+//! | [`native`] | our own contract, version 1 |
 //!
 //! Bytes from the other side never panic: every decoder returns an error that says what was expected.
 #![cfg_attr(
@@ -22,6 +23,7 @@ pub mod control;
 pub mod data;
 pub mod manifest;
 pub mod name;
+pub mod native;
 
 mod excerpt;
 
