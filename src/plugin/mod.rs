@@ -87,7 +87,7 @@ pub use sink::Sink;
 pub use source::{Source, Tuple};
 pub use status::{Plugin, State, Status, SymbolStatus, Symbols};
 pub use trial::TrialError;
-pub(crate) use trial::{Candidate, End, Trial, Usage, check_package};
+pub(crate) use trial::{Candidate, End, Trial, check_package};
 
 use std::sync::Arc;
 
