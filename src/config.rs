@@ -19,7 +19,7 @@ use indexmap::IndexMap;
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
-pub use self::conf_key::{ConfKeyError, conf_key};
+pub use self::conf_key::{ConfKeyError, conf_key, conf_key_in};
 pub use self::setting::{LEVELS, PEERS};
 use self::setting::{SETTINGS, Setting};
 pub use self::yaml::YamlError;

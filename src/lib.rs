@@ -7,7 +7,9 @@
 //! |---|---|---|
 //! | [`app`] | the order in which parts come up and go down | all |
 //! | [`api`] | REST: routes, bodies, status codes | the handles of `plugin` and `rule` |
-//! | [`cli`] | the command line | |
+//! | [`author`] | what authors of plugins make: new projects, packages | `config`, `plugin` |
+//! | [`check`] | the conformance kit | `config`, `plugin` |
+//! | [`cli`] | the command line | `app`, `author`, `check`, `config` |
 //! | [`config`] | settings and conf keys | |
 //! | [`rule`] | streams, rules, running graphs | `plugin::Handle`, `sql`, `io`, `store`, `config` |
 //! | [`plugin`] | plugin folders, processes, channels | `config` |
@@ -18,6 +20,8 @@
 
 pub mod api;
 pub mod app;
+pub mod author;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod plugin;

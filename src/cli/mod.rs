@@ -4,10 +4,12 @@
 //! | module | what it does |
 //! |---|---|
 //! | `plugin`, `rule` | the commands, and how the answers look |
+//! | `author` | those that need no host |
 //! | `live` | answers without an end |
 //! | `client` | the way to a host |
 //! | `table`, `terminal` | text for a terminal, and the terminal |
 
+mod author;
 mod client;
 mod live;
 mod plugin;
@@ -40,7 +42,7 @@ struct Args {
 enum Typed {
     /// Run a host until SIGINT or SIGTERM
     Serve(ServeArgs),
-    /// Look at the plugins of a running host, and change them
+    /// Look at the plugins of a running host, change them, and write new ones
     Plugin {
         #[command(subcommand)]
         command: plugin::Command,
@@ -151,6 +153,11 @@ impl Ask {
             .enable_all()
             .build()?;
         match self.0 {
+            Inner::Plugin(plugin::Command::Author(command), remote) => {
+                let json = remote.json;
+                let mut terminal = Terminal { json, output, input };
+                runtime.block_on(author::run(command, &mut terminal))
+            }
             Inner::Plugin(command, remote) => {
                 let (client, mut terminal) = remote.open(output, input)?;
                 runtime.block_on(plugin::run(command, &client, &mut terminal))

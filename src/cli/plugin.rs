@@ -9,6 +9,7 @@ use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::author;
 use super::client::{Client, encode, encode_path};
 use super::live;
 use super::table::{Table, printable, span, time};
@@ -59,6 +60,8 @@ pub(super) enum Command {
         /// Only of this plugin
         name: Option<String>,
     },
+    #[command(flatten)]
+    Author(author::Command),
 }
 
 #[derive(Debug, PartialEq, Eq, clap::Args)]
@@ -191,6 +194,7 @@ pub(super) async fn run(
             return live::logs(client, &path(&name, "/logs"), follow, lines, terminal).await;
         }
         Command::Events { name } => return live::events(client, name.as_deref(), terminal).await,
+        Command::Author(command) => return author::run(command, terminal).await,
     };
     terminal.output.write_all(shown.as_bytes())?;
     Ok(())

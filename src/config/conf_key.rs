@@ -60,8 +60,21 @@ pub fn conf_key(
     symbol: &str,
     key: Option<&str>,
 ) -> Result<Object, ConfKeyError> {
+    conf_key_in(&home.join("etc"), kind, symbol, key)
+}
+
+/// As [`conf_key`], from the files below `etc` itself, or below another folder that is laid out like it.
+///
+/// # Errors
+/// As those of [`conf_key`].
+pub fn conf_key_in(
+    etc: &Path,
+    kind: SymbolKind,
+    symbol: &str,
+    key: Option<&str>,
+) -> Result<Object, ConfKeyError> {
     name::check(symbol).map_err(ConfKeyError::Symbol)?;
-    let path = home.join("etc").join(folder(kind)).join(format!("{symbol}.yaml"));
+    let path = etc.join(folder(kind)).join(format!("{symbol}.yaml"));
     // An empty file and a key with nothing below it are null.
     let Some(file) = yaml::read::<Option<IndexMap<String, Option<Object>>>>(&path)? else {
         return match key {

@@ -24,6 +24,7 @@
 //! | I/O | `events` | what happened to them, for whoever listens |
 //! | I/O | `reconcile`, `operate` | what is done because the folder changed, and what by hand |
 //! | I/O | `shared` | what all that is done with plugins shares |
+//! | I/O | `trial` | a plugin's folder and process without a host, for those who try a plugin out |
 //! | I/O | `manager`, `handle` | all of it together, and the edge |
 //!
 //! Whatever a plugin does, no part of the host waits for it without a limit, and nothing that it sends is
@@ -69,6 +70,7 @@ mod sink;
 mod source;
 mod status;
 mod throttle;
+mod trial;
 mod turn;
 mod users;
 mod watch;
@@ -91,6 +93,8 @@ pub use script::{Said, ScriptError};
 pub use sink::{Settled, Sink};
 pub use source::{Source, Tuple};
 pub use status::{Plugin, State, Status, SymbolStatus, Symbols};
+pub use trial::TrialError;
+pub(crate) use trial::{Candidate, End, Trial, check_package};
 
 use std::sync::Arc;
 

@@ -9,14 +9,37 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 /// The longest line of ancestors that is followed.
 const GENERATIONS: usize = 64;
 
-/// Sends SIGKILL to every descendant of `ancestor` that has not ended. Nobody may reap the ancestor meanwhile.
-pub(in crate::plugin) fn kill_descendants(ancestor: Pid) -> io::Result<()> {
+/// Sends SIGKILL to every descendant of `ancestor` that has not ended, and says how many they were. Nobody may reap
+/// the ancestor meanwhile.
+pub(in crate::plugin) fn kill_descendants(ancestor: Pid) -> io::Result<usize> {
     let parents = parents()?;
+    let mut killed = 0;
+    for pid in family(&parents, ancestor) {
+        // Held by the descriptor, the pid cannot become another process's while it is looked at again.
+        let Ok(held) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
+            continue;
+        };
+        let found = stat(pid);
+        if found.as_ref().and_then(|found| found.parent) == parents.get(&pid).copied() {
+            killed += usize::from(found.is_some_and(|found| found.state != b'Z'));
+            let _ended = rustix::process::pidfd_send_signal(&held, Signal::KILL);
+        }
+    }
+    Ok(killed)
+}
+
+/// Every process that descends from `ancestor`.
+pub(in crate::plugin) fn descendants(ancestor: Pid) -> io::Result<Vec<Pid>> {
+    Ok(family(&parents()?, ancestor).into_iter().collect())
+}
+
+/// Those of `parents` who descend from `ancestor`.
+fn family(parents: &HashMap<Pid, Pid>, ancestor: Pid) -> HashSet<Pid> {
     let mut family = HashSet::from([ancestor]);
     // As often as somebody is found: a child's number may be lower than its parent's.
     loop {
         let before = family.len();
-        for (pid, parent) in &parents {
+        for (pid, parent) in parents {
             if family.contains(parent) {
                 family.insert(*pid);
             }
@@ -26,16 +49,7 @@ pub(in crate::plugin) fn kill_descendants(ancestor: Pid) -> io::Result<()> {
         }
     }
     family.remove(&ancestor);
-    for pid in family {
-        // Held by the descriptor, the pid cannot become another process's while it is looked at again.
-        let Ok(held) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
-            continue;
-        };
-        if parent(pid) == parents.get(&pid).copied() {
-            let _ended = rustix::process::pidfd_send_signal(&held, Signal::KILL);
-        }
-    }
-    Ok(())
+    family
 }
 
 /// Sends SIGKILL to every process that was started with this variable, `NAME=value`, in its environment and has

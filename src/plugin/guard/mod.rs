@@ -27,11 +27,14 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 
 use super::limits::Limits;
-pub(super) use family::{descends, is_halted, kill_descendants, kill_marked};
+pub(super) use family::{descendants, descends, is_halted, kill_descendants, kill_marked};
 pub(super) use words::{Order, Report};
 
 /// The first argument of a guard, behind the program's name.
 pub const COMMAND: &str = "guard";
+
+/// How the line of output begins that says how many processes the plugin has left behind when it ended.
+pub(super) const LEFT: &str = "ended with the plugin, processes that it had left behind: ";
 
 /// Runs as a guard: with the limits, the program and its arguments from `args`, what is left of the command line
 /// behind [`COMMAND`]. Only a host starts it; it talks to it over standard input.
@@ -163,8 +166,14 @@ fn reap_until(main: Pid, plugin: &Mutex<Option<Pid>>) -> io::Result<WaitStatus> 
 /// Kills and reaps everything that the plugin has started, until nobody is left.
 fn end_family() -> io::Result<()> {
     let us = rustix::process::getpid();
+    let mut told = false;
     loop {
-        kill_descendants(us)?;
+        let killed = kill_descendants(us)?;
+        if killed > 0 && !told {
+            told = true;
+            // Not an error of the plugin's: what it said last on standard error may tell why it ended.
+            let _unread = writeln!(io::stdout(), "{LEFT}{killed}");
+        }
         // Every one of them becomes our child when its parent ends. New ones may have been started meanwhile.
         match rustix::process::wait(WaitOptions::empty()) {
             // Whoever has ended as well, before everybody is looked at again: there may be thousands.

@@ -28,6 +28,7 @@ use crate::plugin::scan::{Counts, Look, Scanner, World};
 use crate::plugin::shared::{Shared, Turn, blocking};
 use crate::plugin::watch::Scope;
 use seen::{Print, Seen, Taken, observe};
+pub(super) use steps::file_url;
 
 /// How long news are gathered before a look. Events come in bursts.
 const GATHER: Duration = Duration::from_millis(10);

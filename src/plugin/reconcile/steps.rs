@@ -210,7 +210,7 @@ fn is_written(reason: &str) -> bool {
     reason.contains("Text file busy")
 }
 
-fn file_url(path: &Path) -> String {
+pub(in crate::plugin) fn file_url(path: &Path) -> String {
     use std::fmt::Write;
     use std::os::unix::ffi::OsStrExt;
     let mut url = "file://".to_owned();

@@ -92,8 +92,18 @@ const CRATES: &[Crate] = &[
                 never: SDK,
             },
             Layer {
+                module: "author",
+                may_import: &["config", "plugin"],
+                never: SDK,
+            },
+            Layer {
+                module: "check",
+                may_import: &["config", "plugin"],
+                never: SDK,
+            },
+            Layer {
                 module: "cli",
-                may_import: &["app", "config"],
+                may_import: &["app", "author", "check", "config"],
                 never: SDK,
             },
         ],

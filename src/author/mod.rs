@@ -1,0 +1,1 @@
+//! Owns what authors of plugins make.
