@@ -20,6 +20,7 @@ mod pipe;
 mod reading;
 mod send;
 mod timer;
+mod vigil;
 mod waiters;
 
 #[cfg(all(test, sp_loom))]

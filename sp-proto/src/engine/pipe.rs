@@ -4,6 +4,7 @@
 use crate::engine::core::{Attached, Core, Plan, Stop};
 use crate::engine::intake::{End, Intake};
 use crate::engine::reading::PATIENCE;
+use crate::engine::vigil::Vigil;
 use crate::pattern::{Key, Pattern};
 use crate::sync::PollSender;
 use crate::transport::Writer;
@@ -13,8 +14,9 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 use tokio::task::coop;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 /// How much receivers are given in one turn of the task, in bytes.
 const TURN: usize = 128 * 1024;
@@ -35,6 +37,7 @@ pub(crate) async fn run<P: Pattern>(mut attached: Attached<P>) {
         unwritten: None,
         patience: None,
         is_patient: false,
+        vigil: Vigil::new(),
     };
     let end = poll_fn(|cx| driver.poll(cx)).await;
     let intake = driver.intake;
@@ -61,6 +64,8 @@ struct Driver<'a, P> {
     /// Runs while receivers read, to see whether they do. Kept, for it is set again and again.
     patience: Option<Pin<Box<Sleep>>>,
     is_patient: bool,
+    /// Whether this task sleeps when there is nothing to read.
+    vigil: Vigil,
 }
 
 impl<P: Pattern> Driver<'_, P> {
@@ -116,7 +121,9 @@ impl<P: Pattern> Driver<'_, P> {
                 }
                 if intake.poll(Some(cx)).is_ready() {
                     progress = true;
-                    handed_over += intake.frames.iter().map(Bytes::len).sum::<usize>();
+                    let bytes = intake.frames.iter().map(Bytes::len).sum::<usize>();
+                    handed_over += bytes;
+                    self.vigil.received(intake.frames.len(), bytes, Instant::now());
                     self.core.with(|state| state.deliver(self.key, intake));
                     if let Some(end) = intake.end.take() {
                         return Poll::Ready(end);
@@ -124,6 +131,9 @@ impl<P: Pattern> Driver<'_, P> {
                 }
             }
             if !progress {
+                if read && self.is_vigilant() {
+                    let _ = pin!(tokio::task::yield_now()).poll(cx);
+                }
                 return Poll::Pending;
             }
             budget.made_progress();
@@ -141,6 +151,12 @@ impl<P: Pattern> Driver<'_, P> {
         }
     }
 
+    /// Not with a peer of this process: who waits for a task of its own runtime only holds it up. By a clock that
+    /// nobody stops, for with a stopped one this would go on for ever.
+    fn is_vigilant(&self) -> bool {
+        self.port.is_none() && self.vigil.goes_on(Instant::now())
+    }
+
     /// Gives the receiving half out of hand. Says whether receivers are left to read.
     fn end_turn(&mut self, more: bool) -> bool {
         if self.keeps {
@@ -154,7 +170,7 @@ impl<P: Pattern> Driver<'_, P> {
     fn be_patient(&mut self) {
         self.is_patient = true;
         match &mut self.patience {
-            Some(patience) => patience.as_mut().reset(Instant::now() + PATIENCE),
+            Some(patience) => patience.as_mut().reset(tokio::time::Instant::now() + PATIENCE),
             None => self.patience = Some(Box::pin(tokio::time::sleep(PATIENCE))),
         }
     }

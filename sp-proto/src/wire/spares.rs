@@ -53,7 +53,8 @@ impl Spares {
 
     fn take_body(&mut self, length: usize) -> Option<Bytes> {
         let fits = |body: &Bytes| body.len() == length && body.is_unique();
-        let place = self.bodies.iter().position(fits)?;
+        // The last one is most likely still in the processor's cache.
+        let place = self.bodies.iter().rposition(fits)?;
         let body = self.bodies.remove(place)?;
         self.bytes -= body.len();
         Some(body)

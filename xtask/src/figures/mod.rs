@@ -34,7 +34,7 @@ struct Sp {
     #[arg(long, default_value_t = 7)]
     rounds: usize,
     /// How long each run measures, in milliseconds.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 300)]
     ms: u64,
     /// One line of JSON per row instead of a table.
     #[arg(long)]
@@ -72,7 +72,12 @@ fn sp(arguments: &Sp) -> Result<()> {
     }
     let mut rows = Vec::new();
     for cell in cells {
-        rows.extend(show(arguments, measure(arguments, cell, &peers, &mut missing)?)?);
+        let takes_part = |peer: &&Peer| peer.floor_of.is_none() && peer.does(cell);
+        let all: Vec<_> = peers.iter().filter(takes_part).collect();
+        let measured = show(arguments, measure(arguments, cell, &all, &mut missing)?)?;
+        let floors = floors(arguments, cell, &peers, &measured, &mut missing)?;
+        rows.extend(measured);
+        rows.extend(show(arguments, floors)?);
     }
     for cell in fans {
         rows.extend(show(arguments, fan(arguments, cell, &peers)?)?);
@@ -102,13 +107,35 @@ fn show(arguments: &Sp, rows: Vec<Row>) -> Result<Vec<Row>> {
 /// A peer that fails so often in one cell is left out of it: each time may be one until it is ended.
 const PATIENCE: usize = 2;
 
-/// All peers of one cell, in turn, each round beginning with another one.
-fn measure(arguments: &Sp, cell: &Cell, peers: &[Peer], missing: &mut Vec<Missing>) -> Result<Vec<Row>> {
-    let mut measured: Vec<_> = peers
-        .iter()
-        .filter(|peer| peer.does(cell))
-        .map(|peer| (peer, Measured::default()))
-        .collect();
+/// What is left without sp-proto, for the peers that have missed a target in this cell: in rounds of their own,
+/// together with those peers and with what these are measured by.
+fn floors(
+    arguments: &Sp,
+    cell: &Cell,
+    peers: &[Peer],
+    rows: &[Row],
+    missing: &mut Vec<Missing>,
+) -> Result<Vec<Row>> {
+    let missed: Vec<_> = rows.iter().filter(|row| row.has_missed()).collect();
+    let takes_part = |peer: &&Peer| {
+        let concerns = |row: &&&Row| match &peer.floor_of {
+            Some(ours) => row.is_of(ours),
+            None => row.is_of(&peer.name) || row.has_missed_beside(&peer.name),
+        };
+        missed.iter().any(|row| concerns(&row)) && peer.does(cell)
+    };
+    let all: Vec<_> = peers.iter().filter(takes_part).collect();
+    if all.iter().all(|peer| peer.floor_of.is_none()) {
+        return Ok(Vec::new());
+    }
+    let mut rows = measure(arguments, cell, &all, missing)?;
+    rows.retain(Row::is_floor);
+    Ok(rows)
+}
+
+/// These peers in one cell, in turn, each round beginning with another one.
+fn measure(arguments: &Sp, cell: &Cell, peers: &[&Peer], missing: &mut Vec<Missing>) -> Result<Vec<Row>> {
+    let mut measured: Vec<_> = peers.iter().map(|peer| (*peer, Measured::default())).collect();
     let count = measured.len();
     for round in 0..arguments.rounds {
         for turn in 0..count {

@@ -15,6 +15,8 @@ pub(super) struct Peer {
     pub(super) ours: bool,
     /// The library that has one of the two sides, where the other one is ours.
     pub(super) with: Option<&'static str>,
+    /// The peer of which this one is what is left without sp-proto.
+    pub(super) floor_of: Option<String>,
     /// What sends first, asks or receives what is measured; see [`Cell::child_begins`].
     begins: PathBuf,
     other: PathBuf,
@@ -105,23 +107,23 @@ pub(super) type Missing = (String, String);
 /// Builds everything.
 pub(super) fn prepare(root: &Path) -> Result<(Vec<Peer>, Vec<Missing>)> {
     let folder = super::folder()?;
-    output(cargo().current_dir(root).args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "sp-proto",
-        "--features",
-        "cli",
-        "--bin",
-        "spperf",
-    ]))?;
     let target = folder.parent().context("the folder has a parent")?;
-    let ours = target.join("release/spperf");
+    let build = |package: &str, features: &[&str], program: &str| {
+        let mut build = cargo();
+        build
+            .current_dir(root)
+            .args(["build", "--quiet", "--release", "--package", package])
+            .args(features)
+            .args(["--bin", program]);
+        output(&mut build).map(|_| target.join("release").join(program))
+    };
+    let ours = build("sp-proto", &["--features", "cli"], "spperf")?;
+    let floor = build("floor", &[], "floor")?;
     let pair = |name: &str, begins: &Path, other: &Path| Peer {
         name: name.to_owned(),
         ours: false,
         with: None,
+        floor_of: None,
         begins: begins.to_owned(),
         other: other.to_owned(),
         runtime: "multi",
@@ -162,6 +164,12 @@ pub(super) fn prepare(root: &Path) -> Result<(Vec<Peer>, Vec<Missing>)> {
         }
     }
     peers.append(&mut mixed);
+    let floors: Vec<_> = peers
+        .iter()
+        .filter(|peer| peer.ours || peer.with.is_some())
+        .map(|peer| peer.floor(&ours, &floor))
+        .collect();
+    peers.extend(floors);
     Ok((peers, missing))
 }
 
@@ -217,10 +225,33 @@ impl Foreign {
 }
 
 impl Peer {
+    /// What is left of it without sp-proto.
+    fn floor(&self, ours: &Path, floor: &Path) -> Self {
+        let replace = |program: &PathBuf| {
+            if program == ours {
+                floor.to_owned()
+            } else {
+                program.clone()
+            }
+        };
+        Self {
+            name: self.name.replace("sp", "floor"),
+            ours: false,
+            with: self.with,
+            floor_of: Some(self.name.clone()),
+            begins: replace(&self.begins),
+            other: replace(&self.other),
+            runtime: self.runtime,
+            lacks: self.lacks,
+        }
+    }
+
     /// Whether it takes part in this cell.
     pub(super) fn does(&self, cell: &Cell) -> bool {
         let mode = cell.mode.split(':').next();
-        !self.lacks.iter().any(|&(lacking, _)| mode == Some(lacking))
+        // What a publisher drops depends on what else it does.
+        let no_floor = self.floor_of.is_some() && mode == Some("pub");
+        !no_floor && !self.lacks.iter().any(|&(lacking, _)| mode == Some(lacking))
     }
 
     /// One run as part of `wrapper`, whose processes end with it. A run that hangs is ended as well.
@@ -287,6 +318,7 @@ mod tests {
             name: "sp to nng".to_owned(),
             ours: false,
             with: Some("nng"),
+            floor_of: None,
             begins: "sp".into(),
             other: "nng".into(),
             runtime: "multi",
@@ -295,6 +327,12 @@ mod tests {
         // One way the receiver measures, there and back the asker.
         assert_eq!(sides(&peer, "thr"), ("nng".to_owned(), "sp".to_owned()));
         assert_eq!(sides(&peer, "lat"), ("sp".to_owned(), "nng".to_owned()));
+        let floor = peer.floor(Path::new("sp"), Path::new("floor"));
+        assert_eq!(sides(&floor, "thr"), ("nng".to_owned(), "floor".to_owned()));
+        assert_eq!(
+            (&*floor.name, floor.floor_of),
+            ("floor to nng", Some(peer.name.clone()))
+        );
         let left_out: Vec<_> = CELLS
             .iter()
             .filter(|cell| !peer.does(cell))

@@ -73,6 +73,8 @@ pub(super) struct Row {
     ratios: Vec<(String, f64)>,
     /// A name, what is wanted, what is there.
     targets: Vec<Target>,
+    /// The peer of which this is what is left without sp-proto.
+    floor_of: Option<String>,
 }
 
 struct Target {
@@ -97,8 +99,10 @@ pub(super) fn rows(cell: &Cell, measured: &[(&Peer, Measured)]) -> Vec<Row> {
             .filter(|(other, _)| other.name != peer.name)
             .filter_map(|(other, _)| Some((other.name.clone(), ratio(&other.name)?)))
             .collect();
-        let ours = cell.targets.iter().copied().filter(|_| peer.ours);
-        let targets = ours
+        let ours = peer.ours || peer.floor_of.is_some();
+        let cells = cell.targets.iter().copied();
+        let targets = cells
+            .filter(|_| ours && peer.with.is_none())
             .chain(peer.with.map(|library| (library, MIXED)))
             .filter_map(|(name, wanted)| {
                 let reached = ratio(name)?;
@@ -123,6 +127,7 @@ pub(super) fn rows(cell: &Cell, measured: &[(&Peer, Measured)]) -> Vec<Row> {
             lost: median(&results.lost),
             ratios,
             targets,
+            floor_of: peer.floor_of.clone(),
         }
     };
     measured.iter().map(row).collect()
@@ -160,10 +165,30 @@ pub(super) fn fan_row(cell: &Cell, peer: &Peer, one: &Measured, thousand: &Measu
         lost: 0.0,
         ratios: vec![("one peer".to_owned(), reached)],
         targets,
+        floor_of: None,
     }
 }
 
 impl Row {
+    pub(super) fn is_of(&self, peer: &str) -> bool {
+        self.peer == peer
+    }
+
+    pub(super) fn is_floor(&self) -> bool {
+        self.floor_of.is_some()
+    }
+
+    pub(super) fn has_missed(&self) -> bool {
+        self.targets.iter().any(|target| !target.met)
+    }
+
+    /// Whether it missed what was to be reached in comparison to this peer.
+    pub(super) fn has_missed_beside(&self, peer: &str) -> bool {
+        self.targets
+            .iter()
+            .any(|target| !target.met && target.name == peer)
+    }
+
     pub(super) fn json(&self) -> Value {
         let ratio: serde_json::Map<_, _> = self
             .ratios
@@ -252,7 +277,12 @@ impl Row {
                 target.reached, target.wanted, target.name
             )
         };
-        self.targets.iter().map(each).collect::<Vec<_>>().join("; ")
+        let mut verdicts: Vec<_> = self.targets.iter().map(each).collect();
+        let floor_of = |(name, _): &&(String, f64)| self.floor_of.as_ref() == Some(name);
+        if let Some((name, ratio)) = self.ratios.iter().find(floor_of) {
+            verdicts.push(format!("{ratio:.2} × {name}"));
+        }
+        verdicts.join("; ")
     }
 }
 
