@@ -35,6 +35,14 @@ pub(crate) async fn put(address: SocketAddr, path: &str, body: &Value) -> Result
     request(address, "PUT", path, &body.to_string()).await.map(drop)
 }
 
+/// Deletes; the answer must be a success.
+///
+/// # Errors
+/// The host cannot be reached or refuses, with its reason.
+pub(crate) async fn delete(address: SocketAddr, path: &str) -> Result<()> {
+    request(address, "DELETE", path, "").await.map(drop)
+}
+
 /// The JSON of the answer, or `None` when there is no such thing.
 ///
 /// # Errors

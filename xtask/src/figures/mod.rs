@@ -3,6 +3,7 @@
 
 mod cells;
 mod peers;
+mod plugins;
 pub(crate) mod report;
 
 use std::path::PathBuf;
@@ -26,6 +27,8 @@ pub(crate) struct Arguments {
 enum What {
     /// The sockets of sp-proto against raw sockets and other libraries, and together with those that speak SP.
     Sp(Sp),
+    /// Tuples and calls through real plugins, beside what the raw means can do.
+    Plugins(plugins::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -51,8 +54,10 @@ struct Sp {
 /// # Errors
 /// What is ours cannot be built or run, or no cell has that name. A missing peer is no error: it is named.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let What::Sp(arguments) = &arguments.what;
-    sp(arguments)?;
+    match &arguments.what {
+        What::Sp(arguments) => sp(arguments)?,
+        What::Plugins(arguments) => plugins::run(arguments)?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 
