@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 import time
@@ -25,6 +27,7 @@ log = logging.getLogger("mangrove")
 
 T = TypeVar("T")
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Seconds for the symbols to end when a signal asks for it.
 _SIGNAL_TIMEOUT = 5.0
 # A connection that lived as long was a good one: the next dial is at once.
@@ -143,19 +146,23 @@ class _Process:
         self._loop = Loop()
         self._flusher = Flusher()
         self._handler = _logs.HostHandler()
-        # Its put() may be called by a signal handler, whatever the main thread is at.
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        # The main thread waits at one end. Signals write to the other, and so does whoever has an event: a thread that
+        # waits for a lock or queue may miss a signal that comes just before.
+        self._bell, self._bell_pull = socket.socketpair()
         self._over = threading.Event()
         self._runtime: Optional[Runtime] = None
         self._connection: Optional[Connection] = None
 
     def run(self) -> tuple[int, str]:
         _logs.install(self._handler)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._events.put(("stop", _SIGNAL_TIMEOUT)))
+        self._bell_pull.setblocking(False)
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._bell_pull.fileno(), warn_on_full_buffer=False)
         serving = threading.Thread(target=self._serve, name="mangrove-control", daemon=True)
         serving.start()
-        event, value = self._events.get()
+        event, value = self._wait()
         self._over.set()
         status, reason = 0, ""
         if event == "stop":
@@ -169,7 +176,24 @@ class _Process:
             self._connection.close()
         serving.join(_GOOD_CONNECTION)
         self._loop.close()
+        signal.set_wakeup_fd(-1)
+        self._bell.close()
+        self._bell_pull.close()
         return status, reason
+
+    def _tell(self, event: str, value: Any) -> None:
+        self._events.put((event, value))
+        # A full buffer wakes the main thread as well; closed: this is the end already.
+        with contextlib.suppress(OSError):
+            self._bell_pull.send(b"\0")
+
+    def _wait(self) -> tuple[str, Any]:
+        while True:
+            signals = self._bell.recv(64)
+            if not self._events.empty():
+                return self._events.get()
+            if any(number in signals for number in _SIGNALS):
+                return "stop", _SIGNAL_TIMEOUT
 
     def _serve(self) -> None:
         delays = _link.backoff()
@@ -178,13 +202,15 @@ class _Process:
             try:
                 self._serve_once()
             except Refused as error:
-                self._events.put(("fail", str(error)))
+                self._tell("fail", str(error))
                 return
             except (OSError, WireError, ContractError) as error:
+                if self._over.is_set():
+                    return
                 log.warning("no connection to the host at %s: %s", self._address, describe(error))
             except Exception as error:  # a mistake in here must not leave a process that does nothing
                 log.exception("the plugin cannot go on")
-                self._events.put(("fail", describe(error)))
+                self._tell("fail", describe(error))
                 return
             if time.monotonic() - began > _GOOD_CONNECTION:
                 delays = _link.backoff()
@@ -205,7 +231,7 @@ class _Process:
                 self._loop,
                 self._flusher,
                 logging.getLogger("plugin"),
-                lambda timeout: self._events.put(("stop", timeout)),
+                lambda timeout: self._tell("stop", timeout),
             )
             self._handler.session = session
             try:

@@ -134,7 +134,7 @@ class Runtime:
             if start.use in self._uses:
                 raise ContractError(f"use {start.use} has been started before")
             self._uses[start.use] = use
-        _spawn(f"{start.symbol}-{start.use}", self._live, number, use)
+        _spawn(f"{start.symbol}-{start.use}", use.live, number, lambda: self._forget(start.use))
 
     def _make(self, start: Start) -> Use:
         if start.kind == "source":
@@ -144,17 +144,15 @@ class Runtime:
         threads = self._registry.functions[start.symbol].threads
         return FunctionUse(start, self._parts, lambda: self._take_function(start.symbol), threads)
 
-    def _live(self, number: int, use: Use) -> None:
-        use.live(number)
-        if use.failed:
-            with self._lock:
-                self._uses.pop(use.start.use, None)
-
     def _take_function(self, symbol: str) -> Any:
         """The function that has validated arguments, or a new one."""
         with self._lock:
             known = self._functions.pop(symbol, None)
         return known or self._registry.functions[symbol].make()
+
+    def _forget(self, use: int) -> None:
+        with self._lock:
+            self._uses.pop(use, None)
 
     def _stop(self, number: int, message: dict[str, Any]) -> None:
         use = _messages.unsigned(message, "use")
@@ -169,8 +167,7 @@ class Runtime:
 
         def work(use_found: Use) -> None:
             value = use_found.stop(timeout * _SHARE, seq)
-            with self._lock:
-                self._uses.pop(use, None)
+            self._forget(use)
             self._session.answer(number, value)
 
         _spawn(f"stop-{use}", work, found)

@@ -60,8 +60,6 @@ class Use(ABC):
         self.metrics = Metrics(start.use, parts.session.note, parts.flusher)
         self.logger = Logger(parts.logger.getChild(start.symbol), start.use)
         self.context = self.make_context()
-        # It never ran: its start was answered with an error.
-        self.failed = False
         self._opened = threading.Event()
         self._traced: set[tuple[Any, ...]] = set()
 
@@ -96,10 +94,20 @@ class Use(ABC):
 
     # The thread of the use.
 
-    def live(self, request: int) -> None:
-        """Opens the symbol, answers the request, runs it and closes it."""
+    def live(self, request: int, failed: Callable[[], None]) -> None:
+        """Opens the symbol, answers the request, runs it and closes it. ``failed`` is called if it does not open, before
+        the host is told."""
         try:
-            self._live(request)
+            problem = self._begin()
+            if problem is not None:
+                failed()
+                self.session.answer(request, error=problem)
+                return
+            self.session.answer(request)
+            self._opened.set()
+            if self.dropped.is_set():
+                self.drop()
+            self._run()
         finally:
             if self.connection is not None:
                 self.connection.release()
@@ -107,35 +115,34 @@ class Use(ABC):
             self._opened.set()
             self.ended.set()
 
-    def _live(self, request: int) -> None:
+    def _begin(self) -> Optional[str]:
         try:
             self.open()
-        except BaseException as error:
+        except BaseException as error:  # even sys.exit(): the other symbols go on
             self.trace(error)
-            self.failed = True
-            self.session.answer(request, error=describe(error))
-            return
+            return describe(error)
         try:
-            try:
-                self.connection = self.parts.connect(self.start.address, self.protocol, None)
-            except Exception as error:
-                self.failed = True
-                self.session.answer(request, error=f"cannot dial {self.start.address}: {describe(error)}")
-                return
-            self.session.answer(request)
-            self._opened.set()
-            if self.dropped.is_set():
-                self.drop()
+            self.connection = self.parts.connect(self.start.address, self.protocol, None)
+        except Exception as error:
+            self._close()
+            return f"cannot dial {self.start.address}: {describe(error)}"
+        return None
+
+    def _run(self) -> None:
+        try:
             self.run()
-        except BaseException as error:
+        except BaseException as error:  # as above
             self.trace(error)
             self.report(describe(error))
         finally:
-            try:
-                self.close()
-            except BaseException as error:
-                self.trace(error)
-                self.report(f"close: {describe(error)}")
+            self._close()
+
+    def _close(self) -> None:
+        try:
+            self.close()
+        except BaseException as error:  # as above
+            self.trace(error)
+            self.report(f"close: {describe(error)}")
 
     @abstractmethod
     def open(self) -> None:
