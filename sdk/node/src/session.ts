@@ -14,6 +14,7 @@ const BROKEN_IN_ROW = 10; // messages that break the contract, until the connect
 const MOST_USES = 4096;
 const QUEUED = 1024; // control messages that wait to be written
 const FIRST_LIMIT = 1 << 20;
+const WELCOME_TIMEOUT = 10_000;
 
 /** The host does not want this plugin. */
 export class RefusedError extends Error {
@@ -83,7 +84,9 @@ export class Session implements Owner {
     try {
       const messages = this.#connection.messages();
       stop.addEventListener("abort", close);
+      watch = setTimeout(close, WELCOME_TIMEOUT);
       const interval = await this.#hello(messages);
+      clearTimeout(watch);
       stop.removeEventListener("abort", close);
       stop.addEventListener("abort", shutdown);
       if (stop.aborted) shutdown();

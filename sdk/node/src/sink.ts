@@ -81,6 +81,7 @@ export class SinkRun implements Run {
   }
 
   async #collect(message: Buffer): Promise<void> {
+    await this.owner.room();
     let seq: number;
     let results: unknown[];
     try {
@@ -92,7 +93,6 @@ export class SinkRun implements Run {
       }
       if (seq <= this.#last) throw new ContractError(`seq ${seq}, expected ${this.#last + 1}`);
     } catch (error) {
-      await this.owner.room();
       return this.#report(`sink data ${excerpt(message)}: ${errorText(error)}`);
     }
     // What is missing is lost, which is no reason to lose this one too.

@@ -33,7 +33,7 @@ export class Tuple {
  * Brings data in until its context's signal is aborted, or until there is none any more: when it returns by itself the
  * host is told so, when it throws with the error. It may send to `output`, or be a generator of tuples.
  */
-export type RunSource = (output: Output) => AsyncIterable<object> | Iterable<object> | Promise<void>;
+export type RunSource = (output: Output) => AsyncIterable<object> | Iterable<object> | Promise<void> | void;
 
 export type Source =
   | RunSource
@@ -205,8 +205,8 @@ export class SourceRun implements Run {
     let end = '"end":true';
     try {
       const running = run(this.#output);
-      if (Symbol.asyncIterator in running || Symbol.iterator in running) {
-        for await (const item of running as AsyncIterable<object>) {
+      if (isIterable(running)) {
+        for await (const item of running) {
           if (item instanceof Tuple) await this.#output.send(item.data, item.extra);
           else await this.#output.send(item);
         }
@@ -250,4 +250,8 @@ export class SourceRun implements Run {
       this.owner.send({ type: "error", use: this.use, error: errorText(error) });
     }
   }
+}
+
+function isIterable(running: ReturnType<RunSource>): running is AsyncIterable<object> | Iterable<object> {
+  return typeof running === "object" && (Symbol.asyncIterator in running || Symbol.iterator in running);
 }
