@@ -87,18 +87,22 @@ function plain(fields: Record<string, unknown>): Record<string, unknown> {
 /** `rule` is given for functions, whose use doesn't tell. */
 export function createState(uplink: Uplink, use: number, rule?: string): State {
   const scope = rule === undefined ? { use } : { use, rule };
+  const ask = async (type: string, request: object): Promise<unknown> => {
+    if (rule === "") throw new Error("a call without a rule has no state");
+    return uplink.ask({ type, ...scope, ...request });
+  };
   return {
     async get<T>(key: string) {
-      return ((await uplink.ask({ type: "get", ...scope, key })) ?? undefined) as T | undefined;
+      return ((await ask("get", { key })) ?? undefined) as T | undefined;
     },
     async put(key, value) {
-      await uplink.ask({ type: "put", ...scope, key, value: value === undefined ? null : value });
+      await ask("put", { key, value: value === undefined ? null : value });
     },
     async delete(key) {
-      await uplink.ask({ type: "delete", ...scope, key });
+      await ask("delete", { key });
     },
     async add(key, by = 1) {
-      return (await uplink.ask({ type: "add", ...scope, key, by })) as number;
+      return (await ask("add", { key, by })) as number;
     },
   };
 }

@@ -59,6 +59,7 @@ export class SinkRun implements Run {
     try {
       for await (const message of this.channel.messages((error) => this.#report(error))) {
         clearTimeout(this.#idle);
+        this.#idle = undefined;
         this.#collecting = true;
         await this.#collect(message);
         this.#collecting = false;
@@ -135,7 +136,12 @@ export class SinkRun implements Run {
   }
 
   #waitForMore(): void {
-    if (this.#draining && !this.#collecting) this.#idle = setTimeout(() => this.channel.close(), IDLE);
+    if (!this.#draining || this.#collecting) return;
+    const idle = setTimeout(() => {
+      // A process that was held up looks once more for what has arrived meanwhile.
+      setImmediate(() => this.#idle === idle && this.channel.close());
+    }, IDLE);
+    this.#idle = idle;
   }
 
   async stop(late: AbortSignal, seq: number | undefined): Promise<unknown> {

@@ -78,7 +78,7 @@ export class Script {
   readonly stop = new AbortController();
   ended!: Promise<void>;
 
-  private constructor(readonly listener: Listener) {}
+  constructor(readonly listener: Listener) {}
 
   /** Runs the plugin and welcomes it. */
   static async play(plugin: Plugin): Promise<Script> {
