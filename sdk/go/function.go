@@ -30,7 +30,9 @@ type Call struct {
 func (c *Call) Logger() *slog.Logger { return c.use.logger.With("ruleId", c.RuleID) }
 
 // State is kept by the host for this function and the rule of the call.
-func (c *Call) State() State { return State{session: c.use.session, use: c.use.id, rule: c.RuleID} }
+func (c *Call) State() State {
+	return State{session: c.use.session, use: c.use.id, rule: c.RuleID, ruleless: c.RuleID == ""}
+}
 
 // Counter is [Use.Counter].
 func (c *Call) Counter(name string) Counter { return c.use.Counter(name) }

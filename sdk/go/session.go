@@ -21,6 +21,7 @@ const (
 	brokenInRow    = 10   // messages that break the contract, until the connection is closed
 	queued         = 1024 // control messages that wait to be written
 	firstLimit     = 1 << 20
+	welcomeTimeout = 10 * time.Second
 )
 
 var (
@@ -130,6 +131,8 @@ func (p *Plugin) hello(ctx context.Context, host link.Host, conn *sp.Conn) (*wel
 	if err != nil {
 		return nil, err
 	}
+	conn.SetReadDeadline(time.Now().Add(welcomeTimeout))
+	defer conn.SetReadDeadline(time.Time{})
 	for range brokenInRow {
 		message, err := conn.Read()
 		if err != nil {

@@ -3,6 +3,7 @@ package mangrove
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -64,9 +65,10 @@ func (u *Use) Gauge(name string) Gauge { return Gauge{&u.metrics, name} }
 // State keeps values per symbol and rule. It outlives the plugin's process. Keys have 1 to 256 bytes, values at most
 // 1 MiB of JSON; there are at most 10,000 keys. All methods wait for the host, up to 5 seconds.
 type State struct {
-	session *session
-	use     uint64
-	rule    string // only of a function, whose use doesn't tell
+	session  *session
+	use      uint64
+	rule     string // only of a function, whose use doesn't tell
+	ruleless bool   // of a call that came without a rule
 }
 
 type stateRequest struct {
@@ -80,6 +82,9 @@ type stateRequest struct {
 }
 
 func (s State) ask(ctx context.Context, request stateRequest) (json.RawMessage, error) {
+	if s.ruleless {
+		return nil, errors.New("a call without a rule has no state")
+	}
 	request.Use, request.Rule = s.use, s.rule
 	value, err := s.session.ask(ctx, func(id uint64) any { request.ID = id; return request })
 	if err != nil {
