@@ -130,7 +130,7 @@ pub enum RecvError {
     #[error("nothing was received within the time limit")]
     TimedOut,
     /// A context that has no request or survey outstanding has nothing to receive.
-    #[error("no request is outstanding")]
+    #[error("no request or survey is outstanding")]
     State,
     /// The survey's time is up: there will be no more responses. Told once.
     #[error("the survey has ended")]

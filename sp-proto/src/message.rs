@@ -1,15 +1,19 @@
 //! Owns the message: the unit that sockets send and receive.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::ops::Deref;
 
 /// One SP message: a payload of any length, zero included.
 ///
-/// Cloning is cheap (the payload is shared) and it dereferences to its bytes.
+/// Cloning is cheap (the payload is shared) and it dereferences to its bytes. It is made from what owns its bytes
+/// or has them for ever, without a copy; of a slice that is neither, [`Bytes::copy_from_slice`] makes one.
 ///
 /// ```
-/// let message = sp_proto::Message::from("hello");
+/// use sp_proto::{Bytes, Message};
+/// let message = Message::from("hello");
 /// assert_eq!(&message[..], b"hello");
+/// let part: Bytes = message.into_bytes().slice(1..);
+/// assert_eq!(Message::from(part), Message::from(b"ello"));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Message {
@@ -58,6 +62,18 @@ impl From<Bytes> for Message {
     }
 }
 
+impl From<Message> for Bytes {
+    fn from(message: Message) -> Self {
+        message.body
+    }
+}
+
+impl From<BytesMut> for Message {
+    fn from(body: BytesMut) -> Self {
+        Self { body: body.into() }
+    }
+}
+
 impl From<Vec<u8>> for Message {
     fn from(body: Vec<u8>) -> Self {
         Self { body: body.into() }
@@ -79,5 +95,11 @@ impl From<&'static str> for Message {
 impl From<&'static [u8]> for Message {
     fn from(body: &'static [u8]) -> Self {
         Self { body: body.into() }
+    }
+}
+
+impl<const LENGTH: usize> From<&'static [u8; LENGTH]> for Message {
+    fn from(body: &'static [u8; LENGTH]) -> Self {
+        Self::from(body.as_slice())
     }
 }

@@ -2,21 +2,444 @@
 //! and nothing is stuck afterwards.
 //!
 //! Each case runs with a future that is polled 0, 1, 2 … times and then dropped, until it is ready before
-//! that. Between polls the tasks of the sockets run and the case does one step of its own.
+//! that. Between polls the tasks of the sockets run and the case does one step of its own. Messages are
+//! numbers; at the other end there is mostly a raw socket.
 #![allow(missing_docs)]
 
 mod support;
 
+use futures_util::{SinkExt, StreamExt};
 use sp_proto::{
-    Bus, Listener, ListenerOptions, Message, Pair, Pair1, Protocol, Pub, Pull, Push, Raw, RawMessage, Rep,
-    Req, Request, Respondent, SendErrorKind, SocketOptions, Sub, Surveyor, device,
+    Bus, Incoming, Listener, ListenerOptions, Message, Pair, Pair1, Protocol, Pull, Push, Raw, RawMessage,
+    RecvError, Rep, Req, ReqContext, Respondent, SendErrorKind, SocketOptions, Stats, Sub, SubContext,
+    SurveyContext, Surveyor, device,
 };
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 use support::{Transport, bounded, pipe_added};
+
+/// One test per case, over every transport and every point.
+macro_rules! cases {
+    ($($name:ident = $case:ident($($part:expr),*);)*) => { $(
+        #[tokio::test]
+        async fn $name() {
+            for transport in transports() {
+                at_every_point(async |polls| $case(&transport, polls, $($part),*).await).await;
+            }
+        }
+    )* };
+}
+
+cases! {
+    push_send = send(Push::with_options, Protocol::Pull, false, async |push, n| push.send(body(n)).await.unwrap());
+    pair_send = send(Pair::with_options, Protocol::Pair0, false, async |pair, n| pair.send(body(n)).await.unwrap());
+    pair1_send = send(Pair1::with_options, Protocol::Pair1, false, async |pair, n| pair.send(body(n)).await.unwrap());
+    raw_send = send(raw(Protocol::Push), Protocol::Pull, false, async |raw, n| raw.send(plain(n)).await.unwrap());
+    rep_recv_and_reply = send(Rep::with_options, Protocol::Req, false, async |rep, n| {
+        rep.recv().await.unwrap().reply(body(n)).await.unwrap();
+    });
+    respondent_recv_and_reply = send(Respondent::with_options, Protocol::Surveyor, false, async |respondent, n| {
+        respondent.recv().await.unwrap().reply(body(n)).await.unwrap();
+    });
+    sink_send = send(with(Push::with_options, Push::sink), Protocol::Pull, true, async |(_, sink), n| {
+        sink.send(body(n)).await.unwrap();
+    });
+    raw_sink_send = send(with(raw(Protocol::Push), Raw::sink), Protocol::Pull, true, async |(_, sink), n| {
+        sink.send(plain(n)).await.unwrap();
+    });
+
+    pull_recv = recv(Protocol::Push, Pull::with_options, async |pull| pull.recv().await.unwrap());
+    pair_recv = recv(Protocol::Pair0, Pair::with_options, async |pair| pair.recv().await.unwrap());
+    pair1_recv = recv(Protocol::Pair1, Pair1::with_options, async |pair| pair.recv().await.unwrap());
+    bus_recv = recv(Protocol::Bus, Bus::with_options, async |bus| bus.recv().await.unwrap());
+    sub_recv = recv(Protocol::Pub, subscribed, async |sub| sub.recv().await.unwrap());
+    raw_recv = recv(Protocol::Bus, raw(Protocol::Bus), async |raw| raw.recv().await.unwrap().body);
+    rep_recv = recv(Protocol::Req, Rep::with_options, async |rep| rep.recv().await.unwrap().body().clone());
+    respondent_recv = recv(Protocol::Surveyor, Respondent::with_options, async |respondent| {
+        respondent.recv().await.unwrap().body().clone()
+    });
+    sub_context_recv = recv(Protocol::Pub, with(Sub::with_options, reader), async |(_, context)| {
+        context.recv().await.unwrap()
+    });
+    stream_next = recv(Protocol::Push, with(Pull::with_options, Pull::stream), async |(_, stream)| {
+        stream.next().await.unwrap()
+    });
+    raw_stream_next = recv(Protocol::Bus, with(raw(Protocol::Bus), Raw::stream), async |(_, stream)| {
+        stream.next().await.unwrap().body
+    });
+    rep_stream_next = recv(Protocol::Req, with(Rep::with_options, Rep::stream), async |(_, stream)| {
+        stream.next().await.unwrap().body().clone()
+    });
+    sub_context_stream_next = recv(Protocol::Pub, with(Sub::with_options, reading), async |(_, stream)| {
+        stream.next().await.unwrap()
+    });
+
+    req_request = request();
+    req_send_while_nobody_is_there = request_of_nobody();
+    surveyor_survey = survey();
+    req_recv = answer(Req::with_options, Protocol::Rep, requested, async |context| context.recv().await.ok());
+    surveyor_recv = answer(patient, Protocol::Respondent, surveyed, async |survey| survey.recv().await.ok());
+    surveyor_stream_next = answer(patient, Protocol::Respondent, streamed, async |stream| stream.next().await);
+
+    dial = dialing();
+    listen_and_close_endpoint = listening();
+    close = closing();
+    listener_bind_and_accept = accepting();
+    events_recv = events();
+    device_both_ways = forwarding();
+}
+
+/// Sending while the queues are full, where that waits for room. A half `holds` a message whose sending was
+/// cancelled, and may send it all the same.
+async fn send<S: Socket>(
+    transport: &Transport,
+    polls: usize,
+    open: impl Fn(SocketOptions) -> S,
+    peer: Protocol,
+    holds: bool,
+    send: impl AsyncFn(&mut S, u32),
+) -> bool {
+    let (mut from, to) = (open(small(transport)), raw(peer)(small(transport)));
+    connect(transport, &from, &to).await;
+    let mut asked = 0;
+    let mut ask = async |from: &S| {
+        if matches!(peer, Protocol::Req | Protocol::Surveyor) {
+            let header = carried(peer, 0).header;
+            let body = "?".into();
+            to.send(RawMessage { header, body }).await.unwrap();
+            asked += 1;
+            until(|| from.stats().received.messages == asked).await;
+        }
+    };
+    ask(&from).await;
+    let mut next = 0;
+    while polled(send(&mut from, next), 20, async || {}).await.is_some() {
+        ask(&from).await;
+        next += 1;
+    }
+    next += u32::from(holds);
+    ask(&from).await;
+    let mut got = Vec::new();
+    let sent = polled(send(&mut from, next), polls, async || got.extend(received(&to))).await;
+    let last = next + 1;
+    ask(&from).await;
+    let rest = async {
+        while got.last() != Some(&last) {
+            got.push(number(&to.recv().await.unwrap().body));
+        }
+    };
+    tokio::join!(send(&mut from, last), rest);
+    let all = 0..=last;
+    let without = all.clone().filter(|number| *number != next);
+    let expected = if sent.is_some() || (holds && got.contains(&next)) {
+        all.collect()
+    } else {
+        without.collect::<Vec<_>>()
+    };
+    assert_eq!(got, expected);
+    assert!(to.try_recv().unwrap().is_none());
+    assert_eq!(from.stats().sent.messages, got.len() as u64);
+    end(&from, &to).await;
+    sent.is_some()
+}
+
+/// Receiving while messages come in.
+async fn recv<S: Socket>(
+    transport: &Transport,
+    polls: usize,
+    peer: Protocol,
+    open: impl Fn(SocketOptions) -> S,
+    recv: impl AsyncFn(&mut S) -> Message,
+) -> bool {
+    let (from, mut to) = (raw(peer)(transport.options()), open(transport.options()));
+    connect(transport, &to, &from).await;
+    let (mut sent, mut steps) = (0, 0);
+    let first = polled(recv(&mut to), polls, async || {
+        steps += 1;
+        // The first polls find nothing.
+        if steps > 3 {
+            from.send(carried(peer, sent)).await.unwrap();
+            sent += 1;
+        }
+    });
+    let first = first.await;
+    let ready = first.is_some();
+    from.send(carried(peer, sent)).await.unwrap();
+    let mut got: Vec<_> = first.iter().map(|message| number(message)).collect();
+    while got.len() <= sent as usize {
+        got.push(number(&recv(&mut to).await));
+    }
+    assert!(got.iter().copied().eq(0..=sent), "{got:?}");
+    assert!(polled(recv(&mut to), 20, async || {}).await.is_none());
+    end(&to, &from).await;
+    ready
+}
+
+/// Receiving the answer to a question that is outstanding.
+async fn answer<S: Socket, C>(
+    transport: &Transport,
+    polls: usize,
+    open: impl Fn(SocketOptions) -> S,
+    peer: Protocol,
+    ask: impl AsyncFn(&S) -> C,
+    recv: impl AsyncFn(&mut C) -> Option<Message>,
+) -> bool {
+    let (asker, answerer) = (open(transport.options()), raw(peer)(transport.options()));
+    connect(transport, &asker, &answerer).await;
+    let mut context = ask(&asker).await;
+    let answered = polled(recv(&mut context), polls, async || echo_one(&answerer).await).await;
+    let ready = answered.is_some();
+    let answered = match answered {
+        Some(answered) => answered,
+        // Not answered yet, or answered and kept.
+        None => while_echoing(&answerer, recv(&mut context)).await,
+    };
+    assert_eq!(number(&answered.unwrap()), 1);
+    end(&asker, &answerer).await;
+    ready
+}
+
+async fn requested(req: &Req) -> ReqContext {
+    let mut context = req.context();
+    context.send(body(1)).await.unwrap();
+    context
+}
+
+async fn surveyed(surveyor: &Surveyor) -> SurveyContext {
+    surveyor.survey(body(1)).await.unwrap()
+}
+
+async fn streamed(surveyor: &Surveyor) -> Incoming {
+    surveyed(surveyor).await.into_stream()
+}
+
+async fn request(transport: &Transport, polls: usize) -> bool {
+    let req = Req::with_options(transport.options());
+    let rep = raw(Protocol::Rep)(transport.options());
+    connect(transport, &req, &rep).await;
+    let reply = polled(req.request(body(1)), polls, async || echo_one(&rep).await).await;
+    if let Some(reply) = &reply {
+        assert_eq!(number(reply.as_ref().unwrap()), 1);
+    }
+    is_answered(&req, &rep).await;
+    assert!(rep.try_recv().unwrap().is_none(), "no request comes twice");
+    // A reply that nobody waited for any more is counted.
+    let Stats {
+        received, dropped, ..
+    } = req.stats();
+    let taken = 1 + u64::from(reply.is_some());
+    assert_eq!(dropped.unexpected + dropped.unread + taken, received.messages);
+    rep.close().await;
+    reply.is_some()
+}
+
+async fn request_of_nobody(transport: &Transport, polls: usize) -> bool {
+    let req = Req::with_options(transport.options());
+    let rep = raw(Protocol::Rep)(transport.options());
+    let at = rep.listen(&transport.address).await.unwrap();
+    let mut context = req.context();
+    let mut steps = 0;
+    let sent = polled(context.send("?"), polls, async || {
+        steps += 1;
+        if steps == 3 {
+            req.dial(&at.address).await.unwrap();
+        }
+    });
+    let sent = sent.await.map(Result::unwrap);
+    if steps < 3 {
+        req.dial(&at.address).await.unwrap();
+    }
+    is_answered(&req, &rep).await;
+    if sent.is_none() {
+        assert_eq!(
+            context.recv().await,
+            Err(RecvError::State),
+            "nothing is outstanding"
+        );
+    }
+    rep.close().await;
+    sent.is_some()
+}
+
+async fn survey(transport: &Transport, polls: usize) -> bool {
+    let surveyor = Surveyor::with_options(transport.options());
+    let respondent = raw(Protocol::Respondent)(transport.options());
+    connect(transport, &surveyor, &respondent).await;
+    let asked = polled(surveyor.survey(body(1)), polls, async || {}).await;
+    let _last = surveyor.survey(body(2)).await.unwrap();
+    for expected in asked.iter().map(|_| 1).chain([2]) {
+        assert_eq!(number(&respondent.recv().await.unwrap().body), expected);
+    }
+    end(&surveyor, &respondent).await;
+    asked.is_some()
+}
+
+async fn dialing(transport: &Transport, polls: usize) -> bool {
+    let (push, pull) = push_and_pull(transport.options());
+    let at = pull.listen(&transport.address).await.unwrap();
+    let dialed = polled(push.dial(&at.address), polls, async || {}).await;
+    if let Some(dialed) = &dialed {
+        push.close_endpoint(dialed.as_ref().unwrap().id).await;
+    }
+    until(|| push.pipes().is_empty() && pull.pipes().is_empty()).await;
+    let error = push.try_send("x").unwrap_err();
+    assert_eq!(error.kind, SendErrorKind::WouldBlock, "it does not dial");
+    push.dial(&at.address).await.unwrap();
+    arrives(&push, &pull).await;
+    pull.close().await;
+    dialed.is_some()
+}
+
+async fn listening(transport: &Transport, polls: usize) -> bool {
+    if let Some(path) = transport.address.strip_prefix("ipc://") {
+        // A stale file, which has to be looked into first.
+        let _ = std::fs::remove_file(path);
+        drop(std::os::unix::net::UnixListener::bind(path).unwrap());
+    }
+    let (push, pull) = push_and_pull(transport.options());
+    let listened = polled(pull.listen(&transport.address), polls, async || {}).await;
+    let ready = listened.is_some();
+    let address = match listened {
+        None => transport.address.clone(),
+        Some(listened) => {
+            let at = listened.unwrap();
+            push.dial(&at.address).await.unwrap();
+            let _closed = polled(pull.close_endpoint(at.id), polls, async || {}).await;
+            until(|| push.pipes().is_empty() && pull.pipes().is_empty()).await;
+            at.address
+        }
+    };
+    // The address is free, now or once what was dropped has come to its end.
+    let next = Pull::with_options(transport.options());
+    while next.listen(&address).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    next.close().await;
+    ready
+}
+
+async fn closing(transport: &Transport, polls: usize) -> bool {
+    let push = Push::with_options(small(transport));
+    let pull = raw(Protocol::Pull)(small(transport));
+    connect(transport, &push, &pull).await;
+    let mut sent = 0;
+    while push.try_send(body(sent)).is_ok() {
+        sent += 1;
+    }
+    let mut got = Vec::new();
+    let closed = polled(push.close(), polls, async || {
+        got.extend(received(&pull));
+    });
+    let closed = closed.await;
+    if polls == 0 {
+        assert_ne!(push.try_send("x").unwrap_err().kind, SendErrorKind::Closed);
+    } else {
+        assert_eq!(push.try_send("x").unwrap_err().kind, SendErrorKind::Closed);
+    }
+    // What was not written is gone, but nothing is in between.
+    push.close().await;
+    until(|| {
+        got.extend(received(&pull));
+        pull.pipes().is_empty()
+    })
+    .await;
+    got.extend(std::iter::from_fn(|| received(&pull)));
+    assert!(got.iter().copied().eq(0..got.len() as u32), "{got:?}");
+    if closed.is_some() {
+        assert_eq!(
+            got.len(),
+            sent as usize,
+            "a close that ends has written everything"
+        );
+    }
+    pull.close().await;
+    closed.is_some()
+}
+
+async fn accepting(transport: &Transport, polls: usize) -> bool {
+    let bind = async |address: &str| {
+        #[allow(clippy::needless_update, reason = "without TLS it is everything")]
+        let options = ListenerOptions {
+            #[cfg(feature = "tls")]
+            tls: transport.options().tls,
+            ..Default::default()
+        };
+        Listener::bind(address, &[Protocol::Push], options).await
+    };
+    let bound = polled(bind(&transport.address), polls, async || {}).await;
+    let listener = match bound {
+        Some(bound) => bound.unwrap(),
+        None => bind(&transport.address).await.unwrap(),
+    };
+    let (push, pull) = push_and_pull(transport.options());
+    push.dial_in_background(listener.local_address()).unwrap();
+    let accepted = polled(listener.accept(), polls, async || {}).await;
+    let ready = accepted.is_some();
+    let accepted = match accepted {
+        Some(accepted) => accepted,
+        None => listener.accept().await,
+    };
+    pull.attach(accepted.unwrap()).unwrap();
+    arrives(&push, &pull).await;
+    drop(listener);
+    pull.close().await;
+    push.close().await;
+    ready
+}
+
+async fn events(transport: &Transport, polls: usize) -> bool {
+    let (push, pull) = push_and_pull(transport.options());
+    let (mut events, mut stream) = (pull.events(), pull.events().into_stream());
+    let at = pull.listen(&transport.address).await.unwrap();
+    push.dial_in_background(&at.address).unwrap();
+    let first = polled(pipe_added(&mut events), polls, async || {}).await;
+    let ready = first.is_some();
+    let added = match first {
+        Some(added) => added,
+        None => pipe_added(&mut events).await,
+    };
+    assert_eq!(added.endpoint, Some(at.id));
+    pull.close().await;
+    let next = polled(stream.next(), polls, async || {}).await.flatten();
+    let rest: Vec<_> = stream.collect().await;
+    assert_eq!(next.iter().chain(&rest).count(), 2, "{next:?} {rest:?}");
+    ready
+}
+
+/// A device never ends, so its points are those that it meets while messages go through it.
+async fn forwarding(transport: &Transport, polls: usize) -> bool {
+    let front = Raw::with_options(Protocol::Pull, small(transport));
+    let back = Raw::with_options(Protocol::Push, small(transport));
+    let push = Push::with_options(small(transport));
+    let pull = raw(Protocol::Pull)(small(transport));
+    connect(transport, &push, &front).await;
+    let far = Transport::ipc();
+    connect(&far, &back, &pull).await;
+    let (mut sent, mut got) = (0, Vec::new());
+    let end = polled(device(&front, &back), polls, async || {
+        sent += u32::from(push.try_send(body(sent)).is_ok());
+        if sent % 2 == 0 {
+            got.extend(received(&pull));
+        }
+    });
+    assert!(end.await.is_none(), "it goes on");
+    let rest = async {
+        while got.last() != Some(&sent) {
+            got.push(number(&pull.recv().await.unwrap().body));
+        }
+    };
+    tokio::select! {
+        end = device(&front, &back) => panic!("{end:?}"),
+        (last, ()) = async { tokio::join!(push.send(body(sent)), rest) } => last.unwrap(),
+    }
+    assert!(got.is_sorted_by(|one, next| one < next), "{got:?}");
+    let lost = sent as usize + 1 - got.len();
+    assert!(lost <= 1, "{lost} messages are lost");
+    tokio::join!(push.close(), front.close(), back.close(), pull.close());
+    polls >= 60
+}
 
 /// More polls than any of these futures needs.
 const ENOUGH: usize = 2000;
@@ -77,6 +500,42 @@ fn small(transport: &Transport) -> SocketOptions {
     }
 }
 
+fn patient(options: SocketOptions) -> Surveyor {
+    Surveyor::with_options(SocketOptions {
+        survey_time: Duration::from_secs(3600),
+        ..options
+    })
+}
+
+fn raw(protocol: Protocol) -> impl Fn(SocketOptions) -> Raw {
+    move |options| Raw::with_options(protocol, options)
+}
+
+fn subscribed(options: SocketOptions) -> Sub {
+    let sub = Sub::with_options(options);
+    assert!(sub.subscribe(""));
+    sub
+}
+
+fn reader(sub: &Sub) -> SubContext {
+    let context = sub.context();
+    assert!(context.subscribe(""));
+    context
+}
+
+fn reading(sub: &Sub) -> Incoming {
+    reader(sub).into_stream()
+}
+
+/// A socket with one of its contexts, or with a half of it.
+fn with<S, H>(open: impl Fn(SocketOptions) -> S, half: impl Fn(&S) -> H) -> impl Fn(SocketOptions) -> (S, H) {
+    move |options| {
+        let socket = open(options);
+        let half = half(&socket);
+        (socket, half)
+    }
+}
+
 /// Large, so that the kernel's buffers are full soon too.
 fn body(number: u32) -> Message {
     number.to_be_bytes().repeat(16 * 1024).into()
@@ -88,671 +547,106 @@ fn number(message: &[u8]) -> u32 {
     u32::from_be_bytes(message[..4].try_into().unwrap())
 }
 
-fn raw(body: Message) -> RawMessage {
+fn plain(number: u32) -> RawMessage {
+    carried(Protocol::Push, number)
+}
+
+/// With the header that a raw socket of this protocol is to send.
+fn carried(protocol: Protocol, number: u32) -> RawMessage {
+    let header: &[u8] = match protocol {
+        Protocol::Pair1 => &[0, 0, 0, 1],
+        Protocol::Req | Protocol::Surveyor => &[0x80, 0, 0, 1],
+        _ => &[],
+    };
     RawMessage {
-        header: Default::default(),
-        body,
+        header: header.into(),
+        body: body(number),
     }
 }
 
-fn plain(message: Message) -> Message {
-    message
+fn received(raw: &Raw) -> Option<u32> {
+    let message = raw.try_recv().unwrap();
+    message.map(|message| number(&message.body))
+}
+
+trait Socket {
+    async fn dial(&self, address: &str);
+    fn stats(&self) -> Stats;
+}
+
+macro_rules! sockets {
+    ($($socket:ty),*) => { $(
+        impl Socket for $socket {
+            async fn dial(&self, address: &str) {
+                self.dial(address).await.unwrap();
+            }
+
+            fn stats(&self) -> Stats {
+                self.stats()
+            }
+        }
+    )* };
+}
+
+sockets!(
+    Push, Pull, Pair, Pair1, Sub, Bus, Raw, Req, Rep, Surveyor, Respondent
+);
+
+impl<S: Socket, H> Socket for (S, H) {
+    async fn dial(&self, address: &str) {
+        self.0.dial(address).await;
+    }
+
+    fn stats(&self) -> Stats {
+        self.0.stats()
+    }
 }
 
 /// Connects the two, and both know it.
-macro_rules! connect {
-    ($transport:expr, $from:expr, $to:expr) => {{
-        let at = $to.listen(&$transport.address).await.unwrap();
-        $from.dial(&at.address).await.unwrap();
-        until(|| !$to.pipes().is_empty()).await;
-    }};
+async fn connect(transport: &Transport, from: &impl Socket, to: &Raw) {
+    let at = to.listen(&transport.address).await.unwrap();
+    from.dial(&at.address).await;
+    until(|| !to.pipes().is_empty()).await;
 }
 
-/// `send` at every point while the queues are full, for a socket that waits for room.
-macro_rules! waiting_send {
-    ($name:ident, $from:expr, $to:expr, $wrap:expr, $unwrap:expr) => {
-        #[tokio::test]
-        async fn $name() {
-            for transport in transports() {
-                at_every_point(async |polls| {
-                    let (from, to) = ($from(small(&transport)), $to(small(&transport)));
-                    connect!(transport, from, to);
-                    let (mut queued, mut still) = (0, 0);
-                    while still < 20 {
-                        if from.try_send($wrap(body(queued))).is_ok() {
-                            (queued, still) = (queued + 1, 0);
-                        } else {
-                            still += 1;
-                            tokio::task::yield_now().await;
-                        }
-                    }
-                    let mut got = Vec::new();
-                    let sent = polled(from.send($wrap(body(queued))), polls, async || {
-                        got.extend(to.try_recv().unwrap());
-                    });
-                    let sent = sent.await.map(Result::unwrap).is_some();
-                    let last = queued + 1;
-                    let finish = async {
-                        from.send($wrap(body(last))).await.unwrap();
-                    };
-                    let receive = async {
-                        while got
-                            .last()
-                            .is_none_or(|message| number(&$unwrap(message.clone())) != last)
-                        {
-                            got.push(to.recv().await.unwrap());
-                        }
-                    };
-                    tokio::join!(finish, receive);
-                    let got: Vec<_> = got
-                        .into_iter()
-                        .map(|message| number(&$unwrap(message)))
-                        .collect();
-                    let expected: Vec<_> = (0..=last)
-                        .filter(|number| sent || *number != queued)
-                        .collect();
-                    assert_eq!(got, expected);
-                    assert!(to.try_recv().unwrap().is_none());
-                    assert_eq!(from.stats().sent, to.stats().received);
-                    assert_eq!(from.stats().sent.messages, got.len() as u64);
-                    assert_eq!(from.stats().dropped, Default::default());
-                    assert_eq!(to.stats().dropped, Default::default());
-                    from.close().await;
-                    to.close().await;
-                    sent
-                })
-                .await;
-            }
+/// Everything was counted and nothing dropped.
+async fn end(one: &impl Socket, other: &Raw) {
+    let (one, two) = (one.stats(), other.stats());
+    assert_eq!((one.sent, one.received), (two.received, two.sent));
+    assert_eq!((one.dropped, two.dropped), Default::default());
+    other.close().await;
+}
+
+fn push_and_pull(options: SocketOptions) -> (Push, Pull) {
+    (Push::with_options(options.clone()), Pull::with_options(options))
+}
+
+async fn arrives(push: &Push, pull: &Pull) {
+    push.send("x").await.unwrap();
+    assert_eq!(&pull.recv().await.unwrap()[..], b"x");
+}
+
+async fn echo_one(raw: &Raw) {
+    if let Some(question) = raw.try_recv().unwrap() {
+        raw.send(question).await.unwrap();
+    }
+}
+
+/// What comes of `asking` while every question is answered.
+async fn while_echoing<T>(raw: &Raw, asking: impl Future<Output = T>) -> T {
+    let echoing = async {
+        loop {
+            raw.send(raw.recv().await.unwrap()).await.unwrap();
         }
     };
-}
-
-waiting_send! { push_send, Push::with_options, Pull::with_options, plain, plain }
-waiting_send! { pair_send, Pair::with_options, Pair::with_options, plain, plain }
-waiting_send! { pair1_send, Pair1::with_options, Pair1::with_options, plain, plain }
-waiting_send! {
-    raw_send,
-    |options| Raw::with_options(Protocol::Push, options),
-    |options| Raw::with_options(Protocol::Pull, options),
-    raw,
-    |message: RawMessage| message.body
-}
-
-/// `recv` at every point while messages come in.
-macro_rules! recv {
-    ($name:ident, $from:expr, $to:expr, $wrap:expr, $unwrap:expr) => {
-        #[tokio::test]
-        async fn $name() {
-            for transport in transports() {
-                at_every_point(async |polls| {
-                    let (from, to) = ($from(transport.options()), $to(transport.options()));
-                    connect!(transport, from, to);
-                    until(|| !from.pipes().is_empty()).await;
-                    let mut sent = 0;
-                    // The first polls find nothing.
-                    let mut steps = 0;
-                    let first = polled(to.recv(), polls, async || {
-                        steps += 1;
-                        if steps > 3 {
-                            from.send($wrap(body(sent))).await.unwrap();
-                            sent += 1;
-                        }
-                    });
-                    let first = first.await.map(Result::unwrap);
-                    let ready = first.is_some();
-                    from.send($wrap(body(sent))).await.unwrap();
-                    let mut expected = 0..=sent;
-                    if let Some(first) = first {
-                        assert_eq!(Some(number(&$unwrap(first))), expected.next());
-                    }
-                    for number_ in expected {
-                        assert_eq!(number(&$unwrap(to.recv().await.unwrap())), number_);
-                    }
-                    assert!(to.try_recv().unwrap().is_none());
-                    assert_eq!(from.stats().sent, to.stats().received);
-                    assert_eq!(to.stats().dropped, Default::default());
-                    from.close().await;
-                    to.close().await;
-                    ready
-                })
-                .await;
-            }
-        }
-    };
-}
-
-recv! { pull_recv, Push::with_options, Pull::with_options, plain, plain }
-recv! { pair_recv, Pair::with_options, Pair::with_options, plain, plain }
-recv! { pair1_recv, Pair1::with_options, Pair1::with_options, plain, plain }
-recv! { bus_recv, Bus::with_options, Bus::with_options, plain, plain }
-recv! { sub_recv, Pub::with_options, subscribed, plain, plain }
-recv! { sub_context_recv, Pub::with_options, SubscribedContext::with_options, plain, plain }
-recv! {
-    raw_recv,
-    |options| Raw::with_options(Protocol::Bus, options),
-    |options| Raw::with_options(Protocol::Bus, options),
-    raw,
-    |message: RawMessage| message.body
-}
-
-fn subscribed(options: SocketOptions) -> Sub {
-    let sub = Sub::with_options(options);
-    assert!(sub.subscribe(""));
-    sub
-}
-
-/// A context of a sub socket in the place of a socket.
-struct SubscribedContext {
-    sub: Sub,
-    context: RefCell<sp_proto::SubContext>,
-}
-
-impl SubscribedContext {
-    fn with_options(options: SocketOptions) -> Self {
-        let sub = Sub::with_options(options);
-        let context = RefCell::new(sub.context());
-        assert!(context.borrow_mut().subscribe(""));
-        Self { sub, context }
+    tokio::select! {
+        answer = asking => answer,
+        () = echoing => unreachable!(),
     }
-
-    #[allow(clippy::await_holding_refcell_ref, reason = "one receives at a time")]
-    async fn recv(&self) -> Result<Message, sp_proto::RecvError> {
-        self.context.borrow_mut().recv().await
-    }
-
-    fn try_recv(&self) -> Result<Option<Message>, sp_proto::RecvError> {
-        self.context.borrow_mut().try_recv()
-    }
-}
-
-impl std::ops::Deref for SubscribedContext {
-    type Target = Sub;
-
-    fn deref(&self) -> &Sub {
-        &self.sub
-    }
-}
-
-async fn echo(request: Request) {
-    let body = request.body().clone();
-    request.reply(body).await.unwrap();
 }
 
 /// Asks once more: the reply is to this question and to no one before.
-async fn is_answered(req: &Req, rep: &Rep) {
-    let (reply, ()) = tokio::join!(req.request("the last"), async {
-        loop {
-            let request = rep.recv().await.unwrap();
-            let last = &request.body()[..] == b"the last";
-            echo(request).await;
-            if last {
-                return;
-            }
-        }
-    });
+async fn is_answered(req: &Req, rep: &Raw) {
+    let reply = while_echoing(rep, req.request("the last")).await;
     assert_eq!(&reply.unwrap()[..], b"the last");
-}
-
-#[tokio::test]
-async fn req_request() {
-    for transport in transports() {
-        at_every_point(async |polls| {
-            let (req, rep) = (
-                Req::with_options(transport.options()),
-                Rep::with_options(transport.options()),
-            );
-            connect!(transport, req, rep);
-            let reply = polled(req.request(body(1)), polls, async || {
-                if let Some(request) = rep.try_recv().unwrap() {
-                    echo(request).await;
-                }
-            });
-            let reply = reply.await;
-            if let Some(reply) = &reply {
-                assert_eq!(number(reply.as_ref().unwrap()), 1);
-            }
-            is_answered(&req, &rep).await;
-            assert!(rep.try_recv().unwrap().is_none(), "no request comes twice");
-            // A reply that nobody waited for any more is counted.
-            let late = req.stats().received.messages - 1 - u64::from(reply.is_some());
-            let dropped = req.stats().dropped;
-            assert_eq!(dropped.unexpected + dropped.unread, late);
-            rep.close().await;
-            reply.is_some()
-        })
-        .await;
-    }
-}
-
-#[tokio::test]
-async fn req_send_while_nobody_is_there() {
-    for transport in transports() {
-        at_every_point(async |polls| {
-            let (req, rep) = (
-                Req::with_options(transport.options()),
-                Rep::with_options(transport.options()),
-            );
-            let at = rep.listen(&transport.address).await.unwrap();
-            let mut context = req.context();
-            let mut steps = 0;
-            let sent = polled(context.send("?"), polls, async || {
-                steps += 1;
-                if steps == 3 {
-                    req.dial(&at.address).await.unwrap();
-                }
-            });
-            let sent = sent.await.map(Result::unwrap).is_some();
-            if steps < 3 {
-                req.dial(&at.address).await.unwrap();
-            }
-            is_answered(&req, &rep).await;
-            if !sent {
-                let state = context.recv().await;
-                assert_eq!(state, Err(sp_proto::RecvError::State), "nothing is outstanding");
-            }
-            rep.close().await;
-            sent
-        })
-        .await;
-    }
-}
-
-#[tokio::test]
-async fn req_recv() {
-    for transport in transports() {
-        at_every_point(async |polls| {
-            let (req, rep) = (
-                Req::with_options(transport.options()),
-                Rep::with_options(transport.options()),
-            );
-            connect!(transport, req, rep);
-            let mut context = req.context();
-            context.send(body(1)).await.unwrap();
-            let reply = polled(context.recv(), polls, async || {
-                if let Some(request) = rep.try_recv().unwrap() {
-                    echo(request).await;
-                }
-            });
-            let reply = reply.await;
-            let ready = reply.is_some();
-            if let Some(request) = rep.try_recv().unwrap() {
-                echo(request).await;
-            }
-            let reply = match reply {
-                Some(reply) => reply,
-                // Not answered yet, or answered and kept.
-                None => {
-                    tokio::select! {
-                        reply = context.recv() => reply,
-                        () = async { loop { echo(rep.recv().await.unwrap()).await } } => unreachable!(),
-                    }
-                }
-            };
-            assert_eq!(number(&reply.unwrap()), 1);
-            is_answered(&req, &rep).await;
-            assert_eq!(req.stats().dropped, Default::default());
-            rep.close().await;
-            ready
-        })
-        .await;
-    }
-}
-
-/// `recv` of a request or survey, then its answer, at every point.
-macro_rules! answering {
-    ($name:ident, $answerer:ident, $asker:expr) => {
-        #[tokio::test]
-        async fn $name() {
-            for transport in transports() {
-                at_every_point(async |polls| {
-                    let asker = Raw::with_options($asker, small(&transport));
-                    let answerer = $answerer::with_options(small(&transport));
-                    connect!(transport, asker, answerer);
-                    let ask = async |id: u32| {
-                        let header = (id | 1 << 31).to_be_bytes().to_vec().into();
-                        asker
-                            .send(RawMessage {
-                                header,
-                                body: "?".into(),
-                            })
-                            .await
-                            .unwrap();
-                    };
-                    let id = |reply: &RawMessage| {
-                        number(&reply.body);
-                        u32::from_be_bytes(reply.header[..].try_into().unwrap()) & !(1 << 31)
-                    };
-                    // Nobody reads the answers, so after some of them one has to wait.
-                    let mut answered = Vec::new();
-                    for next in 0.. {
-                        ask(next).await;
-                        let request = answerer.recv().await.unwrap();
-                        match polled(request.reply(body(next)), 20, async || {}).await {
-                            Some(sent) => sent.unwrap(),
-                            None => break,
-                        }
-                        answered.push(next);
-                    }
-                    let last = answered.len() as u32 + 2;
-                    let mut asked = false;
-                    let request = polled(answerer.recv(), polls, async || {
-                        if !asked {
-                            asked = true;
-                            ask(last - 1).await;
-                        }
-                    });
-                    let request = match request.await {
-                        Some(request) => request.unwrap(),
-                        None => {
-                            if !asked {
-                                ask(last - 1).await;
-                            }
-                            answerer.recv().await.unwrap()
-                        }
-                    };
-                    assert_eq!(request.id(), last - 1);
-                    let mut got = Vec::new();
-                    let sent = polled(request.reply(body(last - 1)), polls, async || {
-                        got.extend(asker.try_recv().unwrap());
-                    });
-                    let ready = sent.await.map(Result::unwrap).is_some();
-                    if ready {
-                        answered.push(last - 1);
-                    }
-                    ask(last).await;
-                    let request = answerer.recv().await.unwrap();
-                    let answer = async {
-                        request.reply(body(last)).await.unwrap();
-                    };
-                    answered.push(last);
-                    let receive = async {
-                        while got.last().is_none_or(|reply| id(reply) != last) {
-                            got.push(asker.recv().await.unwrap());
-                        }
-                    };
-                    tokio::join!(answer, receive);
-                    assert_eq!(got.iter().map(id).collect::<Vec<_>>(), answered);
-                    assert_eq!(answerer.stats().sent, asker.stats().received);
-                    assert_eq!(answerer.stats().dropped, Default::default());
-                    answerer.close().await;
-                    ready
-                })
-                .await;
-            }
-        }
-    };
-}
-
-answering! { rep_recv_and_reply, Rep, Protocol::Req }
-answering! { respondent_recv_and_reply, Respondent, Protocol::Surveyor }
-
-#[tokio::test]
-async fn surveyor_survey_and_recv() {
-    for transport in transports() {
-        at_every_point(async |polls| {
-            let surveyor = Surveyor::with_options(SocketOptions {
-                survey_time: Duration::from_secs(3600),
-                ..transport.options()
-            });
-            let respondent = Respondent::with_options(transport.options());
-            connect!(transport, surveyor, respondent);
-            until(|| !surveyor.pipes().is_empty()).await;
-            let asked = polled(surveyor.survey("cancelled?"), polls, async || {}).await;
-            assert_eq!(asked.is_some(), polls > 0, "asking waits for nobody");
-            let mut survey = surveyor.survey(body(1)).await.unwrap();
-            let response = polled(survey.recv(), polls, async || {
-                if let Some(request) = respondent.try_recv().unwrap() {
-                    echo(request).await;
-                }
-            });
-            let response = response.await;
-            let ready = response.is_some();
-            let response = match response {
-                Some(response) => response,
-                None => tokio::select! {
-                    response = survey.recv() => response,
-                    () = async { loop { echo(respondent.recv().await.unwrap()).await } } => unreachable!(),
-                },
-            };
-            assert_eq!(number(&response.unwrap()), 1);
-            assert!(
-                polled(survey.recv(), 20, async || {}).await.is_none(),
-                "one answer"
-            );
-            respondent.close().await;
-            ready
-        })
-        .await;
-    }
-}
-
-#[tokio::test]
-async fn dial() {
-    for transport in transports() {
-        at_every_point(async |polls| {
-            let (push, pull) = (
-                Push::with_options(transport.options()),
-                Pull::with_options(transport.options()),
-            );
-            let at = pull.listen(&transport.address).await.unwrap();
-            let dialed = polled(push.dial(&at.address), polls, async || {}).await;
-            if let Some(dialed) = &dialed {
-                push.close_endpoint(dialed.as_ref().unwrap().id).await;
-            }
-            until(|| push.pipes().is_empty() && pull.pipes().is_empty()).await;
-            assert_eq!(
-                push.try_send("x").unwrap_err().kind,
-                SendErrorKind::WouldBlock,
-                "it does not dial"
-            );
-            push.dial(&at.address).await.unwrap();
-            push.send("x").await.unwrap();
-            assert_eq!(&pull.recv().await.unwrap()[..], b"x");
-            pull.close().await;
-            dialed.is_some()
-        })
-        .await;
-    }
-}
-
-#[tokio::test]
-async fn listen_and_close_endpoint() {
-    for transport in transports() {
-        at_every_point(async |polls| {
-            if let Some(path) = transport.address.strip_prefix("ipc://") {
-                // A stale file, which has to be looked into first.
-                let _ = std::fs::remove_file(path);
-                drop(std::os::unix::net::UnixListener::bind(path).unwrap());
-            }
-            let pull = Pull::with_options(transport.options());
-            let listened = polled(pull.listen(&transport.address), polls, async || {}).await;
-            let ready = listened.is_some();
-            let address = match listened {
-                None => transport.address.clone(),
-                Some(listened) => {
-                    let at = listened.unwrap();
-                    let push = Push::with_options(transport.options());
-                    push.dial(&at.address).await.unwrap();
-                    let _closed = polled(pull.close_endpoint(at.id), polls, async || {}).await;
-                    if polls > 0 {
-                        until(|| push.pipes().is_empty() && pull.pipes().is_empty()).await;
-                    } else {
-                        pull.close_endpoint(at.id).await;
-                    }
-                    at.address
-                }
-            };
-            // The address is free, now or once what was dropped has come to its end.
-            let next = Pull::with_options(transport.options());
-            while next.listen(&address).await.is_err() {
-                tokio::task::yield_now().await;
-            }
-            next.close().await;
-            ready
-        })
-        .await;
-    }
-}
-
-#[tokio::test]
-async fn close() {
-    for transport in transports() {
-        at_every_point(async |polls| {
-            let (push, pull) = (
-                Push::with_options(small(&transport)),
-                Pull::with_options(small(&transport)),
-            );
-            connect!(transport, push, pull);
-            let mut sent = 0;
-            while push.try_send(body(sent)).is_ok() {
-                sent += 1;
-            }
-            let mut got = Vec::new();
-            let closed = polled(push.close(), polls, async || got.extend(pull.try_recv().unwrap())).await;
-            let refused = push
-                .try_send("x")
-                .is_err_and(|error| error.kind == SendErrorKind::Closed);
-            assert_eq!(refused, polls > 0);
-            // What was not written is gone, but nothing is in between.
-            push.close().await;
-            until(|| {
-                got.extend(pull.try_recv().unwrap());
-                pull.pipes().is_empty()
-            })
-            .await;
-            got.extend(std::iter::from_fn(|| pull.try_recv().unwrap()));
-            let got: Vec<_> = got
-                .iter()
-                .filter(|message| message.len() > 1)
-                .map(|message| number(message))
-                .collect();
-            assert!(got.iter().copied().eq(0..got.len() as u32), "{got:?}");
-            if closed.is_some() {
-                assert_eq!(
-                    got.len(),
-                    sent as usize,
-                    "a close that ends has written everything"
-                );
-            }
-            pull.close().await;
-            closed.is_some()
-        })
-        .await;
-    }
-}
-
-#[tokio::test]
-async fn listener_bind_and_accept() {
-    for transport in transports() {
-        at_every_point(async |polls| {
-            let bind = async |address: &str| {
-                #[allow(clippy::needless_update, reason = "without TLS it is everything")]
-                let options = ListenerOptions {
-                    #[cfg(feature = "tls")]
-                    tls: transport.options().tls,
-                    ..Default::default()
-                };
-                Listener::bind(address, &[Protocol::Push], options).await
-            };
-            let bound = polled(bind(&transport.address), polls, async || {}).await;
-            let listener = match bound {
-                Some(bound) => bound.unwrap(),
-                None => bind(&transport.address).await.unwrap(),
-            };
-            let push = Push::with_options(transport.options());
-            push.dial_in_background(listener.local_address()).unwrap();
-            let accepted = polled(listener.accept(), polls, async || {}).await;
-            let ready = accepted.is_some();
-            let accepted = match accepted {
-                Some(accepted) => accepted,
-                None => listener.accept().await,
-            };
-            let pull = Pull::new();
-            pull.attach(accepted.unwrap()).unwrap();
-            push.send("x").await.unwrap();
-            assert_eq!(&pull.recv().await.unwrap()[..], b"x");
-            drop(listener);
-            pull.close().await;
-            push.close().await;
-            ready
-        })
-        .await;
-    }
-}
-
-#[tokio::test]
-async fn events_recv() {
-    for transport in transports() {
-        at_every_point(async |polls| {
-            let (push, pull) = (
-                Push::with_options(transport.options()),
-                Pull::with_options(transport.options()),
-            );
-            let mut events = pull.events();
-            let at = pull.listen(&transport.address).await.unwrap();
-            push.dial_in_background(&at.address).unwrap();
-            let first = polled(pipe_added(&mut events), polls, async || {}).await;
-            let ready = first.is_some();
-            let added = match first {
-                Some(added) => added,
-                None => pipe_added(&mut events).await,
-            };
-            assert_eq!(added.endpoint, Some(at.id));
-            pull.close().await;
-            ready
-        })
-        .await;
-    }
-}
-
-/// A device never ends, so its points are those that it meets while messages go through it.
-#[tokio::test]
-async fn device_both_ways() {
-    for transport in transports() {
-        at_every_point(async |polls| {
-            let (front, back) = (
-                Raw::with_options(Protocol::Pull, small(&transport)),
-                Raw::with_options(Protocol::Push, small(&transport)),
-            );
-            let (push, pull) = (
-                Push::with_options(small(&transport)),
-                Pull::with_options(small(&transport)),
-            );
-            let far = Transport::ipc();
-            connect!(transport, push, front);
-            connect!(far, back, pull);
-            let (mut sent, mut got) = (0, Vec::new());
-            let end = polled(device(&front, &back), polls, async || {
-                if push.try_send(body(sent)).is_ok() {
-                    sent += 1;
-                }
-                if sent % 2 == 0 {
-                    got.extend(pull.try_recv().unwrap());
-                }
-            });
-            assert!(end.await.is_none(), "it goes on");
-            let last = async {
-                push.send(body(sent)).await.unwrap();
-            };
-            let rest = async {
-                while got.last().is_none_or(|message| number(message) != sent) {
-                    got.push(pull.recv().await.unwrap());
-                }
-            };
-            tokio::select! {
-                end = device(&front, &back) => panic!("{end:?}"),
-                _ = async { tokio::join!(last, rest) } => {}
-            }
-            let got: Vec<_> = got.iter().map(|message| number(message)).collect();
-            assert!(got.is_sorted_by(|one, next| one < next), "{got:?}");
-            let lost = sent as usize + 1 - got.len();
-            assert!(lost <= 1, "{lost} messages are lost");
-            push.close().await;
-            front.close().await;
-            back.close().await;
-            pull.close().await;
-            polls >= 60
-        })
-        .await;
-    }
 }

@@ -474,6 +474,8 @@ fn dropping_the_last_handle_ends_every_pipe_also_one_that_just_comes() {
         });
         core.try_send(Turn, "1".into()).unwrap();
         drop(owner);
+        let (too_late, _theirs) = connection(1);
+        assert!(matches!(attach(&core, too_late), Err(Unattached::Closed)));
         pipe.join().unwrap();
         late.join().unwrap();
         assert!(core.pipes().is_empty());
