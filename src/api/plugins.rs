@@ -187,7 +187,8 @@ fn not_removed(name: &str, error: RemoveError) -> ApiError {
     match &error {
         RemoveError::NotFound(_) => ApiError::not_found(error),
         RemoveError::Io { source, .. } => {
-            let what = format!("the plugin {name:?} was stopped and starts again, since it cannot be removed");
+            let what =
+                format!("the plugin {name:?} was stopped and starts again, since it cannot be removed");
             ApiError::system(&error, &what, source)
         }
         RemoveError::Interrupted(_) => ApiError::unavailable(error),
