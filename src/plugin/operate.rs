@@ -256,7 +256,9 @@ impl Shared {
     pub(super) async fn start(&self, name: String) -> Result<(), ControlError> {
         let _turn = self.turn(&name).await;
         let is_stopped = matches!(self.catalog().entry(&name), Some(Entry::Held(..)));
-        if !is_stopped && self.is_up(&name) {
+        let remote = self.remote(&name);
+        let is_attached = remote.is_some_and(|remote| remote.status.borrow().attached);
+        if !is_stopped && !is_attached && self.is_up(&name) {
             return Ok(());
         }
         self.begin(name, None).await

@@ -508,6 +508,24 @@ mod tests {
         until(|| rustix::process::test_kill_process(guard).is_err()).await;
     }
 
+    /// Whoever may look into its guard can keep the guard's socket open, and say what he likes on it.
+    #[tokio::test]
+    async fn the_end_of_a_guard_is_known_though_somebody_has_its_socket() {
+        let (process, _output) = spawn(&shell("exec sleep 300")).await.unwrap();
+        let guard = process.guard.pid();
+        let pidfd = rustix::process::pidfd_open(guard, PidfdFlags::empty()).unwrap();
+        let flags = rustix::process::PidfdGetfdFlags::empty();
+        let copied = match rustix::process::pidfd_getfd(&pidfd, 0, flags) {
+            Ok(copied) => copied,
+            Err(error) => return testkit::skip("a copy of another process's socket", &error.to_string()),
+        };
+        rustix::process::kill_process(guard, Signal::KILL).unwrap();
+        let mut talker = std::fs::File::from(copied);
+        talker.write_all(b"started 1").unwrap();
+        timeout(PATIENCE, process.ended()).await.unwrap().unwrap();
+        assert_eq!(timeout(PATIENCE, process.reap()).await.unwrap(), Ending::Unknown);
+    }
+
     #[tokio::test]
     async fn a_missing_program_is_an_error() {
         let missing = Launch {

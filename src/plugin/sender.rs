@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sp_proto::{EndpointId, Push};
+use sp_proto::{EndpointId, PipeId, Push};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::timeout;
 
@@ -108,6 +108,14 @@ impl Sender {
         timeout(limit, Arc::clone(&self.turnstile).lock_owned())
             .await
             .ok()
+    }
+
+    /// The connection that there is, if there is one only.
+    pub(super) fn pipe(&self) -> Option<PipeId> {
+        match self.data.pipes().as_slice() {
+            [pipe] => Some(pipe.id),
+            _ => None,
+        }
     }
 
     /// Where the sink listens.

@@ -10,7 +10,7 @@ use mangrove_protocol::address;
 use mangrove_protocol::control::{Meta, Symbol, UseAs};
 use mangrove_protocol::data;
 use mangrove_protocol::name::SymbolName;
-use sp_proto::Pull;
+use sp_proto::{PipeId, Pull};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -28,6 +28,8 @@ pub struct Sink {
     acknowledgements: Pull,
     require_ack: bool,
     owed: Owed,
+    /// The connection that has taken the last message, as far as that is known.
+    taken_by: Option<PipeId>,
     held: Use,
 }
 
@@ -63,6 +65,11 @@ impl Owed {
         if self.epoch != epoch {
             *self = Self { messages: 0, epoch };
         }
+    }
+
+    /// The last message went to the process of this epoch, before it was known to run the sink.
+    fn go_over(&mut self, epoch: u64) {
+        *self = Self { messages: 1, epoch };
     }
 
     /// A message was sent.
@@ -120,6 +127,7 @@ impl Sink {
             acknowledgements,
             require_ack,
             owed: Owed::default(),
+            taken_by: None,
             held,
         })
     }
@@ -187,10 +195,14 @@ impl Sink {
             while let Ok(Some(_)) = self.acknowledgements.try_recv() {
                 self.owed.settle();
             }
+            let before = self.require_ack.then(|| self.sender.pipe()).flatten();
             self.hand_over(payload.clone()).await?;
             if !self.require_ack {
                 return Ok(());
             }
+            // Whoever was there before may have taken it and be gone.
+            let now = self.sender.pipe();
+            self.taken_by = now.filter(|_| before.is_none() || before == now);
             match self.acknowledged().await? {
                 Awaited::Acknowledged(word) => return word.map_err(ChannelError::Plugin),
                 Awaited::Moved => {
@@ -235,13 +247,21 @@ impl Sink {
         self.owed.note_sent();
         let limit = self.held.remote().settings.ack_timeout;
         let mut deadline = tokio::time::Instant::now() + limit;
+        let mut went_over = false;
         loop {
             let message = tokio::select! {
                 biased;
                 message = tokio::time::timeout_at(deadline, self.acknowledgements.recv()) => message,
                 error = self.held.ended() => return Err(error.unwrap_or(ChannelError::Stopping)),
                 Ok(()) = self.link.changed() => {
-                    if self.link.borrow_and_update().epoch == self.owed.epoch {
+                    let epoch = self.link.borrow_and_update().epoch;
+                    if epoch == self.owed.epoch {
+                        continue;
+                    }
+                    // The socket may have found the new process before the worker has.
+                    went_over = self.taken_by.is_some() && self.sender.pipe() == self.taken_by;
+                    if went_over {
+                        self.owed.go_over(epoch);
                         continue;
                     }
                     return Ok(Awaited::Moved);
@@ -251,6 +271,9 @@ impl Sink {
                 if self.is_coming_back() {
                     deadline += limit;
                     continue;
+                }
+                if went_over {
+                    return Ok(Awaited::Moved);
                 }
                 let (plugin, status) = self.held.describe();
                 return Err(ChannelError::NotAcknowledged {

@@ -221,7 +221,9 @@ async fn a_script_runs_once_before_the_first_start_with_its_paras() {
 
 #[tokio::test]
 async fn whatever_a_script_does_wrong_nothing_is_left_behind() {
-    let home = Home::new();
+    let mut home = Home::new();
+    // A script that removes its folder fails by itself, before anybody has seen that it is gone.
+    home.settings.settle = Duration::from_secs(3600);
     let example = Example::new();
     let host = home.start().await;
     let before = tree(&home);

@@ -286,6 +286,58 @@ async fn an_sdk_that_never_acknowledges_is_told_so() {
     host.shutdown().await;
 }
 
+/// Starts the plugin as its author does, in a shell or a debugger.
+fn by_hand(setup: &Setup) -> testkit::Process {
+    let mut command = tokio::process::Command::new(&setup.home.settings.python_bin);
+    command
+        .arg("run")
+        .current_dir(setup.home.plugin_folder(&setup.name));
+    testkit::Process::spawn(command)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_its_author_starts_is_attached_and_gets_what_is_open() {
+    let Some(mut setup) = setup("2.4.2") else { return };
+    setup.home.settings.peers = "plugin".to_owned();
+    let host = setup.home.start().await;
+    let path = setup.home.path().join("sink.txt");
+    let (rule, plugins) = (unique("hr"), &host.plugins);
+    let config = object(json!({"path": path, "requireAck": true}));
+    let mut sink = plugins
+        .open_sink(&setup.sink, meta(&rule), config, true)
+        .await
+        .unwrap();
+    let function = plugins.function(&setup.function, &rule).await.unwrap();
+    let pid = async || {
+        let called = within("the call", function.exec(vec![json!("pid")], context(&rule)));
+        called.await.unwrap().and_then(|pid| pid.as_u64())
+    };
+    let first = host.running(&setup.name).await.pid;
+    assert_eq!(pid().await, first.map(u64::from));
+
+    within("the wait for it", plugins.attach(&setup.name))
+        .await
+        .unwrap();
+    assert_eq!(host.status(&setup.name).pid, None);
+    for word in ["one", "two"] {
+        let mut process = by_hand(&setup);
+        let status = host.running(&setup.name).await;
+        assert_eq!((status.pid, status.attached), (process.id(), true));
+        within("the sink", sink.send(word.into())).await.unwrap();
+        assert_eq!(pid().await, process.id().map(u64::from));
+        // However it ends, the next one is waited for.
+        process.kill().await;
+        host.until("its end", &setup.name, |status| status.pid.is_none())
+            .await;
+    }
+    assert_eq!(lines(&path, 2).await, ["one", "two"]);
+    within("the start", plugins.start(&setup.name)).await.unwrap();
+    let status = host.running(&setup.name).await;
+    assert!(!status.attached && status.pid != first);
+    within("the sink", sink.send("three".into())).await.unwrap();
+    host.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_cannot_import_its_sdk_says_why() {
     let Some(setup) = setup("2.4.2") else { return };

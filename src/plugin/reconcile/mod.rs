@@ -35,6 +35,8 @@ const GATHER: Duration = Duration::from_millis(10);
 
 /// How much longer than the look itself: who keeps changing files costs a fifth of a processor at most.
 const REST: u32 = 4;
+/// But no longer than this: a look may have taken long because the machine is busy with something else.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// Until the next look at a folder that cannot be read.
 const RETRY: Duration = Duration::from_secs(1);
@@ -95,7 +97,7 @@ impl Reconciler {
                 .map_or(self.next_rescan, |due| due.min(self.next_rescan));
             let wait = async {
                 tokio::select! {
-                    () = shared.dirty.changed() => tokio::time::sleep(GATHER.max(self.effort * REST)).await,
+                    () = shared.dirty.changed() => tokio::time::sleep(self.rest()).await,
                     () = tokio::time::sleep_until(wake.into()) => {}
                 }
             };
@@ -154,6 +156,11 @@ impl Reconciler {
                 }
             }
         }
+    }
+
+    /// How long news are gathered now.
+    fn rest(&self) -> Duration {
+        (self.effort * REST).clamp(GATHER, LONGEST_REST)
     }
 
     /// When something that was changing may have become still.
