@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mangrove_protocol::native::opening::{Hello, Limits};
 
@@ -53,6 +54,9 @@ pub(super) struct Bench<'a> {
     pub(super) settings: &'a Portable,
     pub(super) plan: &'a Plan,
     pub(super) ledger: Arc<Ledger>,
+    /// How long a plugin may take over anything that has no time limit of its own. Far longer than it should: the
+    /// machine may be busy.
+    pub(super) patience: Duration,
 }
 
 impl Bench<'_> {
@@ -62,6 +66,7 @@ impl Bench<'_> {
             candidate: self.candidate,
             settings: self.settings,
             ledger: &self.ledger,
+            patience: self.patience,
         };
         Session::launch(entry).await
     }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use mangrove_protocol::Object;
+use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::name::SymbolName;
 use mangrove_protocol::native::UseNumber;
 use mangrove_protocol::native::control::Role;
@@ -15,7 +16,7 @@ use serde_json::Value;
 use sp_proto::{Message, Pair, Pull, Push, SocketOptions};
 
 use super::behaviour::{Flaw, Verdict, demand};
-use super::session::{PATIENCE, Session, milliseconds, name, options, place};
+use super::session::{Session, milliseconds, name, options, place};
 
 /// How often a socket is asked whether it is connected.
 const POLL: Duration = Duration::from_millis(5);
@@ -210,9 +211,59 @@ impl SourceUse {
         Ok(last)
     }
 
-    /// Waits until it has closed its channel.
+    /// Waits until it has closed its channel. What comes until then is read: unread, it would hide the end.
     async fn closed(&mut self, session: &Session) -> Verdict {
-        disconnected(session, &self.symbol, || self.pull.pipes().is_empty()).await
+        let what = format!("the end of the data connection of {}, after stop,", self.symbol);
+        let closed = async {
+            while !self.pull.pipes().is_empty() {
+                while self.read_queued(session)? {}
+                tokio::time::sleep(POLL).await;
+            }
+            Ok(())
+        };
+        session.within(what, closed).await?
+    }
+}
+
+/// Asks for the start of a symbol that should be refused, at an address where somebody listens.
+pub(super) async fn try_start(
+    session: &Session,
+    kind: SymbolKind,
+    symbol: &SymbolName,
+    config: Object,
+) -> Verdict<Result<Value, String>> {
+    let number = session.number();
+    let address = session.address(number);
+    let (pull, push, pair) = (
+        Pull::with_options(options()),
+        Push::with_options(options()),
+        Pair::with_options(options()),
+    );
+    match kind {
+        SymbolKind::Source => pull.listen(&address).await,
+        SymbolKind::Sink => push.listen(&address).await,
+        SymbolKind::Function => pair.listen(&address).await,
+    }
+    .map_err(listening)?;
+    session.start(number, symbol, role(kind, config), &address).await
+}
+
+/// The role of a symbol of which only the configuration is of interest.
+fn role(kind: SymbolKind, config: Object) -> Role {
+    let place = place();
+    match kind {
+        SymbolKind::Source => Role::Source {
+            place,
+            data_source: String::new(),
+            config,
+            offset: None,
+        },
+        SymbolKind::Sink => Role::Sink {
+            place,
+            config,
+            ack: true,
+        },
+        SymbolKind::Function => Role::Function,
     }
 }
 
@@ -328,7 +379,7 @@ impl FunctionUse {
             instance_id: 0,
             func_id: 0,
         };
-        let message = writer.finish(&context, milliseconds(PATIENCE));
+        let message = writer.finish(&context, milliseconds(session.patience()));
         self.send_raw(session, message).await?;
         Ok(ids)
     }

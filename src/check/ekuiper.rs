@@ -2,6 +2,7 @@
 //! addresses are the same for every host of a machine, so it must not run in one meanwhile.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use mangrove_protocol::control::{Command, Meta, Request as Said, Symbol, UseAs};
 use mangrove_protocol::data::{FunctionCall, FunctionContext, FunctionReply, SourceMessage};
@@ -14,7 +15,7 @@ use tokio::time::timeout;
 use super::behaviour::{Behaviour, Bench, Flaw, Verdict, demand};
 use super::function::agree;
 use super::plan::placed;
-use super::session::{PATIENCE, STOP, name, options, place};
+use super::session::{STOP, name, options, place};
 use super::symbols::all;
 use crate::config::Portable;
 use crate::plugin::{Candidate, Trial};
@@ -53,7 +54,7 @@ pub(super) const ALL: &[Behaviour] = &[
 ];
 
 /// Whether the plugin connects to where eKuiper's SDKs do, and not to where it was told to.
-pub(super) async fn is_spoken(candidate: &Candidate, settings: &Portable) -> bool {
+pub(super) async fn is_spoken(candidate: &Candidate, settings: &Portable, patience: Duration) -> bool {
     let spoken = async {
         let scratch = tempfile::tempdir().ok()?;
         let own = format!("ipc://{}", scratch.path().join("control.ipc").display());
@@ -75,7 +76,7 @@ pub(super) async fn is_spoken(candidate: &Candidate, settings: &Portable) -> boo
         }
     };
     // Without an answer, the first behaviour says what is wrong.
-    matches!(timeout(PATIENCE, spoken).await, Ok(Some(_)))
+    matches!(timeout(patience, spoken).await, Ok(Some(_)))
 }
 
 fn variables(control: &str, manifest: &Manifest) -> BTreeMap<String, String> {
@@ -92,6 +93,7 @@ struct Session {
     control: Rep,
     /// The plugin's newest request, which the next command replies to.
     ready: Option<Request>,
+    patience: Duration,
     scratch: tempfile::TempDir,
 }
 
@@ -111,6 +113,7 @@ impl Session {
             trial: started.map_err(Flaw::broken)?,
             control,
             ready: None,
+            patience: bench.patience,
             scratch,
         };
         let request = session.within("its handshake", session.control.recv()).await?;
@@ -126,8 +129,8 @@ impl Session {
     async fn within<T>(&self, what: &str, future: impl Future<Output = T>) -> Verdict<T> {
         tokio::select! {
             biased;
-            done = timeout(PATIENCE, future) => {
-                done.map_err(|_| Flaw::failed(format!("{what} did not come within {} s", PATIENCE.as_secs())))
+            done = timeout(self.patience, future) => {
+                done.map_err(|_| Flaw::failed(format!("{what} did not come within {} s", self.patience.as_secs())))
             }
             _ = self.trial.ended() => Err(Flaw::failed(format!("its process ended before {what} came"))),
         }

@@ -79,7 +79,16 @@ pub enum Mark {
     Skipped,
 }
 
-/// Plays all behaviours whose names contain `only` against the plugin in `folder`. `told` hears of each as soon as it
+/// What is tried, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// Only behaviours with this in their names.
+    pub only: &'a str,
+    /// How long the plugin may take over anything that has no time limit of its own.
+    pub patience: Duration,
+}
+
+/// Plays behaviours against the plugin in `folder`. `told` hears of each as soon as it
 /// is known, and may end the check with an error.
 ///
 /// # Errors
@@ -90,7 +99,7 @@ pub enum Mark {
 pub async fn run<E: From<CheckError>>(
     folder: &Path,
     settings: &Portable,
-    only: &str,
+    wish: Wish<'_>,
     mut told: impl FnMut(Line) -> Result<(), E>,
 ) -> Result<(), E> {
     let folder = folder.to_owned();
@@ -102,17 +111,18 @@ pub async fn run<E: From<CheckError>>(
     let read = tokio::task::spawn_blocking(read).await;
     let (candidate, plan) = read.map_err(|error| CheckError::Plan(error.to_string()))??;
     candidate.prepare(settings).await.map_err(CheckError::from)?;
-    let list = match ekuiper::is_spoken(&candidate, settings).await {
+    let list = match ekuiper::is_spoken(&candidate, settings, wish.patience).await {
         true => ekuiper::ALL,
         false => ALL,
     };
     let mut opened = true;
-    for behaviour in list.iter().filter(|behaviour| behaviour.name.contains(only)) {
+    for behaviour in list.iter().filter(|behaviour| behaviour.name.contains(wish.only)) {
         let bench = Bench {
             candidate: &candidate,
             settings,
             plan: &plan,
             ledger: Arc::new(Ledger::default()),
+            patience: wish.patience,
         };
         let verdict = match opened {
             true => play(behaviour, &bench).await,

@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::name::SymbolName;
 use mangrove_protocol::native::control::{Place, Role, Start, Stop, ToPlugin, Validate};
 use mangrove_protocol::native::opening::{Hello, Limits, Refused, Welcome};
 use mangrove_protocol::native::{CONTROL_VARIABLE, PLUGIN_VARIABLE, TOKEN_VARIABLE, UseNumber};
-use mangrove_protocol::{Object, native};
+use mangrove_protocol::native;
 use serde_json::Value;
 use sp_proto::{Connection, Listener, ListenerOptions, Pair, Protocol, SocketOptions};
 use tempfile::TempDir;
@@ -24,10 +23,6 @@ use super::behaviour::{Flaw, Verdict};
 use super::desk::{Board, Desk, Ledger, UseRecord};
 use crate::config::Portable;
 use crate::plugin::{Candidate, End, Trial};
-
-/// How long a plugin may take over anything that has no time limit of its own. Far longer than it should: this
-/// machine may be busy.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The time limit that is told with `stop` and `shutdown`.
 pub(super) const STOP: Duration = Duration::from_secs(10);
@@ -46,6 +41,7 @@ pub(super) struct Session {
     /// Holds the task of the control channel.
     tasks: JoinSet<()>,
     limits: Limits,
+    patience: Duration,
     scratch: TempDir,
     next: AtomicU64,
 }
@@ -55,6 +51,7 @@ pub(super) struct Entry<'a> {
     pub(super) candidate: &'a Candidate,
     pub(super) settings: &'a Portable,
     pub(super) ledger: &'a Arc<Ledger>,
+    pub(super) patience: Duration,
 }
 
 /// The options of every socket of the kit.
@@ -100,6 +97,7 @@ impl Session {
             control: None,
             tasks: JoinSet::new(),
             limits: Limits::default(),
+            patience: entry.patience,
             scratch,
             next: AtomicU64::new(1),
         })
@@ -161,6 +159,11 @@ impl Session {
         self.limits
     }
 
+    /// How long anything may take.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
     pub(super) fn trial(&self) -> &Trial {
         &self.trial
     }
@@ -182,8 +185,8 @@ impl Session {
     pub(super) async fn within<T>(&self, what: impl Display, future: impl Future<Output = T>) -> Verdict<T> {
         tokio::select! {
             biased;
-            done = timeout(PATIENCE, future) => {
-                done.map_err(|_| Flaw::failed(format!("{what} did not come within {} s", PATIENCE.as_secs())))
+            done = timeout(self.patience, future) => {
+                done.map_err(|_| Flaw::failed(format!("{what} did not come within {} s", self.patience.as_secs())))
             }
             _ = self.trial.ended() => {
                 let words = self.trial.last_words().map(|words| format!("; it said last: {words}"));
@@ -301,16 +304,16 @@ impl Session {
 
     /// Awaits the end of the process, which `what` led to.
     pub(super) async fn ended(self, what: &str) -> Verdict<End> {
-        match timeout(PATIENCE, self.trial.ended()).await {
+        match timeout(self.patience, self.trial.ended()).await {
             Ok(_) => {
                 // What it has sent is read to its end.
                 let closed = self.desk.until(|board| board.closed.then_some(()));
-                let _still_open = timeout(PATIENCE, closed).await;
+                let _still_open = timeout(self.patience, closed).await;
                 Ok(self.trial.reap().await)
             }
             Err(_) => Err(Flaw::failed(format!(
                 "its process did not end within {} s after {what}",
-                PATIENCE.as_secs()
+                self.patience.as_secs()
             ))),
         }
     }
@@ -322,24 +325,6 @@ pub(super) fn place() -> Place {
         rule_id: name("check"),
         op_id: name("demo"),
         instance_id: 0,
-    }
-}
-
-/// The role of a symbol that only has a kind.
-pub(super) fn role(kind: SymbolKind, config: Object, data_source: &str) -> Role {
-    match kind {
-        SymbolKind::Source => Role::Source {
-            place: place(),
-            data_source: data_source.to_owned(),
-            config,
-            offset: None,
-        },
-        SymbolKind::Sink => Role::Sink {
-            place: place(),
-            config,
-            ack: true,
-        },
-        SymbolKind::Function => Role::Function,
     }
 }
 

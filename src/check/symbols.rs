@@ -7,9 +7,9 @@ use mangrove_protocol::name::SymbolName;
 use tokio::time::{Instant, sleep};
 
 use super::behaviour::{Bench, Flaw, Verdict, demand};
-use super::channel::{FunctionUse, SinkUse, SourceUse};
+use super::channel::{FunctionUse, SinkUse, SourceUse, try_start};
 use super::plan::{SinkPlan, SourcePlan, placed};
-use super::session::{Session, name, role};
+use super::session::{Session, name};
 use super::sink::example;
 
 /// How often a symbol is started for [`restart`], before and after what is open is counted.
@@ -139,10 +139,7 @@ pub(super) async fn unknown(bench: &Bench<'_>) -> Verdict {
     let session = bench.open().await?;
     let stranger = name::<SymbolName>("no_such_symbol");
     for kind in [SymbolKind::Source, SymbolKind::Sink, SymbolKind::Function] {
-        let number = session.number();
-        let address = session.address(number);
-        let role = role(kind, Default::default(), "");
-        let answer = session.start(number, &stranger, role, &address).await?;
+        let answer = try_start(&session, kind, &stranger, Default::default()).await?;
         demand(answer.is_err(), || {
             format!("it starts a {kind} that it does not have")
         })?;
@@ -164,10 +161,7 @@ pub(super) async fn wrong_config(bench: &Bench<'_>) -> Verdict {
     }
     let session = bench.open().await?;
     for (kind, symbol, invalid) in wrong {
-        let number = session.number();
-        let address = session.address(number);
-        let role = role(kind, placed(invalid, &session.scratch()), "");
-        let answer = session.start(number, symbol, role, &address).await?;
+        let answer = try_start(&session, kind, symbol, placed(invalid, &session.scratch())).await?;
         demand(answer.is_err(), || {
             format!("the {kind} {symbol} starts with the configuration that check.json says is invalid")
         })?;

@@ -4,7 +4,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `plugin`, `rule` | the commands, and how the answers look |
-//! | `author` | those that need no host |
+//! | `author`, `run` | those that need no host |
 //! | `live` | answers without an end |
 //! | `client` | the way to a host |
 //! | `table`, `terminal` | text for a terminal, and the terminal |
@@ -14,6 +14,7 @@ mod client;
 mod live;
 mod plugin;
 mod rule;
+mod run;
 mod table;
 mod terminal;
 
@@ -149,9 +150,8 @@ impl Ask {
     }
 
     fn answer(self, output: &mut dyn io::Write, input: &mut dyn io::BufRead) -> anyhow::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        // A host that is run for an author has as many threads as any.
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         match self.0 {
             Inner::Plugin(plugin::Command::Author(command), remote) => {
                 let json = remote.json;
