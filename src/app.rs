@@ -79,7 +79,7 @@ pub async fn run(
     let address = listener.local_addr().map_err(listen)?;
 
     let root = CancellationToken::new();
-    let plugins = plugin::Manager::start(config, root.child_token())
+    let plugins = plugin::Manager::start(config, states.clone(), root.child_token())
         .await
         .map_err(AppError::Plugins)?;
     let rules = match rule::Manager::start(config, plugins.handle(), store, states, root.child_token()).await

@@ -12,6 +12,7 @@ use super::install;
 use super::reconcile::Reconciler;
 use super::shared::{Shared, blocking};
 use crate::config::Config;
+use crate::store::States;
 
 /// What ending a process may take beyond its grace, until the host no longer waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -26,9 +27,9 @@ impl Manager {
     /// from then on. A bad plugin is refused and stops nothing else.
     ///
     /// # Errors
-    /// The folder cannot be made or read.
-    pub async fn start(config: &Config, shutdown: CancellationToken) -> io::Result<Self> {
-        let shared = Arc::new(Shared::new(config, shutdown).await?);
+    /// The folder cannot be made or read, or there is no private folder for sockets.
+    pub async fn start(config: &Config, states: States, shutdown: CancellationToken) -> io::Result<Self> {
+        let shared = Arc::new(Shared::new(config, states, shutdown).await?);
         let plugins = shared.plugins.clone();
         if let Err(error) = blocking(move || install::clean(&plugins)).await {
             tracing::warn!("cannot remove what an installation has left: {error}");

@@ -20,6 +20,7 @@
 //! | I/O | `worker`, `remote` | one plugin at run time: the task around its `lifecycle`, and the way to it |
 //! | I/O | `source`, `sink`, `function` | the data channels, as rules use them |
 //! | I/O | `sender`, `calls` | the parts of them that move with the plugin's processes |
+//! | I/O | `native` | our own contract: its control channel, and what is its own of the data channels |
 //! | I/O | `record` | when each symbol last worked |
 //! | I/O | `events` | what happened to them, for whoever listens |
 //! | I/O | `reconcile`, `operate` | what is done because the folder changed, and what by hand |
@@ -53,6 +54,7 @@ mod lifecycle;
 mod limits;
 mod locks;
 mod manager;
+mod native;
 mod operate;
 mod output;
 mod package;
@@ -128,6 +130,8 @@ fn test_settings() -> Portable {
         call_timeout: Duration::from_secs(10),
         ack_timeout: Duration::from_secs(10),
         checkpoint_interval: Duration::from_secs(10),
+        ack_window: 1024,
+        ping_interval: Duration::from_secs(10),
         stop_grace: Duration::from_secs(2),
         restart_delay_min: Duration::from_millis(10),
         restart_delay_max: Duration::from_millis(100),

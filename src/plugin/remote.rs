@@ -9,13 +9,14 @@ use mangrove_protocol::name::{PluginName, SymbolName};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::calls::Line;
+use super::channel::Ends;
 use super::error::OpenError;
 use super::launch::Launch;
 use super::lifecycle::{Refusal, UseId};
+use super::native::Native;
 use super::output::Output;
 use super::peers::Peers;
 use super::record::{Records, milliseconds};
-use super::sender::Sender;
 use super::status::{Snapshot, Status};
 use super::users::Users;
 use crate::config::Portable;
@@ -43,12 +44,12 @@ pub(super) enum Request {
         reply: oneshot::Sender<()>,
     },
     /// Stop, then wait for a process that the author starts. Answered when no process of ours is left.
-    Attach(oneshot::Sender<()>),
-    /// Run a source or a sink. A sink comes with what is connected with the process that runs it.
+    Attach(Arc<Manifest>, oneshot::Sender<()>),
+    /// Run a source or a sink.
     Open(
         UseId,
         Box<Symbol>,
-        Option<Arc<Sender>>,
+        Ends,
         oneshot::Sender<Result<EndOfUse, Refusal>>,
     ),
     /// Stop what was opened. Answered when it has stopped.
@@ -68,6 +69,9 @@ pub(super) struct Remote {
     pub(super) output: Arc<Output>,
     pub(super) peers: Arc<Peers>,
     pub(super) settings: Arc<Portable>,
+    pub(super) native: Arc<Native>,
+    /// What a process that somebody else starts has to find in its environment. Has the token.
+    pub(super) attachment: watch::Receiver<Vec<(String, String)>>,
 }
 
 impl Remote {

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::causes::with_sources;
 use super::guard;
+use super::native::outlet::Outlet;
 
 /// The longest delay between two attempts to reach a sink whose process is being started again. They cost
 /// next to nothing: the address is a file on this machine.
@@ -25,6 +26,8 @@ pub(super) struct Sender {
     endpoint: Mutex<Option<EndpointId>>,
     pub(super) turnstile: Arc<Mutex<()>>,
     pub(super) link: watch::Sender<Link>,
+    /// The data channels of our own contract.
+    pub(super) outlet: Outlet,
 }
 
 /// Whom a sender is connected with.
@@ -37,7 +40,12 @@ pub(super) struct Link {
 }
 
 impl Sender {
-    pub(super) fn new(address: String, limit: Duration, options: sp_proto::SocketOptions) -> Self {
+    pub(super) fn new(
+        address: String,
+        options: sp_proto::SocketOptions,
+        outlet: Outlet,
+        limit: Duration,
+    ) -> Self {
         Self {
             data: Push::with_options(sp_proto::SocketOptions {
                 reconnect_max: RECONNECT,
@@ -48,12 +56,22 @@ impl Sender {
             endpoint: Mutex::default(),
             turnstile: Arc::default(),
             link: watch::Sender::new(Link::default()),
+            outlet,
         }
+    }
+
+    /// The data channels of our own contract.
+    pub(super) fn outlet(&self) -> &Outlet {
+        &self.outlet
     }
 
     /// Connects with the process that listens now; at once, whatever delay the socket would take. Nothing is
     /// done when it is connected with `process` already. When this fails, the socket goes on dialing.
     pub(super) async fn connect(&self, process: Option<u32>) -> Result<(), String> {
+        if self.outlet.is_native() {
+            self.note_up();
+            return Ok(());
+        }
         let mut endpoint = self.endpoint.lock().await;
         let is_there = |pid| process.is_some_and(|process| guard::descends(pid, process));
         let mut peers = self

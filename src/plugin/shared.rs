@@ -22,6 +22,7 @@ use super::fingerprint::Fingerprint;
 use super::inspect::{self, Unfit, Whole};
 use super::launch::Launch;
 use super::locks::{Haste, Locked, Locks};
+use super::native::Native;
 use super::process::Spawner;
 use super::remote::{Assignment, Remote, Request};
 use super::script::{self, ScriptError};
@@ -30,6 +31,7 @@ use super::status::State;
 use super::watch::Dirty;
 use super::worker::Worker;
 use crate::config::{Config, Portable};
+use crate::store::States;
 
 /// How long a plugin that is stopped or removed waits for its rules to let go of it.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -123,6 +125,7 @@ pub(super) struct Shared {
     pub(super) tasks: TaskTracker,
     shutdown: CancellationToken,
     spawner: Spawner,
+    native: Arc<Native>,
 }
 
 /// The right to change what has a name. When it is given back, the folder is compared again.
@@ -159,13 +162,20 @@ impl Shared {
     ///
     /// # Errors
     /// The plugins' folder cannot be made or found.
-    pub(super) async fn new(config: &Config, shutdown: CancellationToken) -> io::Result<Self> {
+    pub(super) async fn new(
+        config: &Config,
+        states: States,
+        shutdown: CancellationToken,
+    ) -> io::Result<Self> {
         let plugins = config.home.join("plugins");
         let portable = plugins.join("portable");
         tokio::fs::create_dir_all(&portable).await?;
         // Made absolute, because it becomes part of command lines with another working directory.
         let portable = tokio::fs::canonicalize(&portable).await?;
+        let home = config.home.clone();
+        let native = blocking(move || Native::prepare(&home, states)).await?;
         Ok(Self {
+            native: Arc::new(native),
             etc: Settings::new(&config.home),
             plugins: portable.parent().unwrap_or(&plugins).to_owned(),
             portable,
@@ -481,7 +491,8 @@ impl Shared {
         }
         let (settings, events) = (Arc::clone(&self.settings), self.events.clone());
         let output = workers.get(plugin).map(|ended| Arc::clone(&ended.output));
-        let (worker, remote) = Worker::new(plugin.clone(), settings, spawner, events, output);
+        let native = Arc::clone(&self.native);
+        let (worker, remote) = Worker::new(plugin.clone(), settings, spawner, native, events, output);
         self.tasks.spawn(worker.run(self.shutdown.child_token()));
         workers.insert(plugin.clone(), remote.clone());
         Some(remote)

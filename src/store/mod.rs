@@ -18,7 +18,7 @@ use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 
 pub use error::StoreError;
 use file::File;
-pub use states::{Scope, StateError, States};
+pub use states::{Keeper, Scope, StateError, States};
 
 /// The store's handle; cheap to clone. The file is released when the last one is dropped.
 #[derive(Clone, Debug)]

@@ -93,7 +93,7 @@ pub struct States {
 }
 
 /// The task behind [`States`]; whoever started it ends it.
-pub(crate) struct Keeper {
+pub struct Keeper {
     states: States,
     task: JoinSet<()>,
 }
@@ -123,7 +123,7 @@ impl States {
     ///
     /// # Errors
     /// As for the store of the definitions.
-    pub(crate) async fn start(path: &Path, checkpoint: Duration) -> Result<(Self, Keeper), StoreError> {
+    pub async fn start(path: &Path, checkpoint: Duration) -> Result<(Self, Keeper), StoreError> {
         let file = File::open(path, |transaction| {
             transaction.open_table(VALUES)?;
             transaction.open_table(SIZES)?;
@@ -227,7 +227,7 @@ impl States {
 
 impl Keeper {
     /// Waits until everything so far is on the disk. What is asked later is refused.
-    pub(crate) async fn shutdown(mut self) {
+    pub async fn shutdown(mut self) {
         if let Err(error) = self.states.checkpoint().await {
             tracing::error!("what plugins remembered last is lost: {error}");
         }

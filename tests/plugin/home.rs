@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use mangrove::config::{Config, Portable};
 use mangrove::plugin::{Handle, Manager, State, Status};
+use mangrove::store::{Keeper, States};
 use mangrove_protocol::control::Meta;
 use testkit::within;
 use tokio_util::sync::CancellationToken;
 
 use crate::peer::Peer;
+
+/// After which time what symbols remember is forced to the disk.
+const CHECKPOINT: Duration = Duration::from_millis(100);
 
 /// A program that does nothing but live.
 pub(crate) const SLEEP: &str = "#!/bin/sh\nexec sleep 600\n";
@@ -91,10 +95,15 @@ impl Home {
             portable: self.settings.clone(),
             ..Config::new(self.path().to_owned())
         };
-        let manager = Manager::start(&config, CancellationToken::new()).await.unwrap();
+        let path = self.path().join("data/states.redb");
+        let (states, keeper) = States::start(&path, CHECKPOINT).await.unwrap();
+        let manager = Manager::start(&config, states, CancellationToken::new())
+            .await
+            .unwrap();
         Host {
             plugins: manager.handle(),
             manager,
+            keeper,
         }
     }
 }
@@ -106,6 +115,7 @@ pub(crate) fn manifest(language: &str, fields: &str) -> String {
 pub(crate) struct Host {
     pub(crate) plugins: Handle,
     manager: Manager,
+    keeper: Keeper,
 }
 
 impl Host {
@@ -176,5 +186,6 @@ impl Host {
 
     pub(crate) async fn shutdown(self) {
         within("the plugins to stop", self.manager.shutdown()).await;
+        within("the states", self.keeper.shutdown()).await;
     }
 }

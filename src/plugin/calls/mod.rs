@@ -11,6 +11,7 @@ use sp_proto::{Message, PipeId};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::native::link::Link;
 use super::turn::{self, Turn};
 pub(super) use task::Task;
 
@@ -20,8 +21,17 @@ const LINE: usize = 256;
 /// A call on its way to the task.
 pub(super) struct Call {
     pub(super) message: Vec<u8>,
-    /// Closed when the caller has given up. Answered with `None` when the connection broke.
-    pub(super) reply: oneshot::Sender<Option<Message>>,
+    /// Closed when the caller has given up.
+    pub(super) reply: oneshot::Sender<Answer>,
+}
+
+/// What has come of a call.
+pub(super) enum Answer {
+    Message(Message),
+    /// The connection broke.
+    Broken,
+    /// It was not sent: the process that runs the function now speaks our own contract.
+    Elsewhere,
 }
 
 /// What callers and the worker see of the channel.
@@ -79,12 +89,15 @@ impl Standing {
 pub(super) struct Line {
     pub(super) calls: mpsc::Sender<Call>,
     pub(super) standing: Arc<Standing>,
+    /// The channel of our own contract, when the process speaks that.
+    pub(super) link: watch::Receiver<Option<Arc<Link>>>,
 }
 
 /// The worker's end of a channel.
 pub(super) struct Channel {
     line: Line,
     favoured: watch::Sender<Option<u32>>,
+    link: watch::Sender<Option<Arc<Link>>>,
     stop: CancellationToken,
 }
 
@@ -96,6 +109,11 @@ impl Channel {
     /// Whether anybody besides the worker can call.
     pub(super) fn is_used(&self) -> bool {
         self.line.calls.strong_count() > 1
+    }
+
+    /// Puts calls into this link from now on; without one, into the channel of the other contract.
+    pub(super) fn serve(&self, link: Option<Arc<Link>>) {
+        self.link.send_replace(link);
     }
 
     /// The process whose turn it is.

@@ -7,6 +7,9 @@ use sp_proto::{Req, ReqContext};
 use tokio::time::timeout;
 
 use super::*;
+use crate::plugin::channel::Ends;
+use crate::plugin::native::feed::Inlet;
+use crate::store::{Keeper, States};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -14,6 +17,8 @@ struct Scene {
     remote: Remote,
     shutdown: CancellationToken,
     task: JoinSet<()>,
+    _keeper: Keeper,
+    _home: tempfile::TempDir,
 }
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -21,7 +26,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     result.unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
-fn scene(test: &str) -> Scene {
+async fn scene(test: &str) -> Scene {
     let spawner = Spawner::of_this_test();
     // The address of its control channel is known to the whole machine.
     let plugin = format!("hworker-{test}-{}", std::process::id());
@@ -29,10 +34,15 @@ fn scene(test: &str) -> Scene {
         peers: "user".to_owned(),
         ..crate::plugin::test_settings()
     });
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("states");
+    let (states, keeper) = States::start(&path, Duration::from_secs(1)).await.unwrap();
+    let native = Native::prepare(home.path(), states).unwrap();
     let (worker, remote) = Worker::new(
         plugin.parse().unwrap(),
         settings,
         spawner,
+        Arc::new(native),
         Events::default(),
         None,
     );
@@ -43,6 +53,8 @@ fn scene(test: &str) -> Scene {
         remote,
         shutdown,
         task,
+        _keeper: keeper,
+        _home: home,
     }
 }
 
@@ -101,11 +113,13 @@ impl Scene {
 
 #[tokio::test]
 async fn a_process_that_the_author_starts_is_attached_and_gets_what_is_open() {
-    let scene = scene("attach");
+    let scene = scene("attach").await;
     let peer = scene.start().await;
-    within("our process's end", scene.remote.ask(Request::Attach))
-        .await
-        .unwrap();
+    let manifest = scene.assignment().manifest;
+    let attached = scene.remote.ask(|reply| Request::Attach(manifest, reply));
+    within("our process's end", attached).await.unwrap();
+    let variables = scene.remote.attachment.borrow().clone();
+    assert_eq!(variables.len(), 3, "what a process of our own contract needs");
     drop(peer);
     let status = scene
         .until("nobody", |status| status.attached && status.pid.is_none())
@@ -126,7 +140,7 @@ async fn a_process_that_the_author_starts_is_attached_and_gets_what_is_open() {
     let id = scene.remote.users.next_id();
     let opening = scene
         .remote
-        .ask(|reply| Request::Open(id, Box::new(symbol), None, reply));
+        .ask(|reply| Request::Open(id, Box::new(symbol), Ends::Source(Inlet::new().0), reply));
     let speaking = async {
         let (socket, mut context) = scene.peer().await;
         let command = Command::decode(&context.recv().await.unwrap()).unwrap();

@@ -69,9 +69,10 @@ impl Input {
     }
 
     /// Says that everything up to `offset` is safe.
-    pub(super) async fn commit(&mut self, offset: &Value) {
-        if let Self::Portable(source) = self {
-            source.commit(offset).await;
+    pub(super) async fn commit(&mut self, offset: &Value) -> Result<(), plugin::ChannelError> {
+        match self {
+            Self::Portable(source) => source.commit(offset).await,
+            Self::BuiltIn(_) => Ok(()),
         }
     }
 

@@ -40,9 +40,11 @@ impl Feed {
     }
 
     /// Everything up to `offset` is safe.
-    async fn commit(&mut self, offset: &Value) {
-        if let Self::Own(input) = self {
-            input.commit(offset).await;
+    async fn commit(&mut self, offset: &Value, metrics: &Metrics) {
+        if let Self::Own(input) = self
+            && let Err(error) = input.commit(offset).await
+        {
+            metrics.exception(&error);
         }
     }
 
@@ -68,7 +70,7 @@ pub(super) async fn run(
             () = stop_intake.cancelled() => break None,
             () = ledger.changed() => {
                 if let Some(offset) = ledger.take_safe() {
-                    feed.commit(&offset).await;
+                    feed.commit(&offset, &metrics).await;
                 }
                 continue;
             }
@@ -114,7 +116,7 @@ pub(super) async fn run(
     drop(rows);
     ledger.closed().await;
     if let Some(offset) = ledger.take_safe() {
-        feed.commit(&offset).await;
+        feed.commit(&offset, &metrics).await;
     }
     feed.close().await;
     end
