@@ -111,6 +111,13 @@ pub struct Portable {
     pub limit_open_files: usize,
     /// What plugins get of busy processors beside other processes, percent of the usual weight.
     pub limit_cpu_share: u32,
+    /// Where plugins that are attached may connect from other machines: `tcp://host:port` or `tls+tcp://host:port`,
+    /// port 0 for a free one each; empty: nowhere.
+    pub remote: String,
+    /// The host's certificate chain for `tls+tcp`, in PEM.
+    pub remote_cert: Option<PathBuf>,
+    /// Its private key, in PEM.
+    pub remote_key: Option<PathBuf>,
     /// Which processes may connect to a plugin's channels, one of [`PEERS`].
     pub peers: String,
     /// This program, which guards the plugins' processes. Not a setting.
@@ -241,6 +248,9 @@ impl Config {
                 limit_memory: 0,
                 limit_open_files: 0,
                 limit_cpu_share: 100,
+                remote: String::new(),
+                remote_cert: None,
+                remote_key: None,
                 peers: "plugin".to_owned(),
                 guard: PathBuf::from("/proc/self/exe"),
             },
@@ -272,7 +282,13 @@ impl Config {
         let mut config = Self::new(absolute);
         config.apply_file()?;
         config.apply_variables(variables)?;
-        if let Some(path) = &mut config.portable.ca_file {
+        let portable = &mut config.portable;
+        let files = [
+            &mut portable.ca_file,
+            &mut portable.remote_cert,
+            &mut portable.remote_key,
+        ];
+        for path in files.into_iter().flatten() {
             *path = config.home.join(&path);
         }
         if let Some(address) = overrides.rest {

@@ -27,6 +27,8 @@ pub(super) struct Setting {
 enum Kind {
     Address(fn(&mut Config) -> &mut SocketAddr),
     Command(fn(&mut Config) -> &mut String),
+    /// Where plugins of other machines connect; empty for nowhere.
+    Remote(fn(&mut Config) -> &mut String),
     /// Empty for none.
     File(fn(&mut Config) -> &mut Option<PathBuf>),
     Word(&'static [&'static str], fn(&mut Config) -> &mut String),
@@ -37,7 +39,7 @@ enum Kind {
     Count(&'static str, RangeInclusive<u64>, fn(&mut Config) -> &mut u32),
 }
 
-use Kind::{Address, Command, Count, File, Milliseconds, Number, Word};
+use Kind::{Address, Command, Count, File, Milliseconds, Number, Remote, Word};
 
 /// One hour is longer than anybody should wait for a plugin.
 const WAIT: RangeInclusive<u64> = 1..=3_600_000;
@@ -80,6 +82,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("portable", "limitMemory", Number("bytes", 0..=TIB, |c| &mut c.portable.limit_memory)),
     setting("portable", "limitOpenFiles", Number("files", 0..=1_000_000, |c| &mut c.portable.limit_open_files)),
     setting("portable", "limitCpuShare", Count("percent", 1..=100, |c| &mut c.portable.limit_cpu_share)),
+    setting("portable", "remote", Remote(|c| &mut c.portable.remote)),
+    setting("portable", "remoteCert", File(|c| &mut c.portable.remote_cert)),
+    setting("portable", "remoteKey", File(|c| &mut c.portable.remote_key)),
     setting("portable", "peers", Word(&PEERS, |c| &mut c.portable.peers)),
     setting("rule", "bufferLength", Number("tuples", MANY, |c| &mut c.rule.buffer_length)),
     setting("log", "level", Word(&LEVELS, |c| &mut c.log.level)),
@@ -106,7 +111,7 @@ impl Setting {
             Milliseconds(..) | Number(..) | Count(..) => text
                 .parse::<u64>()
                 .map_or_else(|_| Value::from(text), Value::from),
-            Address(_) | Command(_) | File(_) | Word(..) => Value::from(text),
+            Address(_) | Command(_) | Remote(_) | File(_) | Word(..) => Value::from(text),
         }
     }
 
@@ -125,6 +130,18 @@ impl Setting {
                     return None;
                 }
                 command.clone_into(field(config));
+            }
+            Remote(field) => {
+                let address = value.as_str()?;
+                if !address.is_empty() {
+                    let (scheme, rest) = address.split_once("://")?;
+                    let (host, port) = rest.rsplit_once(':')?;
+                    let is_known = ["tcp", "tls+tcp"].contains(&scheme);
+                    if !is_known || host.is_empty() || port.parse::<u16>().is_err() {
+                        return None;
+                    }
+                }
+                address.clone_into(field(config));
             }
             File(field) => {
                 let path = value.as_str().filter(|path| !path.contains('\0'))?;
@@ -150,6 +167,7 @@ impl Setting {
         match &self.kind {
             Address(_) => "an IP address with a port, such as 127.0.0.1:9081".to_owned(),
             Command(_) => "a command".to_owned(),
+            Remote(_) => "empty, tcp://host:port or tls+tcp://host:port".to_owned(),
             File(_) => "a path".to_owned(),
             Word(words, _) => format!("one of {}", words.join(", ")),
             Milliseconds(range, _) => integer(range, "milliseconds"),
@@ -162,7 +180,7 @@ impl Setting {
     pub(super) fn value(&self, config: &mut Config) -> Value {
         match &self.kind {
             Address(field) => field(config).to_string().into(),
-            Command(field) | Word(_, field) => field(config).clone().into(),
+            Command(field) | Remote(field) | Word(_, field) => field(config).clone().into(),
             File(field) => {
                 let path = field(config).as_deref();
                 path.map_or("", |path| path.to_str().unwrap()).into()

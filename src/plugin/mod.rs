@@ -144,6 +144,9 @@ fn test_settings() -> Portable {
         limit_memory: 0,
         limit_open_files: 0,
         limit_cpu_share: 100,
+        remote: String::new(),
+        remote_cert: None,
+        remote_key: None,
         peers: "plugin".to_owned(),
         guard: "/proc/self/exe".into(),
     }

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | pure | `opening` | whether a `hello` is taken |
 //! | pure | `window` | which results a sink owes an acknowledgement for |
+//! | I/O | `remote` | what is different for a plugin on another machine |
 //! | I/O | `run` | the folder of the sockets |
 //! | I/O | `session` | the control channel of one process |
 //! | I/O | `desk` | what a session knows of the uses, requests and faults of its process |
@@ -19,6 +20,7 @@ pub(super) mod feed;
 pub(super) mod link;
 mod opening;
 pub(super) mod outlet;
+mod remote;
 mod run;
 pub(super) mod session;
 mod window;

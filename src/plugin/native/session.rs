@@ -14,7 +14,7 @@ use mangrove_protocol::native::control::{
 use mangrove_protocol::native::opening::{Hello, Refused, Symbols, Welcome};
 use mangrove_protocol::native::{CONTROL_VARIABLE, PLUGIN_VARIABLE, TOKEN_VARIABLE, VERSIONS};
 use serde_json::Value;
-use sp_proto::{Events, Message, Pair, PipeId, Pull, Push, SocketOptions};
+use sp_proto::{Endpoint, Events, Message, Pair, PipeId, Pull, Push, SocketOptions};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::desk::{Active, Answered, Asked, Desk, Entry};
 use super::feed::Feed;
 use super::link::{self, Link};
-use super::{LAST_WORDS, Native, limits, milliseconds, opening, options};
+use super::{LAST_WORDS, Native, limits, milliseconds, opening, options, remote};
 use crate::config::Portable;
 use crate::plugin::causes::with_sources;
 use crate::plugin::channel::Ends;
@@ -37,6 +37,9 @@ const ORDERS: usize = 64;
 
 /// Messages that may wait until the plugin reads; then nothing is read from it either.
 const OUTBOX: usize = 256;
+
+/// How long a connection from another machine may be silent before it says hello.
+const HELLO: Duration = Duration::from_secs(10);
 
 /// How long a plugin that was refused has to read why.
 const REFUSED: Duration = Duration::from_secs(1);
@@ -81,6 +84,8 @@ pub(in crate::plugin) struct Setup {
     pub(in crate::plugin) records: Arc<Records>,
     pub(in crate::plugin) native: Arc<Native>,
     pub(in crate::plugin) news: mpsc::Sender<(Generation, News)>,
+    /// The process may run on another machine.
+    pub(in crate::plugin) remote: bool,
 }
 
 /// The worker's end. Dropped: the session reads what the process has said last, and ends.
@@ -109,14 +114,17 @@ impl Session {
     /// Nobody can listen there, or there is no randomness.
     pub(in crate::plugin) async fn start(setup: Setup, tasks: &mut JoinSet<()>) -> Result<Self, String> {
         let token = token().map_err(|error| format!("there is no token for it: {error}"))?;
-        let options = options(&setup.settings, &setup.peers.admission());
+        let (options, address) = if setup.remote {
+            let options = remote::options(&setup.settings).await?;
+            (options, setup.settings.remote.clone())
+        } else {
+            let admission = setup.peers.admission();
+            (options(&setup.settings, &admission), setup.native.next_address())
+        };
         let socket = Pair::with_options(options.clone());
         let events = socket.events();
-        let address = setup.native.next_address();
-        socket
-            .listen(&address)
-            .await
-            .map_err(|error| with_sources(&error))?;
+        let endpoint = socket.listen(&address).await;
+        let address = endpoint.map_err(|error| with_sources(&error))?.address;
         let (orders, received) = mpsc::channel(ORDERS);
         let links = Links::default();
         let stop = CancellationToken::new();
@@ -131,6 +139,7 @@ impl Session {
             desk: Desk::new(setup.native.states.clone()),
             plugin,
             token,
+            address,
             options,
             socket,
             events,
@@ -140,7 +149,7 @@ impl Session {
             functions: JoinSet::new(),
             stop: stop.clone(),
             pipe: None,
-            standing: Standing::Silent,
+            standing: Standing::Silent(None),
             symbols: Symbols::default(),
             outbox: VecDeque::new(),
             held: None,
@@ -190,8 +199,8 @@ fn token() -> std::io::Result<String> {
 /// How far the process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
-    /// It has not said hello on this connection.
-    Silent,
+    /// It has not said hello on this connection, which a stranger's has to do by then.
+    Silent(Option<Instant>),
     Open,
     /// It is given a moment to read why.
     Refused(Instant),
@@ -201,6 +210,8 @@ struct Task {
     setup: Setup,
     plugin: PluginName,
     token: String,
+    /// Where it listens.
+    address: String,
     options: SocketOptions,
     socket: Pair,
     events: Events,
@@ -239,7 +250,8 @@ impl Task {
         loop {
             let expelled = match self.standing {
                 Standing::Refused(at) => Some(at),
-                _ => None,
+                Standing::Silent(at) => at,
+                Standing::Open => None,
             };
             let wake = tokio::select! {
                 biased;
@@ -288,14 +300,18 @@ impl Task {
         if let Some(pipe) = self.pipe {
             self.socket.disconnect(pipe);
         }
-        self.standing = Standing::Silent;
+        self.standing = Standing::Silent(None);
     }
 
     async fn handle_pipe(&mut self, event: sp_proto::Event) {
         match event {
             sp_proto::Event::PipeAdded(info) => {
                 self.pipe = Some(info.id);
-                self.standing = Standing::Silent;
+                let until = self.setup.remote.then(|| Instant::now() + HELLO);
+                self.standing = Standing::Silent(until);
+                if self.setup.remote {
+                    self.options.admission = remote::same_machine(&info.peer_address);
+                }
                 if let Some(hello) = self.held.take() {
                     self.handle_message(&hello).await;
                 }
@@ -309,7 +325,7 @@ impl Task {
                     super::lock(&self.links).clear();
                     self.tell(News::Gone(pipe)).await;
                 }
-                self.standing = Standing::Silent;
+                self.standing = Standing::Silent(None);
             }
             sp_proto::Event::PeerRefused { peer_address, reason } => {
                 let plugin = &self.plugin;
@@ -381,7 +397,7 @@ impl Task {
         }
         match self.standing {
             Standing::Open => {}
-            Standing::Silent => return Err("expected \"hello\" as the first message".to_owned()),
+            Standing::Silent(_) => return Err("expected \"hello\" as the first message".to_owned()),
             Standing::Refused(_) => return Ok(()),
         }
         match message {
@@ -533,44 +549,51 @@ impl Task {
         let kind = lifecycle::kind(&symbol);
         let place = place(&symbol);
         let record = self.setup.records.of(kind, &symbol.name);
-        let address = self.setup.native.next_address();
+        let Some(address) = self.data_address() else {
+            return Some(Err(
+                "there is no address beside the one of its control channel".to_owned()
+            ));
+        };
         let (Some(ends), Some(own)) = (ends, self.own.upgrade()) else {
             return Some(Err("nobody uses it any more".to_owned()));
         };
         let options = self.options.clone();
         let batch = limits(&self.setup.settings).batch;
-        let active = match (&ends, &symbol.use_as) {
+        let (active, endpoint) = match (&ends, &symbol.use_as) {
             (Ends::Source(inlet), UseAs::Source { .. }) => {
                 let socket = Pull::with_options(options);
-                if let Err(error) = socket.listen(&address).await {
-                    return Some(Err(with_sources(&error)));
-                }
+                let endpoint = match socket.listen(&address).await {
+                    Ok(endpoint) => endpoint,
+                    Err(error) => return Some(Err(with_sources(&error))),
+                };
                 let (feed, ending) = Feed::new(socket, number, own, batch);
                 if !inlet.put(feed) {
                     return Some(Err("nobody receives from it".to_owned()));
                 }
-                Active::Source(ending)
+                (Active::Source(ending), endpoint)
             }
             (Ends::Sink(sender), UseAs::Sink) => {
                 let socket = Push::with_options(options);
-                if let Err(error) = socket.listen(&address).await {
-                    return Some(Err(with_sources(&error)));
-                }
+                let endpoint = match socket.listen(&address).await {
+                    Ok(endpoint) => endpoint,
+                    Err(error) => return Some(Err(with_sources(&error))),
+                };
                 sender.outlet().set_native(true);
-                Active::Sink(Arc::clone(sender), Some(socket))
+                (Active::Sink(Arc::clone(sender), Some(socket)), endpoint)
             }
             (Ends::Function, UseAs::Function) => {
                 let socket = Pair::with_options(options);
-                if let Err(error) = socket.listen(&address).await {
-                    return Some(Err(with_sources(&error)));
-                }
+                let endpoint = match socket.listen(&address).await {
+                    Ok(endpoint) => endpoint,
+                    Err(error) => return Some(Err(with_sources(&error))),
+                };
                 let aggregate = self.symbols.is_aggregate(&symbol.name);
                 let settings = &self.setup.settings;
                 let record = Arc::clone(&record);
                 let parts = link::new(socket, aggregate, own, record, settings);
                 self.functions.spawn(parts.writer.run());
                 self.functions.spawn(parts.reader.run());
-                Active::Function(parts.link)
+                (Active::Function(parts.link), endpoint)
             }
             _ => return Some(Err("its ends are those of another kind of symbol".to_owned())),
         };
@@ -593,10 +616,29 @@ impl Task {
             number,
             symbol: symbol.name,
             role,
-            address,
+            address: self.dialed(endpoint),
         };
         self.send(&ToPlugin::Start(request, Box::new(start)));
         None
+    }
+
+    /// Where to listen for a data channel.
+    fn data_address(&self) -> Option<String> {
+        if self.setup.remote {
+            remote::beside(&self.address)
+        } else {
+            Some(self.setup.native.next_address())
+        }
+    }
+
+    /// What the plugin is told of it.
+    fn dialed(&self, endpoint: Endpoint) -> String {
+        let star = self
+            .setup
+            .remote
+            .then(|| remote::star(&endpoint.address))
+            .flatten();
+        star.unwrap_or(endpoint.address)
     }
 
     async fn role(&self, symbol: Symbol, place: Option<&Place>, active: &Active) -> Option<Role> {

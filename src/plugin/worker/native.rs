@@ -17,10 +17,8 @@ impl Worker {
         &mut self,
         generation: Generation,
     ) -> Result<Vec<(String, String)>, String> {
-        let attached = self
-            .attached
-            .clone()
-            .filter(|_| self.generations.standing().attached);
+        let is_attached = self.generations.standing().attached;
+        let attached = self.attached.clone().filter(|_| is_attached);
         let manifest = attached.or_else(|| self.generations.manifest(generation));
         let setup = Setup {
             generation,
@@ -31,6 +29,7 @@ impl Worker {
             records: Arc::clone(&self.records),
             native: Arc::clone(&self.native),
             news: self.news.0.clone(),
+            remote: is_attached && !self.settings.remote.is_empty(),
         };
         let session = Session::start(setup, &mut self.tasks).await?;
         let environment = session.environment().to_vec();
