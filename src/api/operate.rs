@@ -82,6 +82,7 @@ impl From<plugin::Line> for Line {
             stream: match line.stream {
                 plugin::Stream::Stdout => "stdout",
                 plugin::Stream::Stderr => "stderr",
+                plugin::Stream::Log => "log",
             },
             text: line.text,
         }

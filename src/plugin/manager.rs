@@ -24,6 +24,8 @@ use super::inspect::{self, Unfit, Whole};
 use super::install;
 use super::launch::Launch;
 use super::locks::{Haste, Locked, Locks};
+use super::native::Native;
+use super::native::states::Volatile;
 use super::process::Spawner;
 use super::reconcile::Reconciler;
 use super::script::{self, ScriptError};
@@ -62,7 +64,10 @@ impl Manager {
         tokio::fs::create_dir_all(&portable).await?;
         // Made absolute, because it becomes part of command lines with another working directory.
         let portable = tokio::fs::canonicalize(&portable).await?;
+        let home = config.home.clone();
+        let native = blocking(move || Native::prepare(&home, Arc::new(Volatile::default()))).await?;
         let shared = Arc::new(Shared {
+            native: Arc::new(native),
             etc: Settings::new(&config.home),
             plugins: portable.parent().unwrap_or(&plugins).to_owned(),
             portable,
@@ -204,6 +209,7 @@ pub(super) struct Shared {
     pub(super) tasks: TaskTracker,
     shutdown: CancellationToken,
     spawner: Spawner,
+    native: Arc<Native>,
 }
 
 /// The right to change what has a name. When it is given back, the folder is compared again.
@@ -447,7 +453,8 @@ impl Shared {
         }
         let (settings, events) = (Arc::clone(&self.settings), self.events.clone());
         let output = workers.get(plugin).map(|ended| Arc::clone(&ended.output));
-        let (worker, remote) = Worker::new(plugin.clone(), settings, spawner, events, output);
+        let native = Arc::clone(&self.native);
+        let (worker, remote) = Worker::new(plugin.clone(), settings, spawner, native, events, output);
         self.tasks.spawn(worker.run(self.shutdown.child_token()));
         workers.insert(plugin.clone(), remote.clone());
         Some(remote)

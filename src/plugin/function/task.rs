@@ -65,6 +65,7 @@ impl Task {
             changed,
         });
         let (favour, favoured) = watch::channel(None);
+        let (serve, link) = watch::channel(None);
         let stop = CancellationToken::new();
         let core = Core {
             plugin: plugin.clone(),
@@ -81,8 +82,10 @@ impl Task {
             line: Line {
                 calls: sender,
                 standing,
+                link,
             },
             favoured: favour,
+            link: serve,
             stop: stop.clone(),
         };
         Ok((

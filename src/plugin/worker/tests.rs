@@ -7,6 +7,7 @@ use sp_proto::{Req, ReqContext};
 use tokio::time::timeout;
 
 use super::*;
+use crate::plugin::native::states::Volatile;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -21,6 +22,14 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     result.unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
+/// Sockets in a folder that is never left behind: the sessions are.
+fn native() -> Arc<Native> {
+    let home = tempfile::tempdir().unwrap();
+    let native = Native::prepare(home.path(), Arc::new(Volatile::default()));
+    std::mem::forget(home);
+    Arc::new(native.unwrap())
+}
+
 fn scene(test: &str) -> Scene {
     let spawner = Spawner::of_this_test();
     // The address of its control channel is known to the whole machine.
@@ -33,6 +42,7 @@ fn scene(test: &str) -> Scene {
         plugin.parse().unwrap(),
         settings,
         spawner,
+        native(),
         Events::default(),
         None,
     );
