@@ -122,7 +122,8 @@ impl Context {
         }
     }
 
-    /// Completes when the symbol has to stop. A sink or function is first given time for what it has been handed.
+    /// Completes when the symbol has to stop. A sink or function is first given half of its
+    /// time for what it has been handed.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.

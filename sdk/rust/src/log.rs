@@ -38,7 +38,8 @@ pub(crate) trait Sink: Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
     pub(crate) session: u64,
-    pub(crate) number: UseNumber,
+    /// `None`: the session itself.
+    pub(crate) number: Option<UseNumber>,
 }
 
 static SESSIONS: Mutex<BTreeMap<u64, Weak<dyn Sink>>> = Mutex::new(BTreeMap::new());
@@ -55,6 +56,13 @@ impl Session {
         let sink: Weak<S> = Arc::downgrade(sink);
         sessions(|sessions| sessions.insert(number, sink));
         Self { number }
+    }
+}
+
+impl Session {
+    /// The span of what belongs to no use.
+    pub(crate) fn span(&self) -> Span {
+        tracing::info_span!("session", session = self.number)
     }
 }
 
@@ -79,7 +87,7 @@ pub(crate) fn span(kind: SymbolKind, symbol: &str, place: &Place, origin: Option
         op = place.op,
         instance = place.instance,
         session = origin.map(|origin| origin.session),
-        r#use = origin.map(|origin| origin.number),
+        r#use = origin.and_then(|origin| origin.number),
     )
 }
 
@@ -117,23 +125,23 @@ struct Mark {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for HostLayer {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        if attributes.metadata().name() != "symbol" {
+        if !matches!(attributes.metadata().name(), "symbol" | "session") {
             return;
         }
         let mut fields = Fields::default();
         attributes.record(&mut fields);
         let number = |name: &str| fields.values.get(name).and_then(Value::as_u64);
-        let (Some(session), Some(used), Some(span)) = (number("session"), number("use"), context.span(id))
-        else {
+        let (Some(session), Some(span)) = (number("session"), context.span(id)) else {
             return;
+        };
+        let origin = Origin {
+            session,
+            number: number("use"),
         };
         let is_function = fields.values.get("kind").is_some_and(|kind| kind == "function");
         let rule = fields.values.get("rule").and_then(Value::as_str);
         span.extensions_mut().insert(Mark {
-            origin: Origin {
-                session,
-                number: used,
-            },
+            origin,
             rule: rule.filter(|_| is_function).map(str::to_owned),
         });
     }
@@ -154,7 +162,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for HostLayer {
         let line = Log {
             level: level(event.metadata()),
             message: fields.message,
-            number: origin.map(|origin| origin.number),
+            number: origin.and_then(|origin| origin.number),
             fields: fields.values,
         };
         deliver(origin, line);

@@ -15,6 +15,7 @@ use sp_proto::{Event, Events, Message, RecvError, SocketOptions};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::link::Link;
 use super::orders::{End, Order, Orders};
@@ -103,7 +104,12 @@ impl Session {
         }
     }
 
-    pub(super) async fn run(mut self, stop: &CancellationToken) -> Outcome {
+    pub(super) async fn run(self, stop: &CancellationToken) -> Outcome {
+        let span = self.log.span();
+        self.serve(stop).instrument(span).await
+    }
+
+    async fn serve(mut self, stop: &CancellationToken) -> Outcome {
         let outcome = loop {
             if self.ending.is_some() && self.tasks.is_empty() {
                 break Outcome::Finished;
@@ -242,7 +248,7 @@ impl Session {
         match self.work(&using.symbol, start.role) {
             Ok(work) => {
                 self.uses.insert(number, running);
-                self.tasks.spawn(run(using, id, work));
+                self.tasks.spawn(run(using, id, work).in_current_span());
             }
             Err(error) => self.answer(id, Err(error.to_string())),
         }

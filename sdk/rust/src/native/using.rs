@@ -85,7 +85,7 @@ impl Use {
             metrics: Metrics::new(Arc::clone(&self.figures)),
             log: Some(Origin {
                 session: self.session,
-                number: self.number,
+                number: Some(self.number),
             }),
             offset,
         };
@@ -119,6 +119,13 @@ impl Use {
     /// Tells the symbol to stop as soon as there is an order to; completes when it has had its time.
     pub(super) async fn past_grace(&self, cancellation: &CancellationToken) {
         self.orders.given().await;
+        cancellation.cancel();
+        self.orders.grace().await;
+    }
+
+    /// The same for a symbol that has work left when the order comes: for half of its time it is not told.
+    pub(super) async fn past_work(&self, cancellation: &CancellationToken) {
+        self.orders.half().await;
         cancellation.cancel();
         self.orders.grace().await;
     }
