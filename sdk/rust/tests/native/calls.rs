@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use mangrove_protocol::native::control::ToPlugin;
+use mangrove_protocol::native::control::{Stop, ToHost, ToPlugin};
 use mangrove_protocol::native::function::{CallWriter, FunctionContext, Results, encode_cancel};
 use mangrove_sdk::{Options, Value};
 use serde_json::json;
@@ -11,7 +11,7 @@ use sp_proto::Pair;
 use tokio::sync::Mutex;
 
 use crate::script::{Host, limits, soon};
-use crate::symbols::{DROPPED, HELD};
+use crate::symbols::{CALLS, DROPPED, HELD};
 
 /// Those that count what runs come one after the other.
 static COUNTED: Mutex<()> = Mutex::const_new(());
@@ -152,17 +152,26 @@ async fn calls_beyond_the_bound_wait_for_their_turn() {
 async fn calls_that_run_are_finished_before_the_function_stops() {
     let _alone = COUNTED.lock().await;
     let options = Options {
-        stop_grace: Duration::from_millis(50),
+        stop_grace: Duration::from_secs(600),
         ..Options::default()
     };
     let mut host = Host::start_with(options).await;
     let pair = host.function(6, "do").await;
-    call(&pair, 30_000, &[(1, json!(["wait"])), (2, json!(["stop"]))]).await;
-    soon("the call", HELD.acquire()).await.unwrap().forget();
-    assert_eq!(host.stop_symbol(6, None).await, Ok(Value::Null));
-    let outcomes = outcomes(&pair, 2).await;
-    assert_eq!(outcomes[&1], Ok(json!(["wait"])));
-    assert_eq!(outcomes[&2], Ok(json!("stopped")));
+    call(&pair, 30_000, &[(1, json!(["gate"])), (2, json!(["gate"]))]).await;
+    soon("the calls", HELD.acquire_many(2)).await.unwrap().forget();
+    let stop = Stop {
+        number: 6,
+        timeout: 600_000,
+        seq: None,
+    };
+    host.send(ToPlugin::Stop(50, stop)).await;
     assert_eq!(host.request(ToPlugin::Ping).await, Ok(Value::Null));
+    CALLS.add_permits(2);
+    let outcomes = outcomes(&pair, 2).await;
+    assert_eq!(outcomes[&2], Ok(json!(["gate"])));
+    match host.next().await {
+        ToHost::Answer(answer) => assert_eq!((answer.id, answer.outcome), (50, Ok(Value::Null))),
+        other => panic!("{other:?}"),
+    }
     host.shut_down().await;
 }

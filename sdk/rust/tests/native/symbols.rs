@@ -133,6 +133,9 @@ pub(crate) static HELD: Semaphore = Semaphore::const_new(0);
 /// How many were dropped.
 pub(crate) static DROPPED: Semaphore = Semaphore::const_new(0);
 
+/// How many calls of "gate" may end.
+pub(crate) static CALLS: Semaphore = Semaphore::const_new(0);
+
 struct Drops;
 
 impl Drop for Drops {
@@ -162,6 +165,11 @@ impl Function for Do {
                 let _drops = Drops;
                 HELD.add_permits(1);
                 std::future::pending().await
+            }
+            Some("gate") => {
+                HELD.add_permits(1);
+                CALLS.acquire().await?.forget();
+                Ok(json!(args))
             }
             Some("wait") => {
                 tokio::time::sleep(Duration::from_millis(1)).await;
