@@ -19,6 +19,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Metadata, Span, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -78,7 +79,6 @@ fn sessions<R>(with: impl FnOnce(&mut BTreeMap<u64, Weak<dyn Sink>>) -> R) -> R 
 
 /// The span of a use.
 pub(crate) fn span(kind: SymbolKind, symbol: &str, place: &Place, origin: Option<Origin>) -> Span {
-    // Not `info_span!` twice: the same fields, whether they are filled or not.
     tracing::info_span!(
         "symbol",
         %kind,
@@ -103,9 +103,10 @@ pub(crate) fn to_stderr() {
 
 /// Logs to the host. `RUST_LOG` chooses what, by default `default`.
 pub(crate) fn to_host(default: &str) {
-    let subscriber = tracing_subscriber::registry()
-        .with(filter(default))
-        .with(HostLayer);
+    // Whatever is left out, the spans that say whose a line is are not.
+    let ours = filter_fn(|metadata| metadata.is_span() && metadata.target() == module_path!());
+    let layer = HostLayer.with_filter(filter(default).or(ours));
+    let subscriber = tracing_subscriber::registry().with(layer);
     let _ = subscriber.try_init();
 }
 

@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::coop;
 
+use crate::commits::Commits;
 use crate::error::describe;
 use crate::tuple::{Tuple, is_object, no_object};
 use crate::{Error, Result};
@@ -92,7 +93,7 @@ const SCRATCH_KEPT: usize = 64 * 1024;
 
 impl Output {
     /// An output and where its messages come out.
-    pub(crate) fn channel(framing: Framing, bounds: Bounds) -> (Self, Messages) {
+    pub(crate) fn channel(framing: Framing, bounds: Bounds, commits: Arc<Commits>) -> (Self, Messages) {
         let queue = Arc::new(Queue {
             state: Mutex::new(State {
                 framing,
@@ -105,6 +106,7 @@ impl Output {
                 bytes: 0,
                 uncharged: 0,
                 outputs: 1,
+                commits,
                 is_closed: false,
                 carrier: None,
             }),
@@ -212,6 +214,7 @@ struct State {
     uncharged: u8,
     /// Handles through which more can come.
     outputs: usize,
+    commits: Arc<Commits>,
     is_closed: bool,
     /// Who takes messages, while it waits for one.
     carrier: Option<Waker>,
@@ -346,7 +349,11 @@ impl State {
             return;
         }
         self.seq += 1;
-        let message = self.open.finish(self.seq, self.offset.take().as_ref());
+        let offset = self.offset.take();
+        let message = self.open.finish(self.seq, offset.as_ref());
+        if let Some(offset) = offset {
+            self.commits.sent(self.seq, offset);
+        }
         self.tuples -= tuples;
         self.close_batch(message, tuples);
     }
@@ -459,7 +466,7 @@ mod tests {
             tuples,
             message: 1024,
         };
-        Output::channel(Framing::Batches(batch), bounds)
+        Output::channel(Framing::Batches(batch), bounds, Arc::default())
     }
 
     async fn next(messages: &Messages) -> SourceBatch<Object> {

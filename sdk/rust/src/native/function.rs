@@ -235,13 +235,10 @@ impl Calls<'_> {
     }
 
     fn handle_ended(&mut self, ended: Option<Result<(u64, Result<Value>), JoinError>>) {
-        match ended {
-            Some(Ok((id, result))) => {
-                self.handles.remove(&id);
-                self.write(id, result);
-            }
-            // Cancelled: nobody waits for it.
-            Some(Err(_)) | None => {}
+        // Otherwise it was cancelled: nobody waits for it.
+        if let Some(Ok((id, result))) = ended {
+            self.handles.remove(&id);
+            self.write(id, result);
         }
     }
 

@@ -21,6 +21,7 @@ use super::link::Link;
 use super::orders::{End, Order, Orders};
 use super::using::Use;
 use super::{function, sink, source};
+use crate::commits::Commits;
 use crate::context::Place;
 use crate::error::describe;
 use crate::guard::guard_call;
@@ -74,6 +75,7 @@ pub(super) struct Session {
 struct Running {
     orders: Arc<Orders>,
     figures: Arc<Figures>,
+    commits: Arc<Commits>,
 }
 
 enum Wake {
@@ -215,7 +217,12 @@ impl Session {
             ToPlugin::Unknown(Unknown { kind, id: Some(id) }) => {
                 self.answer(id, Err(format!("this plugin knows no {kind:?}")));
             }
-            ToPlugin::Welcome(_) | ToPlugin::Commit(_) | ToPlugin::Unknown(_) => {}
+            ToPlugin::Commit(commit) => {
+                if let Some(running) = self.uses.get(&commit.number) {
+                    running.commits.commit(commit.seq);
+                }
+            }
+            ToPlugin::Welcome(_) | ToPlugin::Unknown(_) => {}
         }
         None
     }
@@ -232,6 +239,7 @@ impl Session {
         let running = Running {
             orders: Arc::default(),
             figures: Arc::clone(&figures),
+            commits: Arc::default(),
         };
         let using = Use {
             number,
@@ -239,6 +247,7 @@ impl Session {
             link: Arc::clone(&self.link),
             orders: Arc::clone(&running.orders),
             figures,
+            commits: Arc::clone(&running.commits),
             limits: self.parts.limits,
             options: Arc::clone(&self.parts.options),
             socket: self.parts.socket.clone(),

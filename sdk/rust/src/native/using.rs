@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::link::{HostStore, Link};
 use super::orders::Orders;
+use crate::commits::Commits;
 use crate::context::{Place, Services};
 use crate::error::describe;
 use crate::guard::Panicked;
@@ -29,6 +30,8 @@ pub(super) struct Use {
     pub(super) link: Arc<Link>,
     pub(super) orders: Arc<Orders>,
     pub(super) figures: Arc<Figures>,
+    /// Sources only.
+    pub(super) commits: Arc<Commits>,
     pub(super) limits: Limits,
     pub(super) options: Arc<Options>,
     pub(super) socket: SocketOptions,
@@ -88,6 +91,7 @@ impl Use {
                 number: Some(self.number),
             }),
             offset,
+            commits: Arc::clone(&self.commits),
         };
         Context::new(kind, self.symbol.as_str(), place, services, cancellation)
     }

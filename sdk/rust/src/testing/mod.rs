@@ -129,6 +129,7 @@ fn make_context(offset: Option<Value>) -> Context {
         metrics: Metrics::new(Figures::new(0, Arc::default())),
         log: None,
         offset,
+        commits: Arc::default(),
     };
     Context::new(
         SymbolKind::Source,
@@ -164,7 +165,7 @@ pub fn output(capacity: usize) -> (Output, Sent) {
         tuples: capacity.max(1),
         message: 0,
     };
-    let (output, messages) = Output::channel(Framing::Batches(1), bounds);
+    let (output, messages) = Output::channel(Framing::Batches(1), bounds, Arc::default());
     (output, Sent { messages })
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mangrove_protocol::Object;
-use mangrove_protocol::native::control::{Place, Role, Start, Stop, Stopped, ToPlugin, Validate};
+use mangrove_protocol::native::control::{Commit, Place, Role, Start, Stop, Stopped, ToPlugin, Validate};
 use mangrove_protocol::native::function::{CallWriter, FunctionContext, Results, encode_cancel};
 use mangrove_protocol::native::opening::Limits;
 use mangrove_protocol::native::sink::SinkWriter;
@@ -207,6 +207,18 @@ impl RunningSource {
             Some(tuple) => Ok(tuple?),
             None => Err("the source has ended".into()),
         }
+    }
+
+    /// Tells it that everything that has come up to the batch of the last tuple is safe.
+    ///
+    /// # Errors
+    /// The plugin takes nothing in time.
+    pub async fn commit(&self) -> Result {
+        let commit = Commit {
+            number: self.used.number,
+            seq: self.seq,
+        };
+        self.used.link.send(ToPlugin::Commit(commit)).await
     }
 
     /// Stops it; the result is what it has sent and nobody has taken.

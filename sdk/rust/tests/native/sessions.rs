@@ -72,6 +72,15 @@ async fn a_host_that_stays_silent_or_away_ends_the_plugin() {
 }
 
 #[tokio::test]
+async fn an_address_that_makes_no_sense_is_named() {
+    let stop = tokio_util::sync::CancellationToken::new();
+    let error = mangrove_sdk::testing::run_at(crate::symbols::plugin(), "nowhere", TOKEN, stop)
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "cannot dial nowhere");
+}
+
+#[tokio::test]
 async fn what_is_not_understood_is_answered_or_left_alone() {
     let mut host = Host::start().await;
     let unknown = |id| {

@@ -64,6 +64,10 @@ impl Source for Range {
                 let error = output.send_json(&json!({"pad": "x".repeat(2 << 20)})).await;
                 Ok(output.report(error.unwrap_err().to_string()).await?)
             }
+            "commit" => {
+                let safe: u64 = context.committed().await?;
+                Ok(output.send_json(&json!({"safe": safe})).await?)
+            }
             "wait" => {
                 context.cancelled().await;
                 Ok(output.send_json(&json!({"last": true})).await?)

@@ -60,3 +60,16 @@ async fn a_context_alone_has_a_state_and_an_offset() -> Result {
     assert_eq!(testing::context().offset::<u64>()?, None);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_source_hears_what_is_safe() -> Result {
+    let host = Host::start(plugin()).await?;
+    let config = json!({"count": 2, "then": "commit"});
+    let mut source = host.source("range").config(config).start().await?;
+    assert_eq!(source.tuple().await?.offset(), None);
+    assert_eq!(source.tuple().await?.offset(), Some(&json!(2)));
+    source.commit().await?;
+    assert_eq!(source.tuple().await?.message()["safe"], 2);
+    assert_eq!(source.next().await?, None);
+    host.stop().await
+}
