@@ -42,11 +42,7 @@ pub(super) struct Use {
 
 impl Use {
     /// Waits until the plugin runs the symbol.
-    pub(super) async fn open(
-        remote: Remote,
-        symbol: Symbol,
-        ends: Ends,
-    ) -> Result<Self, OpenError> {
+    pub(super) async fn open(remote: Remote, symbol: Symbol, ends: Ends) -> Result<Self, OpenError> {
         let id = remote.users.next_id();
         let rule = symbol.meta.rule_id.as_ref().map_or("", RuleId::as_str);
         // First: when this future is dropped half-way, the worker hears of it.

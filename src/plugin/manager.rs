@@ -25,7 +25,7 @@ use super::install;
 use super::launch::Launch;
 use super::locks::{Haste, Locked, Locks};
 use super::native::Native;
-use super::native::states::Volatile;
+use super::native::states::{States, Volatile};
 use super::process::Spawner;
 use super::reconcile::Reconciler;
 use super::script::{self, ScriptError};
@@ -59,13 +59,25 @@ impl Manager {
     /// # Errors
     /// The folder cannot be made or read.
     pub async fn start(config: &Config, shutdown: CancellationToken) -> io::Result<Self> {
+        Self::start_with(config, shutdown, Arc::new(Volatile::default())).await
+    }
+
+    /// The same, with a place for what symbols want to be kept; else that lives as long as the manager.
+    ///
+    /// # Errors
+    /// As [`Manager::start`]; also when there is no private folder for sockets.
+    pub async fn start_with(
+        config: &Config,
+        shutdown: CancellationToken,
+        states: Arc<dyn States>,
+    ) -> io::Result<Self> {
         let plugins = config.home.join("plugins");
         let portable = plugins.join("portable");
         tokio::fs::create_dir_all(&portable).await?;
         // Made absolute, because it becomes part of command lines with another working directory.
         let portable = tokio::fs::canonicalize(&portable).await?;
         let home = config.home.clone();
-        let native = blocking(move || Native::prepare(&home, Arc::new(Volatile::default()))).await?;
+        let native = blocking(move || Native::prepare(&home, states)).await?;
         let shared = Arc::new(Shared {
             native: Arc::new(native),
             etc: Settings::new(&config.home),

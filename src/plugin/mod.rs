@@ -80,6 +80,7 @@ pub use function::Function;
 pub use handle::{Handle, Removed};
 pub use install::InstallRequest;
 pub use manager::Manager;
+pub use native::states::{Scope, StateError, States, Volatile, sum};
 pub use output::{Line, Stream};
 pub use package::PackageError;
 pub use script::{Said, ScriptError};

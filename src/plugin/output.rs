@@ -167,7 +167,11 @@ impl Output {
         }
         if self.may_log() {
             let plugin = &self.plugin;
-            let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
+            let name = if stream == Stream::Stdout {
+                "stdout"
+            } else {
+                "stderr"
+            };
             tracing::info!(plugin, "{name}: {text}");
         }
         self.keep(stream, text);

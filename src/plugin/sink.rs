@@ -73,7 +73,7 @@ impl Sender {
     /// Connects with the process that listens now; at once, whatever delay the socket would take. Nothing is
     /// done when it is connected with `process` already. When this fails, the socket goes on dialing.
     pub(super) async fn connect(&self, process: Option<u32>) -> Result<(), String> {
-        if self.outlet.is_connected() {
+        if self.outlet.is_native() {
             self.note_up();
             return Ok(());
         }
@@ -260,6 +260,7 @@ impl Sink {
         if self.is_native() {
             return self.send_native(payload).await;
         }
+
         let outcome = self.deliver(payload).await;
         self.held.record().note(&outcome);
         outcome
@@ -275,6 +276,11 @@ impl Sink {
             self.sender.outlet.put(results);
             return self.pump().await;
         }
+        self.deliver_all(results).await
+    }
+
+    /// Over the other contract, one after the other.
+    async fn deliver_all(&mut self, results: Vec<Bytes>) -> Settled {
         let mut settled = Settled::default();
         for result in results {
             let outcome = self.deliver(result).await;
@@ -301,6 +307,10 @@ impl Sink {
             if outlet.outstanding() == 0 {
                 return Settled::default();
             }
+            if !outlet.is_native() {
+                let open = outlet.take_open();
+                return self.deliver_all(open).await;
+            }
             if let Some(error) = self.held.has_ended() {
                 return self.lost(error);
             }
@@ -317,6 +327,9 @@ impl Sink {
         loop {
             if let Some(error) = self.held.has_ended() {
                 return self.lost(error);
+            }
+            if !outlet.is_native() {
+                return self.settle().await;
             }
             self.transmit().await;
             if outlet.has_room() && (self.require_ack || !outlet.is_waiting()) {
@@ -362,7 +375,7 @@ impl Sink {
 
     /// Whether the sink runs in a process of our own contract, or has done so and something is on its way.
     fn is_native(&self) -> bool {
-        self.sender.outlet.is_connected() || self.outstanding() > 0
+        self.sender.outlet.is_native() || self.outstanding() > 0
     }
 
     /// One result, and waits for what comes of it.
@@ -419,7 +432,9 @@ impl Sink {
             }
         };
         let failed: Vec<ChannelError> = outcomes.failed.into_iter().map(error).collect();
-        failed.iter().for_each(|error| record.note_error(&error.to_string()));
+        failed
+            .iter()
+            .for_each(|error| record.note_error(&error.to_string()));
         Settled {
             delivered: outcomes.delivered,
             failed,

@@ -31,8 +31,17 @@ const LINE: usize = 256;
 /// A call on its way to the task.
 struct Call {
     message: Vec<u8>,
-    /// Closed when the caller has given up. Answered with `None` when the connection broke.
-    reply: oneshot::Sender<Option<Message>>,
+    /// Closed when the caller has given up.
+    reply: oneshot::Sender<Answer>,
+}
+
+/// What has come of a call.
+enum Answer {
+    Message(Message),
+    /// The connection broke.
+    Broken,
+    /// It was not sent: the process that runs the function now speaks our own contract.
+    Elsewhere,
 }
 
 /// What callers and the worker see of the channel.
@@ -181,12 +190,15 @@ impl Function {
         if let Some(link) = self.link().await? {
             return self.validate_native(&link, args).await;
         }
-        match self.call(&FunctionCall::Validate(args)).await? {
-            FunctionReply::Result(_) => Ok(()),
-            FunctionReply::Nothing => Err(CallError::Plugin(
+        let call = FunctionCall::Validate(args);
+        match self.call(&call).await? {
+            Some(FunctionReply::Result(_)) => Ok(()),
+            Some(FunctionReply::Nothing) => Err(CallError::Plugin(
                 "the function does not take its arguments".to_owned(),
             )),
-            FunctionReply::Error(text) => Err(CallError::Plugin(text)),
+            Some(FunctionReply::Error(text)) => Err(CallError::Plugin(text)),
+            // Whoever asks during an update may ask again.
+            None => Err(self.disconnected()),
         }
     }
 
@@ -202,15 +214,16 @@ impl Function {
             return Ok(link.is_aggregate());
         }
         match self.call(&FunctionCall::IsAggregate).await? {
-            FunctionReply::Result(Value::Bool(answer)) => Ok(answer),
-            FunctionReply::Result(other) => {
+            Some(FunctionReply::Result(Value::Bool(answer))) => Ok(answer),
+            Some(FunctionReply::Result(other)) => {
                 let text = format!(
                     "the function answers {other} when asked whether it aggregates; expected true or false"
                 );
                 Err(CallError::Plugin(text))
             }
-            FunctionReply::Nothing => Ok(false),
-            FunctionReply::Error(text) => Err(CallError::Plugin(text)),
+            Some(FunctionReply::Nothing) => Ok(false),
+            Some(FunctionReply::Error(text)) => Err(CallError::Plugin(text)),
+            None => Err(self.disconnected()),
         }
     }
 
@@ -228,20 +241,30 @@ impl Function {
         args: Vec<Value>,
         context: impl Into<Arc<FunctionContext>>,
     ) -> Result<Option<Value>, CallError> {
-        let context = context.into();
-        let outcome = self.exec_native(args, &context).await;
-        let args = match outcome {
-            Ok(outcome) => {
-                self.record.note_call(&outcome);
-                return outcome.map(Some);
+        let (mut args, context) = (args, context.into());
+        loop {
+            let unsent = match self.exec_native(args, &context).await {
+                Ok(outcome) => {
+                    self.record.note_call(&outcome);
+                    return outcome.map(Some);
+                }
+                Err(args) => args,
+            };
+            let context = FunctionContext::clone(&context);
+            let call = FunctionCall::Exec {
+                args: unsent,
+                context,
+            };
+            match self.call(&call).await? {
+                Some(FunctionReply::Result(result)) => return Ok(Some(result)),
+                Some(FunctionReply::Nothing) => return Ok(None),
+                Some(FunctionReply::Error(text)) => return Err(CallError::Plugin(text)),
+                None => {}
             }
-            Err(args) => args,
-        };
-        let context = Arc::unwrap_or_clone(context);
-        match self.call(&FunctionCall::Exec { args, context }).await? {
-            FunctionReply::Result(result) => Ok(Some(result)),
-            FunctionReply::Nothing => Ok(None),
-            FunctionReply::Error(text) => Err(CallError::Plugin(text)),
+            let FunctionCall::Exec { args: again, .. } = call else {
+                return Ok(None);
+            };
+            args = again;
         }
     }
 
@@ -342,16 +365,18 @@ impl Function {
         }
     }
 
-    async fn call(&self, call: &FunctionCall) -> Result<FunctionReply, CallError> {
+    /// `None`: it was not sent, because the process that runs the function now speaks our own contract.
+    async fn call(&self, call: &FunctionCall) -> Result<Option<FunctionReply>, CallError> {
         let outcome = self.ask(call).await;
         match &outcome {
-            Ok(FunctionReply::Error(text)) => self.record.note_error(text),
+            Ok(None) => {}
+            Ok(Some(FunctionReply::Error(text))) => self.record.note_error(text),
             outcome => self.record.note_call(outcome),
         }
         outcome
     }
 
-    async fn ask(&self, call: &FunctionCall) -> Result<FunctionReply, CallError> {
+    async fn ask(&self, call: &FunctionCall) -> Result<Option<FunctionReply>, CallError> {
         let limit = self.remote.settings.call_timeout;
         let (reply, answer) = oneshot::channel();
         let call = Call {
@@ -364,8 +389,9 @@ impl Function {
         })
         .await;
         match outcome {
-            Ok(Some(Some(message))) => Ok(FunctionReply::decode(&message)?),
-            Ok(Some(None)) => Err(self.disconnected()),
+            Ok(Some(Answer::Message(message))) => Ok(Some(FunctionReply::decode(&message)?)),
+            Ok(Some(Answer::Broken)) => Err(self.disconnected()),
+            Ok(Some(Answer::Elsewhere)) => Ok(None),
             Ok(None) => Err(self.ended()),
             Err(_) => {
                 let error = self.timed_out();

@@ -75,7 +75,6 @@ pub(super) struct Desk {
     plugin: PluginName,
     states: Arc<dyn States>,
     uses: HashMap<u64, Entry>,
-    numbers: u64,
     asked: HashMap<u64, Asked>,
     ids: u64,
     /// The request that the life cycle waits for.
@@ -89,18 +88,11 @@ impl Desk {
             plugin,
             states,
             uses: HashMap::new(),
-            numbers: 0,
             asked: HashMap::new(),
             ids: 0,
             command: None,
             faults: 0,
         }
-    }
-
-    /// A number for a use that is about to start.
-    pub(super) fn next_number(&mut self) -> u64 {
-        self.numbers += 1;
-        self.numbers
     }
 
     pub(super) fn insert(&mut self, number: u64, entry: Entry) {
@@ -169,10 +161,9 @@ impl Desk {
         id: u64,
         outcome: Result<Value, String>,
     ) -> Result<Answered, String> {
-        let asked = self
-            .asked
-            .remove(&id)
-            .ok_or_else(|| format!("it answers the request {id}, which nobody has made or which is answered"))?;
+        let asked = self.asked.remove(&id).ok_or_else(|| {
+            format!("it answers the request {id}, which nobody has made or which is answered")
+        })?;
         let is_newest = self.command == Some(id);
         let (done, link) = match asked {
             Asked::Ping => return Ok(Answered::Heard),
@@ -245,7 +236,10 @@ impl Desk {
     pub(super) fn handle_ack(&self, ack: Ack) -> Result<(), String> {
         match self.uses.get(&ack.number).map(|entry| &entry.active) {
             Some(Active::Sink(sender, _)) => sender.outlet().acknowledge(ack.number, ack.seq, ack.errors),
-            Some(_) => Err(format!("it acknowledges for the use {}, which is no sink", ack.number)),
+            Some(_) => Err(format!(
+                "it acknowledges for the use {}, which is no sink",
+                ack.number
+            )),
             // It was stopped meanwhile.
             None => Ok(()),
         }

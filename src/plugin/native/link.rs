@@ -54,7 +54,6 @@ struct Pending {
 /// Where calls are put in.
 #[derive(Debug)]
 pub(in crate::plugin) struct Link {
-    number: u64,
     aggregate: bool,
     next: AtomicU64,
     line: mpsc::Sender<Call>,
@@ -118,11 +117,6 @@ impl Link {
         self.aggregate
     }
 
-    /// The use's number in its process.
-    pub(super) fn number(&self) -> u64 {
-        self.number
-    }
-
     /// Whether calls can be put in.
     pub(in crate::plugin) fn is_open(&self) -> bool {
         !self.closed.is_cancelled()
@@ -172,7 +166,6 @@ pub(super) struct Reader {
 
 pub(super) fn new(
     socket: Pair,
-    number: u64,
     aggregate: bool,
     orders: mpsc::Sender<Order>,
     record: Arc<Record>,
@@ -181,7 +174,6 @@ pub(super) fn new(
     let (line, calls) = mpsc::channel(LINE);
     let limits = super::limits(settings);
     let link = Arc::new(Link {
-        number,
         aggregate,
         next: AtomicU64::new(1),
         line,
@@ -351,7 +343,8 @@ impl Reader {
     fn break_all(&self, reason: &str) {
         let calls = std::mem::take(&mut super::lock(&self.link.pending).calls);
         if !calls.is_empty() {
-            self.record.note_error(&format!("the connection to the function broke: {reason}"));
+            self.record
+                .note_error(&format!("the connection to the function broke: {reason}"));
         }
         for reply in calls.into_values() {
             let _ = reply.send(Reply::Broken);

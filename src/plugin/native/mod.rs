@@ -48,6 +48,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub(super) struct Native {
     run: PathBuf,
     next: AtomicU64,
+    numbers: AtomicU64,
     pub(super) states: Arc<dyn States>,
 }
 
@@ -60,8 +61,15 @@ impl Native {
         Ok(Self {
             run: run::prepare(home)?,
             next: AtomicU64::new(1),
+            numbers: AtomicU64::new(1),
             states,
         })
+    }
+
+    /// A number for a use in one process. No other use has it, nor this one in another process: whatever comes late
+    /// is not taken for something else.
+    fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
     /// An address on which nobody has listened since the host started.

@@ -21,11 +21,14 @@ pub(super) fn check(hello: &Hello, token: &str, manifest: &Manifest) -> Result<A
         return Err("the token is not the one in MANGROVE_TOKEN".to_owned());
     }
     let (ours, theirs) = (VERSIONS, &hello.versions);
-    let version = agree(ours, theirs)
-        .ok_or_else(|| format!("the plugin speaks the versions {theirs:?} of the contract, the host {ours:?}"))?;
+    let version = agree(ours, theirs).ok_or_else(|| {
+        format!("the plugin speaks the versions {theirs:?} of the contract, the host {ours:?}")
+    })?;
     if hello.plugin != manifest.name {
         let (said, name) = (&hello.plugin, &manifest.name);
-        return Err(format!("it says that it is the plugin \"{said}\"; expected \"{name}\""));
+        return Err(format!(
+            "it says that it is the plugin \"{said}\"; expected \"{name}\""
+        ));
     }
     if !hello.encodings.is_empty() && !hello.encodings.iter().any(|encoding| encoding == ENCODING) {
         let known = &hello.encodings;
@@ -33,8 +36,13 @@ pub(super) fn check(hello: &Hello, token: &str, manifest: &Manifest) -> Result<A
     }
     for kind in SymbolKind::ALL {
         let missing = manifest.symbols(kind).iter();
-        if let Some(missing) = missing.into_iter().find(|name| !hello.symbols.contains(kind, name)) {
-            return Err(format!("its manifest names the {kind} \"{missing}\", which it does not have"));
+        if let Some(missing) = missing
+            .into_iter()
+            .find(|name| !hello.symbols.contains(kind, name))
+        {
+            return Err(format!(
+                "its manifest names the {kind} \"{missing}\", which it does not have"
+            ));
         }
     }
     Ok(Agreed {
@@ -91,7 +99,10 @@ mod tests {
     #[test]
     fn what_the_manifest_does_not_name_is_noted() {
         let agreed = check(&hello(), "t0", &manifest()).unwrap();
-        assert_eq!((agreed.version, agreed.surplus), (1, vec!["sink \"more\"".to_owned()]));
+        assert_eq!(
+            (agreed.version, agreed.surplus),
+            (1, vec!["sink \"more\"".to_owned()])
+        );
     }
 
     #[test]
@@ -102,14 +113,29 @@ mod tests {
             check(&hello, "t0", &manifest()).unwrap_err()
         };
         for (change, part) in [
-            ((|hello| hello.token = "t1".to_owned()) as fn(&mut Hello), "MANGROVE_TOKEN"),
+            (
+                (|hello| hello.token = "t1".to_owned()) as fn(&mut Hello),
+                "MANGROVE_TOKEN",
+            ),
             (|hello| hello.token.clear(), "MANGROVE_TOKEN"),
             (|hello| hello.token.push('x'), "MANGROVE_TOKEN"),
-            (|hello| hello.versions = vec![2], "the versions [2] of the contract, the host [1]"),
+            (
+                |hello| hello.versions = vec![2],
+                "the versions [2] of the contract, the host [1]",
+            ),
             (|hello| hello.plugin = "bus".parse().unwrap(), "expected \"car\""),
-            (|hello| hello.encodings = vec!["cbor".to_owned()], "expected \"json\""),
-            (|hello| hello.symbols.sources.clear(), "the source \"s\", which it does not have"),
-            (|hello| hello.symbols.functions.clear(), "the function \"f\", which it does not have"),
+            (
+                |hello| hello.encodings = vec!["cbor".to_owned()],
+                "expected \"json\"",
+            ),
+            (
+                |hello| hello.symbols.sources.clear(),
+                "the source \"s\", which it does not have",
+            ),
+            (
+                |hello| hello.symbols.functions.clear(),
+                "the function \"f\", which it does not have",
+            ),
         ] {
             let why = refusal(change);
             assert!(why.contains(part) && !why.contains("t0"), "{why}");

@@ -2,6 +2,7 @@
 //! task: whoever puts results, sends. What was sent and is not settled is in the [`Window`]; the sessions bring
 //! the acknowledgements.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ struct Channel {
 pub(in crate::plugin) struct Outlet {
     window: Mutex<(Window, u64)>,
     changed: Notify,
+    /// The process that was last told to start the sink speaks our own contract.
+    native: AtomicBool,
     channel: watch::Sender<Option<Channel>>,
     ack: bool,
     most: usize,
@@ -48,6 +51,7 @@ impl Outlet {
         Self {
             window: Mutex::new((Window::new(ack, limits.batch, limits.message), 0)),
             changed: Notify::new(),
+            native: AtomicBool::new(false),
             channel: watch::Sender::new(None),
             ack,
             most: settings.ack_window,
@@ -81,6 +85,22 @@ impl Outlet {
         });
         self.changed.notify_one();
         socket
+    }
+
+    /// Says which contract the process speaks that is about to start the sink.
+    pub(in crate::plugin) fn set_native(&self, native: bool) {
+        self.native.store(native, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    /// Whether the process speaks our own contract that runs the sink, is about to, or has done so last.
+    pub(in crate::plugin) fn is_native(&self) -> bool {
+        self.native.load(Ordering::Relaxed)
+    }
+
+    /// What is not settled, for a process of the other contract.
+    pub(in crate::plugin) fn take_open(&self) -> Vec<Bytes> {
+        super::lock(&self.window).0.take_open()
     }
 
     /// Whether a process of this contract runs the sink.

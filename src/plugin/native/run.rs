@@ -31,7 +31,10 @@ pub(super) fn prepare(home: &Path) -> io::Result<PathBuf> {
         std::env::temp_dir().join(format!("mangrove-{user}-{sum}"))
     };
     if folder.as_os_str().len() + NAME_LEN > MAX_PATH_LEN {
-        return Err(refused(&folder, "its path is too long for sockets: set TMPDIR to a shorter one"));
+        return Err(refused(
+            &folder,
+            "its path is too long for sockets: set TMPDIR to a shorter one",
+        ));
     }
     match DirBuilder::new().mode(0o700).create(&folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -63,7 +66,10 @@ fn empty(folder: &Path) -> io::Result<()> {
 }
 
 fn refused(folder: &Path, why: &str) -> io::Error {
-    io::Error::other(format!("the folder for sockets {} cannot be used: {why}", folder.display()))
+    io::Error::other(format!(
+        "the folder for sockets {} cannot be used: {why}",
+        folder.display()
+    ))
 }
 
 #[cfg(test)]

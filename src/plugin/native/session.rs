@@ -528,13 +528,8 @@ impl Task {
     }
 
     /// Listens for the data channel, then has the symbol started. An outcome at once means that nothing was sent.
-    async fn start(
-        &mut self,
-        id: UseId,
-        symbol: Symbol,
-        ends: Option<Ends>,
-    ) -> Option<Result<(), String>> {
-        let number = self.desk.next_number();
+    async fn start(&mut self, id: UseId, symbol: Symbol, ends: Option<Ends>) -> Option<Result<(), String>> {
+        let number = self.setup.native.next_number();
         let kind = lifecycle::kind(&symbol);
         let place = place(&symbol);
         let record = self.setup.records.of(kind, &symbol.name);
@@ -561,6 +556,7 @@ impl Task {
                 if let Err(error) = socket.listen(&address).await {
                     return Some(Err(with_sources(&error)));
                 }
+                sender.outlet().set_native(true);
                 Active::Sink(Arc::clone(sender), Some(socket))
             }
             (Ends::Function, UseAs::Function) => {
@@ -571,7 +567,7 @@ impl Task {
                 let aggregate = self.symbols.is_aggregate(&symbol.name);
                 let settings = &self.setup.settings;
                 let record = Arc::clone(&record);
-                let parts = link::new(socket, number, aggregate, own, record, settings);
+                let parts = link::new(socket, aggregate, own, record, settings);
                 self.functions.spawn(parts.writer.run());
                 self.functions.spawn(parts.reader.run());
                 Active::Function(parts.link)
@@ -636,14 +632,7 @@ impl Task {
         };
         let request = self.desk.ask(Asked::Stop(number));
         let timeout = milliseconds(self.setup.settings.command_timeout);
-        self.send(&ToPlugin::Stop(
-            request,
-            Stop {
-                number,
-                timeout,
-                seq,
-            },
-        ));
+        self.send(&ToPlugin::Stop(request, Stop { number, timeout, seq }));
         None
     }
 }

@@ -238,7 +238,10 @@ mod tests {
         for key in 0..MAX_KEYS {
             states.put(&scope("r"), &key.to_string(), Value::Null).unwrap();
         }
-        assert_eq!(states.put(&scope("r"), "more", Value::Null), Err(StateError::Full));
+        assert_eq!(
+            states.put(&scope("r"), "more", Value::Null),
+            Err(StateError::Full)
+        );
         states.put(&scope("r"), "7", json!(1)).unwrap();
     }
 }

@@ -80,6 +80,12 @@ impl Window {
         }
     }
 
+    /// Everything that is not settled, in its order; none of it is to be settled here any more.
+    pub(super) fn take_open(&mut self) -> Vec<Bytes> {
+        self.begin();
+        self.waiting.drain(..).collect()
+    }
+
     /// The next message, if anything waits. It counts as sent: [`Window::unsend`] when it was not.
     pub(super) fn next_message(&mut self, now: Instant) -> Option<Vec<u8>> {
         let mut writer = SinkWriter::default();
@@ -159,13 +165,19 @@ impl Window {
         if let Some((index, _)) = errors.iter().find(|(index, _)| *index as usize >= length)
             && length > 0
         {
-            return Err(format!("it names the result {index} of batch {seq}, which has {length}"));
+            return Err(format!(
+                "it names the result {index} of batch {seq}, which has {length}"
+            ));
         }
         let mut errors = errors;
         errors.sort_by_key(|(index, _)| *index);
         errors.dedup_by_key(|(index, _)| *index);
         while let Some(batch) = self.sent.pop_front_if(|batch| batch.seq <= seq) {
-            let failed = if batch.seq == seq { std::mem::take(&mut errors) } else { Vec::new() };
+            let failed = if batch.seq == seq {
+                std::mem::take(&mut errors)
+            } else {
+                Vec::new()
+            };
             self.outcomes.delivered += (batch.results.len() - failed.len().min(batch.results.len())) as u64;
             let failed = failed.into_iter().map(|(_, error)| Failure::Plugin(error));
             self.outcomes.failed.extend(failed);
@@ -231,7 +243,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn results(texts: &[&'static str]) -> Vec<Bytes> {
-        texts.iter().map(|text| Bytes::from_static(text.as_bytes())).collect()
+        texts
+            .iter()
+            .map(|text| Bytes::from_static(text.as_bytes()))
+            .collect()
     }
 
     fn sends(window: &mut Window) -> Option<String> {
@@ -252,7 +267,10 @@ mod tests {
         assert_eq!(sends(&mut window).unwrap(), r#"{"seq":1,"results":[1,2]}"#);
         assert_eq!(sends(&mut window).unwrap(), r#"{"seq":2,"results":[3,4]}"#);
         window.acknowledge(1, vec![(1, "no".to_owned())]).unwrap();
-        assert_eq!(window.take_outcomes(), outcomes(1, &[Failure::Plugin("no".to_owned())]));
+        assert_eq!(
+            window.take_outcomes(),
+            outcomes(1, &[Failure::Plugin("no".to_owned())])
+        );
         window.begin();
         assert_eq!((window.open(), window.last()), (3, 0));
         assert_eq!(sends(&mut window).unwrap(), r#"{"seq":1,"results":[3,4]}"#);

@@ -123,7 +123,11 @@ impl Worker {
     async fn spawn(&mut self, generation: Generation, ticket: Ticket) -> Result<(), String> {
         self.listen().await?;
         let environment = self.open_session(generation).await?;
-        let mut launch = self.launches.get(&ticket).ok_or("there is nothing to run")?.clone();
+        let mut launch = self
+            .launches
+            .get(&ticket)
+            .ok_or("there is nothing to run")?
+            .clone();
         launch.environment.extend(environment);
         let process = self.spawner.spawn(&launch, &self.output, &self.peers).await;
         let process =

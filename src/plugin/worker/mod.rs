@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mangrove_protocol::control;
+use mangrove_protocol::manifest::Manifest;
 use mangrove_protocol::name::{PluginName, SymbolName};
 use sp_proto::{EndpointId, PipeId, Rep};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -76,7 +77,10 @@ pub(super) struct Worker {
     symbols: Symbols,
     native: Arc<Native>,
     /// What processes of our own contract have to say. The sender is for new sessions.
-    news: (mpsc::Sender<(Generation, News)>, mpsc::Receiver<(Generation, News)>),
+    news: (
+        mpsc::Sender<(Generation, News)>,
+        mpsc::Receiver<(Generation, News)>,
+    ),
     /// Stands for the ids of requests, which our own contract does not need.
     heard: u32,
     /// The tasks of the functions and of the sessions.
@@ -86,7 +90,9 @@ pub(super) struct Worker {
     silent: (mpsc::Sender<SymbolName>, mpsc::Receiver<SymbolName>),
     stopping: Vec<oneshot::Sender<()>>,
     retiring: bool,
-    /// What a process that somebody else starts has to find in its environment.
+    /// What a process that somebody else starts is to be.
+    attached: Option<Arc<Manifest>>,
+    /// What it has to find in its environment.
     attachment: watch::Sender<Vec<(String, String)>>,
 }
 
@@ -170,6 +176,7 @@ impl Worker {
             silent: mpsc::channel(1),
             stopping: Vec::new(),
             retiring: false,
+            attached: None,
             attachment: watch::Sender::default(),
         };
         let attachment = worker.attachment.subscribe();
@@ -257,6 +264,10 @@ impl Worker {
                 Wake::Joined(Ok(())) | Wake::Pipe(_) => {}
             }
             if self.processes.is_empty() {
+                // Nothing has to be started, but there has to be something to connect to.
+                if !ending && let Err(reason) = self.await_attached().await {
+                    self.handle(Happening::Stop(reason)).await;
+                }
                 self.stopping.drain(..).for_each(|reply| answer(reply, ()));
                 if ending || self.is_retired().await {
                     break;
@@ -303,13 +314,10 @@ impl Worker {
                 let ticket = self.ticket(reply);
                 self.handle(Happening::Restart(ticket)).await;
             }
-            Request::Attach(reply) => {
+            Request::Attach(manifest, reply) => {
                 self.stopping.push(reply);
+                self.attached = Some(manifest);
                 self.handle(Happening::Attach).await;
-                // Nothing has to be started for it, but there has to be something to connect to.
-                if let Err(reason) = self.await_attached().await {
-                    self.handle(Happening::Stop(reason)).await;
-                }
             }
             Request::Open(id, symbol, ends, reply) => {
                 self.symbols.note_opening(id, ends, reply);

@@ -7,13 +7,21 @@ use mangrove_protocol::control::{Command, Request};
 use sp_proto::PipeId;
 
 use super::Worker;
+use crate::plugin::channel::Ends;
 use crate::plugin::lifecycle::{Event, Generation, Happening, UseId};
 use crate::plugin::native::session::{News, Order, Session, Setup};
 
 impl Worker {
     /// Listens for a process of our own contract. What it has to find in its environment comes back.
-    pub(super) async fn open_session(&mut self, generation: Generation) -> Result<Vec<(String, String)>, String> {
-        let manifest = self.generations.manifest(generation);
+    pub(super) async fn open_session(
+        &mut self,
+        generation: Generation,
+    ) -> Result<Vec<(String, String)>, String> {
+        let attached = self
+            .attached
+            .clone()
+            .filter(|_| self.generations.standing().attached);
+        let manifest = attached.or_else(|| self.generations.manifest(generation));
         let setup = Setup {
             generation,
             manifest: manifest.ok_or("there is nothing to run")?,
@@ -30,14 +38,15 @@ impl Worker {
         Ok(environment)
     }
 
-    /// Makes everything that a process which somebody else starts has to find.
+    /// Listens for the process that somebody else starts, if one is wanted and nobody does so yet.
     pub(super) async fn await_attached(&mut self) -> Result<(), String> {
-        self.listen().await?;
-        let current = self.generations.current();
-        if self.generations.manifest(current).is_some() {
-            let environment = self.open_session(current).await?;
-            self.attachment.send_replace(environment);
+        let (current, standing) = (self.generations.current(), self.generations.standing());
+        if !standing.attached || self.processes.attached().is_some() || self.processes.has_session(current) {
+            return Ok(());
         }
+        self.listen().await?;
+        let environment = self.open_session(current).await?;
+        self.attachment.send_replace(environment);
         Ok(())
     }
 
@@ -85,10 +94,15 @@ impl Worker {
 
     /// Hands a command to the session of a process. False when it speaks the other contract.
     pub(super) fn command(&self, generation: Generation, command: &Command) -> bool {
+        let id = self.generations.commanded(generation);
         let Some(session) = self.processes.session(generation) else {
+            let ends = id.and_then(|id| self.symbols.ends(id));
+            if let (Some(Ends::Sink(sender)), Command::Start(_)) = (ends, command) {
+                sender.outlet().set_native(false);
+            }
             return false;
         };
-        if let Some(id) = self.generations.commanded(generation) {
+        if let Some(id) = id {
             let ends = self.symbols.ends(id);
             session.order(Order::Command(id, Box::new(command.clone()), ends));
         }

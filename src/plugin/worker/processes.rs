@@ -8,9 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sp_proto::{PipeId, PipeInfo};
 
-use crate::plugin::native::session::{Order, Session};
 use crate::plugin::guard;
 use crate::plugin::lifecycle::Generation;
+use crate::plugin::native::session::{Order, Session};
 use crate::plugin::process::Process;
 
 /// A process that somebody else has started.

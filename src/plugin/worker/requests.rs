@@ -47,7 +47,7 @@ pub(in crate::plugin) enum Request {
     #[cfg_attr(not(test), expect(dead_code, reason = "nothing in the host asks for it yet"))]
     Restart(oneshot::Sender<Result<(), String>>),
     /// Stop, then wait for a process that the author starts. Answered when no process of ours is left.
-    Attach(oneshot::Sender<()>),
+    Attach(Arc<Manifest>, oneshot::Sender<()>),
     /// Run a source or a sink.
     Open(
         UseId,
