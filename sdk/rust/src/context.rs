@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::Span;
 
+use crate::commits::Commits;
 use crate::metrics::Metrics;
 use crate::state::State;
 use crate::{Result, log};
@@ -34,6 +35,7 @@ struct Inner {
     state: State,
     metrics: Metrics,
     offset: Option<Value>,
+    commits: Arc<Commits>,
 }
 
 /// For whom a symbol runs.
@@ -54,6 +56,8 @@ pub(crate) struct Services {
     pub(crate) log: Option<log::Origin>,
     /// Sources only.
     pub(crate) offset: Option<Value>,
+    /// Sources only.
+    pub(crate) commits: Arc<Commits>,
 }
 
 impl Context {
@@ -73,6 +77,7 @@ impl Context {
                 state: services.state,
                 metrics: services.metrics,
                 offset: services.offset,
+                commits: services.commits,
             }),
         }
     }
@@ -122,7 +127,22 @@ impl Context {
         }
     }
 
-    /// Completes when the symbol has to stop. A sink or function is first given time for what it has been handed.
+    /// Sources only: waits until more of what was sent is safe, and returns the offset up to which all of it is. For sources
+    /// that keep, or leave with somebody else, what they might have to send again. A host that speaks eKuiper's contract
+    /// never says so.
+    ///
+    /// # Errors
+    /// The offset is not of this type.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn committed<T: DeserializeOwned>(&self) -> Result<T> {
+        let offset = self.inner.commits.next().await;
+        serde_json::from_value(offset).map_err(|error| format!("the offset cannot be read: {error}").into())
+    }
+
+    /// Completes when the symbol has to stop. A sink or function is first given half of its
+    /// time for what it has been handed.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.

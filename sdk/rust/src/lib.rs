@@ -50,12 +50,13 @@
 //! |---|---|
 //! | `plugin`, `options` | the process: names, environment, arguments, signals |
 //! | `source`, `sink`, `function`, `context`, `tuple`, `error` | what authors implement and what they are given |
-//! | `output`, `state`, `metrics`, `log` | what leads from a symbol to its host, whoever that is |
+//! | `output`, `commits`, `state`, `metrics`, `log` | what leads from a symbol to its host, whoever that is |
 //! | `erased`, `symbols`, `guard` | the object-safe forms of the author's traits, and the line between their code and ours |
 //! | `native` | Mangrove's contract: the session with the host, and the symbols that run |
 //! | `ekuiper` | the same for eKuiper's contract |
 //! | `testing` | what takes the host's place in tests |
 
+mod commits;
 mod context;
 mod ekuiper;
 mod erased;

@@ -19,6 +19,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Metadata, Span, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -38,7 +39,8 @@ pub(crate) trait Sink: Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
     pub(crate) session: u64,
-    pub(crate) number: UseNumber,
+    /// `None`: the session itself.
+    pub(crate) number: Option<UseNumber>,
 }
 
 static SESSIONS: Mutex<BTreeMap<u64, Weak<dyn Sink>>> = Mutex::new(BTreeMap::new());
@@ -58,6 +60,13 @@ impl Session {
     }
 }
 
+impl Session {
+    /// The span of what belongs to no use.
+    pub(crate) fn span(&self) -> Span {
+        tracing::info_span!("session", session = self.number)
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         sessions(|sessions| sessions.remove(&self.number));
@@ -70,7 +79,6 @@ fn sessions<R>(with: impl FnOnce(&mut BTreeMap<u64, Weak<dyn Sink>>) -> R) -> R 
 
 /// The span of a use.
 pub(crate) fn span(kind: SymbolKind, symbol: &str, place: &Place, origin: Option<Origin>) -> Span {
-    // Not `info_span!` twice: the same fields, whether they are filled or not.
     tracing::info_span!(
         "symbol",
         %kind,
@@ -79,7 +87,7 @@ pub(crate) fn span(kind: SymbolKind, symbol: &str, place: &Place, origin: Option
         op = place.op,
         instance = place.instance,
         session = origin.map(|origin| origin.session),
-        r#use = origin.map(|origin| origin.number),
+        r#use = origin.and_then(|origin| origin.number),
     )
 }
 
@@ -95,9 +103,10 @@ pub(crate) fn to_stderr() {
 
 /// Logs to the host. `RUST_LOG` chooses what, by default `default`.
 pub(crate) fn to_host(default: &str) {
-    let subscriber = tracing_subscriber::registry()
-        .with(filter(default))
-        .with(HostLayer);
+    // Whatever is left out, the spans that say whose a line is are not.
+    let ours = filter_fn(|metadata| metadata.is_span() && metadata.target() == module_path!());
+    let layer = HostLayer.with_filter(filter(default).or(ours));
+    let subscriber = tracing_subscriber::registry().with(layer);
     let _ = subscriber.try_init();
 }
 
@@ -117,23 +126,23 @@ struct Mark {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for HostLayer {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        if attributes.metadata().name() != "symbol" {
+        if !matches!(attributes.metadata().name(), "symbol" | "session") {
             return;
         }
         let mut fields = Fields::default();
         attributes.record(&mut fields);
         let number = |name: &str| fields.values.get(name).and_then(Value::as_u64);
-        let (Some(session), Some(used), Some(span)) = (number("session"), number("use"), context.span(id))
-        else {
+        let (Some(session), Some(span)) = (number("session"), context.span(id)) else {
             return;
+        };
+        let origin = Origin {
+            session,
+            number: number("use"),
         };
         let is_function = fields.values.get("kind").is_some_and(|kind| kind == "function");
         let rule = fields.values.get("rule").and_then(Value::as_str);
         span.extensions_mut().insert(Mark {
-            origin: Origin {
-                session,
-                number: used,
-            },
+            origin,
             rule: rule.filter(|_| is_function).map(str::to_owned),
         });
     }
@@ -154,7 +163,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for HostLayer {
         let line = Log {
             level: level(event.metadata()),
             message: fields.message,
-            number: origin.map(|origin| origin.number),
+            number: origin.and_then(|origin| origin.number),
             fields: fields.values,
         };
         deliver(origin, line);

@@ -11,10 +11,11 @@ use mangrove_protocol::native::UseNumber;
 use mangrove_protocol::native::control::{Metric, MetricKind};
 use tokio::sync::Notify;
 
-/// The most figures of one use of a symbol; what is beyond counts nowhere.
-const MAX_FIGURES: usize = 256;
+/// The most figures of one use of a symbol, and the longest name of one, in bytes; what is beyond counts nowhere.
+const MAX_FIGURES: usize = 64;
+const MAX_NAME_LEN: usize = 64;
 
-/// The figures of a symbol, which the host shows with the rule. A host that speaks eKuiper's contract has no place for
+/// The figures of a symbol, which the host shows with the plugin: at most 64, each with a name of at most 64 bytes. A host that speaks eKuiper's contract has no place for
 /// them: there they are not told.
 ///
 /// ```
@@ -152,12 +153,12 @@ impl Figures {
             return (Arc::default(), changes);
         }
         let cell = Arc::<Cell>::default();
-        if cells.len() < MAX_FIGURES {
+        if cells.len() < MAX_FIGURES && name.len() <= MAX_NAME_LEN {
             cells.insert(name.to_owned(), (kind, Arc::clone(&cell)));
         } else {
             tracing::warn!(
                 name,
-                "there are {MAX_FIGURES} figures already; this one is not told"
+                "the figure is not told: there are {MAX_FIGURES}, with names of {MAX_NAME_LEN} bytes at most"
             );
         }
         (cell, changes)
@@ -226,6 +227,7 @@ mod tests {
         let metrics = Metrics::new(Arc::clone(&figures));
         metrics.counter("a").add(1);
         metrics.gauge("a").set(7.0);
+        metrics.counter(&"n".repeat(MAX_NAME_LEN + 1)).add(1);
         for number in 0..2 * MAX_FIGURES {
             metrics.counter(&number.to_string()).add(1);
         }

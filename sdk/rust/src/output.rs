@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::coop;
 
+use crate::commits::Commits;
 use crate::error::describe;
 use crate::tuple::{Tuple, is_object, no_object};
 use crate::{Error, Result};
@@ -92,7 +93,7 @@ const SCRATCH_KEPT: usize = 64 * 1024;
 
 impl Output {
     /// An output and where its messages come out.
-    pub(crate) fn channel(framing: Framing, bounds: Bounds) -> (Self, Messages) {
+    pub(crate) fn channel(framing: Framing, bounds: Bounds, commits: Arc<Commits>) -> (Self, Messages) {
         let queue = Arc::new(Queue {
             state: Mutex::new(State {
                 framing,
@@ -105,6 +106,7 @@ impl Output {
                 bytes: 0,
                 uncharged: 0,
                 outputs: 1,
+                commits,
                 is_closed: false,
                 carrier: None,
             }),
@@ -212,6 +214,7 @@ struct State {
     uncharged: u8,
     /// Handles through which more can come.
     outputs: usize,
+    commits: Arc<Commits>,
     is_closed: bool,
     /// Who takes messages, while it waits for one.
     carrier: Option<Waker>,
@@ -346,7 +349,11 @@ impl State {
             return;
         }
         self.seq += 1;
-        let message = self.open.finish(self.seq, self.offset.take().as_ref());
+        let offset = self.offset.take();
+        let message = self.open.finish(self.seq, offset.as_ref());
+        if let Some(offset) = offset {
+            self.commits.sent(self.seq, offset);
+        }
         self.tuples -= tuples;
         self.close_batch(message, tuples);
     }
@@ -444,5 +451,120 @@ impl Drop for Output {
             state.carrier.take()
         };
         carrier.into_iter().for_each(Waker::wake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mangrove_protocol::Object;
+    use mangrove_protocol::native::source::{SourceBatch, SourceContent};
+    use serde_json::json;
+
+    fn channel(tuples: usize, batch: usize) -> (Output, Messages) {
+        let bounds = Bounds {
+            tuples,
+            message: 1024,
+        };
+        Output::channel(Framing::Batches(batch), bounds, Arc::default())
+    }
+
+    async fn next(messages: &Messages) -> SourceBatch<Object> {
+        let message = messages.next().await.unwrap();
+        SourceBatch::decode(&message, 100).unwrap()
+    }
+
+    fn numbers(batch: &SourceBatch<Object>) -> (Vec<u64>, Option<Value>) {
+        match &batch.content {
+            SourceContent::Tuples { tuples, offset, .. } => {
+                let numbers = tuples.iter().filter_map(|tuple| tuple["n"].as_u64());
+                (numbers.collect(), offset.clone())
+            }
+            other => panic!("no tuples: {other:?}"),
+        }
+    }
+
+    fn tuple(n: u64) -> Tuple {
+        Tuple::new(&json!({ "n": n })).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_there_goes_together_with_its_newest_offset() {
+        let (output, messages) = channel(100, 3);
+        for n in 1..=4 {
+            output.send(tuple(n).with_offset(&n).unwrap()).await.unwrap();
+        }
+        output.send(tuple(5)).await.unwrap();
+        output.report("bad").await.unwrap();
+        output.send_json(&json!({"n": 6})).await.unwrap();
+        assert_eq!(numbers(&next(&messages).await), (vec![1, 2, 3], Some(json!(3))));
+        assert_eq!(numbers(&next(&messages).await), (vec![4, 5], Some(json!(4))));
+        assert_eq!(
+            next(&messages).await.content,
+            SourceContent::Error("bad".to_owned())
+        );
+        let last = next(&messages).await;
+        assert_eq!((numbers(&last), last.seq), ((vec![6], None), 4));
+        drop(output);
+        assert_eq!(messages.next().await, None);
+        assert_eq!(messages.last_seq(), 4);
+    }
+
+    #[tokio::test]
+    async fn sending_waits_for_room_and_ends_with_the_channel() {
+        let (output, messages) = channel(2, 1);
+        output.send(tuple(1)).await.unwrap();
+        output.send(tuple(2)).await.unwrap();
+        {
+            let waits = std::pin::pin!(output.send(tuple(3)));
+            let mut nobody = Context::from_waker(Waker::noop());
+            assert!(waits.poll(&mut nobody).is_pending());
+        }
+        // The one that was dropped while it waited was not sent.
+        let (sent, first) = tokio::join!(output.send(tuple(4)), next(&messages));
+        sent.unwrap();
+        assert_eq!(numbers(&first).0, [1]);
+        assert_eq!(numbers(&next(&messages).await).0, [2]);
+        assert_eq!(numbers(&next(&messages).await).0, [4]);
+        output.send(tuple(5)).await.unwrap();
+        output.send(tuple(6)).await.unwrap();
+        let close = async { messages.close() };
+        let (refused, ()) = tokio::join!(output.send(tuple(7)), close);
+        assert!(matches!(refused, Err(SendError::Closed)));
+        assert_eq!(numbers(&next(&messages).await).0, [5]);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_tuple_is_an_error_of_its_send() {
+        let (output, messages) = channel(2, 1);
+        let error = output.send_json(&[1]).await.unwrap_err().to_string();
+        assert_eq!(error, "a tuple is a JSON object; this serialises as [1]");
+        let error = output.send_json(&json!({"pad": "x".repeat(2000)})).await;
+        assert!(
+            matches!(error, Err(SendError::TooLong { limit: 1024, .. })),
+            "{error:?}"
+        );
+        let keys = std::collections::HashMap::from([((1, 2), 3)]);
+        assert!(matches!(output.send_json(&keys).await, Err(SendError::Json(_))));
+        output.send(Tuple::default()).await.unwrap();
+        assert_eq!(messages.next().await.unwrap(), br#"{"seq":1,"tuples":[{}]}"#);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_source_that_never_waits_lets_others_run() {
+        let (output, messages) = channel(usize::MAX, 1024);
+        let sent = Cell::new(0);
+        let flood = async {
+            loop {
+                output.send_json(&json!({"n": 1})).await.unwrap();
+                sent.set(sent.get() + 1);
+            }
+        };
+        tokio::select! {
+            biased;
+            () = flood => {}
+            message = messages.next() => assert!(message.is_some()),
+        }
+        assert!(sent.get() <= 128 * u64::from(SHARES), "{} in a row", sent.get());
     }
 }

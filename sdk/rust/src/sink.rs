@@ -78,7 +78,8 @@ impl Message {
         &self.bytes
     }
 
-    /// The bytes as they came, without copying them.
+    /// The bytes as they came, without copying them. They may share memory with the rest of the batch that they came in:
+    /// copy what is kept for long.
     pub fn into_bytes(self) -> Bytes {
         self.bytes
     }

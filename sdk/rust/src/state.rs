@@ -150,9 +150,8 @@ impl State {
     /// # Cancel safety
     /// Dropped before it is ready, it may be added or not.
     pub async fn add<N: Number>(&self, key: &str, by: N) -> Result<N, StateError> {
-        let by = match encode(key, &by)? {
-            Value::Number(by) => by,
-            _ => return Err(StateError::Refused("only finite numbers can be added".to_owned())),
+        let Value::Number(by) = encode(key, &by)? else {
+            return Err(StateError::Refused("only finite numbers can be added".to_owned()));
         };
         let sum = self.request(key, StateOperation::Add(by)).await?;
         serde_json::from_value(sum).map_err(|source| wrong_type(key, source))

@@ -280,6 +280,7 @@ fn services(memory: &Memory, symbol: &SymbolName, place: &Place, figures: Arc<Fi
         metrics: Metrics::new(figures),
         log: None,
         offset: None,
+        commits: Arc::default(),
     }
 }
 

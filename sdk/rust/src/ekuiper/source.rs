@@ -1,6 +1,8 @@
 //! Owns one running use of a source: the author's future, the queue behind its [`Output`] and the push socket
 //! that carries it to the host.
 
+use std::sync::Arc;
+
 use mangrove_protocol::Object;
 use mangrove_protocol::address;
 use mangrove_protocol::control::Meta;
@@ -47,7 +49,7 @@ pub(super) async fn start(
 
 async fn run(source: Box<dyn AnySource>, push: Push, bounds: Bounds, context: Context) {
     tracing::info!("source started");
-    let (output, messages) = Output::channel(Framing::Single, bounds);
+    let (output, messages) = Output::channel(Framing::Single, bounds, Arc::default());
     let ended = CancellationToken::new();
     let author = async {
         let result = guard(source.run(output, context.clone())).await;

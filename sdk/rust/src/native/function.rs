@@ -59,7 +59,7 @@ pub(super) async fn run(using: &Use, request: u64, function: Arc<dyn AnyFunction
     tokio::select! {
         biased;
         () = calls.serve(&pair) => {}
-        () = past_time(using, &cancellation) => {
+        () = using.past_work(&cancellation) => {
             tracing::warn!(function = %using.symbol, "calls did not end in time and were dropped");
         }
     }
@@ -235,13 +235,10 @@ impl Calls<'_> {
     }
 
     fn handle_ended(&mut self, ended: Option<Result<(u64, Result<Value>), JoinError>>) {
-        match ended {
-            Some(Ok((id, result))) => {
-                self.handles.remove(&id);
-                self.write(id, result);
-            }
-            // Cancelled: nobody waits for it.
-            Some(Err(_)) | None => {}
+        // Otherwise it was cancelled: nobody waits for it.
+        if let Some(Ok((id, result))) = ended {
+            self.handles.remove(&id);
+            self.write(id, result);
         }
     }
 
@@ -326,10 +323,4 @@ async fn finish(
         Err(_) => Err("it took longer than the host waits".into()),
     };
     (id, result)
-}
-
-/// Calls have their time before they are told to stop.
-async fn past_time(using: &Use, cancellation: &CancellationToken) {
-    using.orders.grace().await;
-    cancellation.cancel();
 }

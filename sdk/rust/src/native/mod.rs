@@ -18,7 +18,7 @@ use mangrove_protocol::name::PluginName;
 use mangrove_protocol::native::control::{ToHost, ToPlugin};
 use mangrove_protocol::native::opening::{FunctionSymbol, Hello, Limits, Symbols as Offered, Welcome};
 use mangrove_protocol::native::{MAX_ITEMS, VERSIONS};
-use sp_proto::{Event, Events, Pair, RecvError, SocketOptions};
+use sp_proto::{AddressError, Event, Events, Pair, RecvError, SocketOptions};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -92,6 +92,10 @@ pub(crate) async fn serve(
                 pause = PAUSE;
             }
             Opened::Refused(reason) => return Err(RunError::Refused { reason }),
+            Opened::NoAddress(source) => {
+                let address = endpoint.control;
+                return Err(RunError::Dial { address, source });
+            }
             Opened::Broken => {}
             Opened::Nobody => {
                 return Err(RunError::HostGone {
@@ -150,6 +154,8 @@ struct Opening<'a> {
 enum Opened {
     Welcome(Welcome, Arc<Link>, Events),
     Refused(String),
+    /// Where the host is said to be makes no sense.
+    NoAddress(AddressError),
     /// The connection broke before the host had answered.
     Broken,
     /// The host could not be reached in time, or was silent.
@@ -162,7 +168,7 @@ impl Opening<'_> {
         let pair = Pair::with_options(self.socket.clone());
         let mut events = pair.events();
         if let Err(error) = pair.dial_in_background(&self.endpoint.control) {
-            return Opened::Refused(error.to_string());
+            return Opened::NoAddress(error);
         }
         let opened = tokio::select! {
             opened = self.greet(&pair, &mut events) => opened,

@@ -19,9 +19,11 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) end: End,
-    /// Then the symbol is told that it has to stop, if it was not told before.
+    /// Then a symbol that had work left is told that it has to stop.
+    half: Instant,
+    /// Then the author's code is dropped.
     grace: Instant,
-    /// Then it is dropped.
+    /// Then all of it is.
     deadline: Instant,
 }
 
@@ -29,9 +31,11 @@ impl Order {
     /// The use has ended within `timeout`; the author's code gets no more than `grace` of it.
     pub(super) fn within(timeout: Duration, grace: Duration, end: End) -> Self {
         let now = Instant::now();
+        let grace = grace.min(timeout * 3 / 4);
         Self {
             end,
-            grace: now + grace.min(timeout * 3 / 4),
+            half: now + grace / 2,
+            grace: now + grace,
             // Some of it is for the way of the answer.
             deadline: now + timeout * 9 / 10,
         }
@@ -70,6 +74,14 @@ impl Orders {
     /// Completes when there is an order.
     pub(super) async fn given(&self) {
         self.given.cancelled().await;
+    }
+
+    /// Completes when half of the author's time is over.
+    pub(super) async fn half(&self) {
+        self.given().await;
+        if let Some(order) = self.order.get() {
+            sleep_until(order.half).await;
+        }
     }
 
     /// Completes when the author's code has had its time.

@@ -15,11 +15,13 @@ use sp_proto::{Event, Events, Message, RecvError, SocketOptions};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::link::Link;
 use super::orders::{End, Order, Orders};
 use super::using::Use;
 use super::{function, sink, source};
+use crate::commits::Commits;
 use crate::context::Place;
 use crate::error::describe;
 use crate::guard::guard_call;
@@ -73,6 +75,7 @@ pub(super) struct Session {
 struct Running {
     orders: Arc<Orders>,
     figures: Arc<Figures>,
+    commits: Arc<Commits>,
 }
 
 enum Wake {
@@ -103,7 +106,12 @@ impl Session {
         }
     }
 
-    pub(super) async fn run(mut self, stop: &CancellationToken) -> Outcome {
+    pub(super) async fn run(self, stop: &CancellationToken) -> Outcome {
+        let span = self.log.span();
+        self.serve(stop).instrument(span).await
+    }
+
+    async fn serve(mut self, stop: &CancellationToken) -> Outcome {
         let outcome = loop {
             if self.ending.is_some() && self.tasks.is_empty() {
                 break Outcome::Finished;
@@ -197,7 +205,7 @@ impl Session {
             ToPlugin::Stop(id, stop) => self.stop(id, &stop),
             ToPlugin::Ping(id) => self.answer(id, Ok(Value::Null)),
             ToPlugin::Shutdown(shutdown) => {
-                tracing::info!("the host asks for the end");
+                tracing::debug!("the host asks for the end");
                 self.end_all(Duration::from_millis(shutdown.timeout), End::Drained(None));
             }
             ToPlugin::Answer(answer) => {
@@ -209,7 +217,12 @@ impl Session {
             ToPlugin::Unknown(Unknown { kind, id: Some(id) }) => {
                 self.answer(id, Err(format!("this plugin knows no {kind:?}")));
             }
-            ToPlugin::Welcome(_) | ToPlugin::Commit(_) | ToPlugin::Unknown(_) => {}
+            ToPlugin::Commit(commit) => {
+                if let Some(running) = self.uses.get(&commit.number) {
+                    running.commits.commit(commit.seq);
+                }
+            }
+            ToPlugin::Welcome(_) | ToPlugin::Unknown(_) => {}
         }
         None
     }
@@ -226,6 +239,7 @@ impl Session {
         let running = Running {
             orders: Arc::default(),
             figures: Arc::clone(&figures),
+            commits: Arc::default(),
         };
         let using = Use {
             number,
@@ -233,6 +247,7 @@ impl Session {
             link: Arc::clone(&self.link),
             orders: Arc::clone(&running.orders),
             figures,
+            commits: Arc::clone(&running.commits),
             limits: self.parts.limits,
             options: Arc::clone(&self.parts.options),
             socket: self.parts.socket.clone(),
@@ -242,7 +257,7 @@ impl Session {
         match self.work(&using.symbol, start.role) {
             Ok(work) => {
                 self.uses.insert(number, running);
-                self.tasks.spawn(run(using, id, work));
+                self.tasks.spawn(run(using, id, work).in_current_span());
             }
             Err(error) => self.answer(id, Err(error.to_string())),
         }

@@ -66,17 +66,10 @@ pub(super) async fn run(using: &Use, request: u64, opening: Opening) {
             taken: 0,
             acks: ack.then_some(Acks::default()),
         };
-        // What it has been handed is taken while there is time; then it is told to stop.
-        let limit = async {
-            using.orders.grace().await;
-            cancellation.cancel();
-            tracing::warn!("the sink did not take everything in time");
-            std::future::pending().await
-        };
         tokio::select! {
             biased;
             () = taking.take_all(&pull) => {}
-            () = limit => {}
+            () = using.past_work(&cancellation) => tracing::warn!("the sink was dropped in the middle of a result"),
         }
         cancellation.cancel();
         taking.ack().await;

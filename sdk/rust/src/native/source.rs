@@ -2,10 +2,12 @@
 //!
 //! Both run in one task: whatever the author's code has sent until it waits goes out together.
 
+use std::sync::Arc;
+
 use mangrove_protocol::Object;
 use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::native::control::Stopped;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sp_proto::Push;
 use tokio::task::coop;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +19,7 @@ use crate::erased::{AnySource, OpenSource};
 use crate::error::describe;
 use crate::guard::guard;
 use crate::output::{Bounds, Framing, Messages};
-use crate::{Context, Error, Output, Result};
+use crate::{Context, Error, Output};
 
 /// Messages in a row after which the author's code has its turn, also when others keep sending for it.
 const RUN: u32 = 16;
@@ -71,7 +73,8 @@ async fn produce(
         tuples: using.options.source_queue,
         message: using.limits.message,
     };
-    let (output, messages) = Output::channel(Framing::Batches(using.limits.batch), bounds);
+    let framing = Framing::Batches(using.limits.batch);
+    let (output, messages) = Output::channel(framing, bounds, Arc::clone(&using.commits));
     let author = async {
         let result = tokio::select! {
             biased;
@@ -90,10 +93,12 @@ async fn produce(
     let carrier = coop::unconstrained(carry(&messages, push, using));
     let (result, ()) = tokio::join!(author, carrier);
     if using.orders.end().is_some() {
-        ended(&result, true);
+        // A source that is stopped in the middle of something says so; that is no failure.
+        if let Err(error) = result {
+            tracing::debug!(error = describe(error.as_ref()), "the source has stopped");
+        }
         return;
     }
-    ended(&result, false);
     let error = result.err().map(|error| describe(error.as_ref()));
     deliver(messages.end(error.as_deref()), push, using).await;
     using.tell_figures().await;
@@ -102,20 +107,10 @@ async fn produce(
     answer(using, messages.last_seq()).await;
 }
 
-fn ended(result: &Result, was_asked: bool) {
-    match result {
-        Ok(()) => tracing::debug!("the source has ended"),
-        // A source that is stopped in the middle of something says so; that is no failure.
-        Err(error) if was_asked => {
-            tracing::debug!(error = describe(error.as_ref()), "the source has stopped")
-        }
-        Err(_) => {}
-    }
-}
-
 async fn answer(using: &Use, seq: u64) {
-    let Stopped { seq } = Stopped { seq };
-    using.answer_stop(Ok(json!({ "seq": seq }))).await;
+    // A number does not fail to be written.
+    let stopped = serde_json::to_value(Stopped { seq }).unwrap_or_default();
+    using.answer_stop(Ok(stopped)).await;
 }
 
 /// Carries messages to the host until the output is closed and empty, or the channel is.

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::link::{HostStore, Link};
 use super::orders::Orders;
+use crate::commits::Commits;
 use crate::context::{Place, Services};
 use crate::error::describe;
 use crate::guard::Panicked;
@@ -29,6 +30,8 @@ pub(super) struct Use {
     pub(super) link: Arc<Link>,
     pub(super) orders: Arc<Orders>,
     pub(super) figures: Arc<Figures>,
+    /// Sources only.
+    pub(super) commits: Arc<Commits>,
     pub(super) limits: Limits,
     pub(super) options: Arc<Options>,
     pub(super) socket: SocketOptions,
@@ -85,9 +88,10 @@ impl Use {
             metrics: Metrics::new(Arc::clone(&self.figures)),
             log: Some(Origin {
                 session: self.session,
-                number: self.number,
+                number: Some(self.number),
             }),
             offset,
+            commits: Arc::clone(&self.commits),
         };
         Context::new(kind, self.symbol.as_str(), place, services, cancellation)
     }
@@ -119,6 +123,13 @@ impl Use {
     /// Tells the symbol to stop as soon as there is an order to; completes when it has had its time.
     pub(super) async fn past_grace(&self, cancellation: &CancellationToken) {
         self.orders.given().await;
+        cancellation.cancel();
+        self.orders.grace().await;
+    }
+
+    /// The same for a symbol that has work left when the order comes: for half of its time it is not told.
+    pub(super) async fn past_work(&self, cancellation: &CancellationToken) {
+        self.orders.half().await;
         cancellation.cancel();
         self.orders.grace().await;
     }

@@ -1,19 +1,73 @@
-//! Owns what a symbol's own tests need in place of a host.
+//! Owns what takes the host's place in tests.
+//!
+//! [`Host`] runs a whole plugin within the test, over the real contract: it starts symbols, feeds them, collects what comes
+//! out, keeps their state, and sees their logs and figures.
 //!
 //! ```
-//! use mangrove_sdk::{Context, Output, Result, Source, Tuple, testing};
+//! use mangrove_sdk::testing::Host;
+//! use mangrove_sdk::{Context, Message, Output, Plugin, Result, Sink, Source};
+//! use serde::Deserialize;
+//! use serde_json::json;
 //!
-//! struct Once;
-//! impl Source for Once {
-//!     type Config = mangrove_sdk::Object;
-//!     async fn open(_: String, _: Self::Config, _: &Context) -> Result<Self> {
-//!         Ok(Self)
+//! #[derive(Deserialize)]
+//! struct Range { count: u64 }
+//!
+//! impl Source for Range {
+//!     type Config = Self;
+//!     async fn open(_: String, range: Self, _: &Context) -> Result<Self> {
+//!         Ok(range)
 //!     }
 //!     async fn run(self, output: Output, _: Context) -> Result {
-//!         Ok(output.send(Tuple::new(&serde_json::json!({"n": 1}))?).await?)
+//!         for n in 1..=self.count {
+//!             output.send_json(&json!({"n": n})).await?;
+//!         }
+//!         Ok(())
 //!     }
 //! }
 //!
+//! struct NoTwo;
+//! impl Sink for NoTwo {
+//!     type Config = mangrove_sdk::Object;
+//!     async fn open(_: Self::Config, _: &Context) -> Result<Self> {
+//!         Ok(Self)
+//!     }
+//!     async fn collect(&mut self, message: Message, _: &Context) -> Result {
+//!         if message.rows()?.iter().any(|row| row["n"] == 2) { Err("no two".into()) } else { Ok(()) }
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result {
+//! let plugin = Plugin::new("example").source::<Range>("range").sink::<NoTwo>("no_two");
+//! let host = Host::start(plugin).await?;
+//!
+//! let mut range = host.source("range").config(json!({"count": 2})).start().await?;
+//! let mut no_two = host.sink("no_two").start().await?;
+//! assert_eq!(no_two.send(&range.tuple().await?.message()).await?, Ok(()));
+//! assert_eq!(no_two.send(&range.tuple().await?.message()).await?, Err("no two".to_owned()));
+//! assert_eq!(range.next().await?, None);
+//!
+//! let error = host.source("range").config(json!({"count": "two"})).start().await.unwrap_err();
+//! assert!(error.to_string().contains("expected u64"));
+//! host.stop().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Where only the code of one symbol is of interest, [`context`] and [`output`] do:
+//!
+//! ```
+//! # use mangrove_sdk::{Context, Output, Result, Source, testing};
+//! # struct Once;
+//! # impl Source for Once {
+//! #     type Config = mangrove_sdk::Object;
+//! #     async fn open(_: String, _: Self::Config, _: &Context) -> Result<Self> {
+//! #         Ok(Self)
+//! #     }
+//! #     async fn run(self, output: Output, _: Context) -> Result {
+//! #         Ok(output.send_json(&serde_json::json!({"n": 1})).await?)
+//! #     }
+//! # }
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result {
 //! let context = testing::context();
@@ -26,6 +80,12 @@
 //! # }
 //! ```
 
+mod host;
+mod uses;
+
+pub use host::{Host, LogLine};
+pub use uses::{FunctionStart, RunningFunction, RunningSink, RunningSource, SinkStart, SourceStart};
+
 use std::sync::Arc;
 
 use mangrove_protocol::Object;
@@ -36,9 +96,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::{Place, Services};
 use crate::metrics::{Figures, Metrics};
+use crate::native::Endpoint;
 use crate::output::{Bounds, Framing, Messages};
 use crate::state::{Memory, MemoryStore, Scope, State};
-use crate::{Context, Output, Tuple};
+use crate::{Context, Output, Plugin, RunError, Tuple};
 
 /// A context of the rule `rule`, operator `op`, with an empty state; cancel it through [`Context::cancellation`].
 pub fn context() -> Context {
@@ -68,6 +129,7 @@ fn make_context(offset: Option<Value>) -> Context {
         metrics: Metrics::new(Figures::new(0, Arc::default())),
         log: None,
         offset,
+        commits: Arc::default(),
     };
     Context::new(
         SymbolKind::Source,
@@ -78,13 +140,32 @@ fn make_context(offset: Option<Value>) -> Context {
     )
 }
 
+/// Runs a plugin for a host of the test's own at `control`, an address of `sp_proto`'s, as if the environment had said so;
+/// `token` is what its hello repeats.
+///
+/// # Errors
+/// As [`Plugin::run`].
+pub async fn run_at(
+    mut plugin: Plugin,
+    control: &str,
+    token: &str,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let endpoint = Endpoint {
+        control: control.to_owned(),
+        token: token.to_owned(),
+        plugin: plugin.check()?,
+    };
+    plugin.serve_native(endpoint, &stop).await
+}
+
 /// An output for a source, and what comes out of it. `capacity` messages wait between the two.
 pub fn output(capacity: usize) -> (Output, Sent) {
     let bounds = Bounds {
         tuples: capacity.max(1),
         message: 0,
     };
-    let (output, messages) = Output::channel(Framing::Batches(1), bounds);
+    let (output, messages) = Output::channel(Framing::Batches(1), bounds, Arc::default());
     (output, Sent { messages })
 }
 
