@@ -6,8 +6,6 @@ import type { Source } from "./source.js";
 import type { Sink } from "./sink.js";
 import { Session, RefusedError } from "./session.js";
 
-export const VERSION = "0.1.0";
-
 /** Opens a source for one use. What it throws is what the host shows for a stream that doesn't start. */
 export type OpenSource<C> = (config: C, context: SourceContext) => Source | Promise<Source>;
 /** Opens a sink for one use. What it throws is what the host shows for a rule that doesn't start. */
