@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,40 +68,81 @@ type function struct {
 	aggregate bool
 }
 
-// functionRun is a function at work: one goroutine reads calls, one writes results, and each call that runs has one.
+const (
+	mostIdle   = 64               // goroutines of one function that wait for calls
+	stall      = time.Millisecond // of a call, until the others of its message go on without it
+	mostQueued = 1 << 20          // bytes of results that wait to be written
+)
+
+// functionRun is a function at work: one goroutine reads calls, one writes results. The calls of one message run in one
+// goroutine, one after the other, because most take less time than starting another would; as long as one of them does
+// not return, more and more goroutines take over the rest.
 type functionRun struct {
 	use     *Use
 	f       *function
 	channel *link.Channel
-	slots   chan struct{} // one token per call at work
-	jobs    chan job      // for goroutines that wait for one
+	slots   chan struct{} // one token per goroutine at work
+	groups  chan *group   // for goroutines that wait for one
 	idle    atomic.Int64
-	results chan result
 	working sync.WaitGroup
 	ended   chan struct{}
-	written chan struct{}
+	results results
 
 	mu       sync.Mutex
 	conn     *sp.Conn
 	stopping bool
-	cancels  map[uint64]context.CancelFunc
+	running  map[uint64]*callContext
 }
 
-// mostIdle is how many goroutines of one function wait for calls.
-const mostIdle = 64
-
-// job is a call to be made.
-type job struct {
-	ctx      context.Context
-	id       uint64
-	call     *Call
-	finished func()
+// group is the calls of one message.
+type group struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	shared Call
+	calls  []rawCall
+	ctxs   []callContext
+	next   atomic.Int64 // the call to be made next
+	left   atomic.Int64 // calls that have not ended
 }
 
-// result is what a call gave, encoded as `[id,value]`.
-type result struct {
-	encoded []byte
-	failed  bool
+// callContext is the context of one call. Most calls never ask whether it has ended, so what it takes to wait for the
+// end is made when they do.
+type callContext struct {
+	context.Context // of the group
+	mu              sync.Mutex
+	inner           context.Context
+	cancel          context.CancelFunc
+	ended           bool
+}
+
+func (c *callContext) Done() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inner == nil {
+		c.inner, c.cancel = context.WithCancel(c.Context)
+		if c.ended {
+			c.cancel()
+		}
+	}
+	return c.inner.Done()
+}
+
+func (c *callContext) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return context.Canceled
+	}
+	return c.Context.Err()
+}
+
+func (c *callContext) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	if c.cancel != nil {
+		c.cancel()
+	}
 }
 
 func newFunctionRun(use *Use, f *function, channel *link.Channel) *functionRun {
@@ -111,20 +151,19 @@ func newFunctionRun(use *Use, f *function, channel *link.Channel) *functionRun {
 		f:       f,
 		channel: channel,
 		slots:   make(chan struct{}, max(use.session.plugin.CallLimit, 1)),
-		jobs:    make(chan job),
-		results: make(chan result, 1024),
+		groups:  make(chan *group),
 		ended:   make(chan struct{}),
-		written: make(chan struct{}),
-		cancels: map[uint64]context.CancelFunc{},
+		results: newResults(),
+		running: map[uint64]*callContext{},
 	}
 }
 
 func (r *functionRun) run() {
-	go r.write()
+	go r.results.write(r.channel, r.use.session.limits.Batch)
 	go func() {
 		defer close(r.ended)
-		defer close(r.results)
-		defer close(r.jobs)
+		defer r.results.close()
+		defer close(r.groups)
 		defer r.working.Wait()
 		var broken *sp.Conn
 		for {
@@ -148,7 +187,7 @@ func (r *functionRun) run() {
 	}()
 }
 
-// reads notes the connection that is read from, and tells whether to read at all.
+// reads notes the connection that is read from, and tells whether the function is being stopped.
 func (r *functionRun) reads(conn *sp.Conn) (stopping bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -169,78 +208,118 @@ func (r *functionRun) handle(message []byte) {
 	}
 	for _, id := range data.Cancel {
 		r.mu.Lock()
-		cancel := r.cancels[id]
+		call := r.running[id]
 		r.mu.Unlock()
-		if cancel != nil {
-			cancel()
+		if call != nil {
+			call.end()
 		}
 	}
 	if len(calls) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.use.session.ctx, data.Timeout.duration(time.Hour))
-	var left atomic.Int64
-	left.Store(int64(len(calls)))
-	finished := func() {
-		if left.Add(-1) == 0 {
-			cancel()
-		}
+	g := &group{calls: calls, ctxs: make([]callContext, len(calls)), shared: Call{
+		RuleID:     data.Context.RuleID,
+		OpID:       data.Context.OpID,
+		InstanceID: data.Context.InstanceID,
+		FuncID:     data.Context.FuncID,
+		use:        r.use,
+	}}
+	g.ctx, g.cancel = context.WithTimeout(r.use.session.ctx, data.Timeout.duration(time.Hour))
+	g.left.Store(int64(len(calls)))
+	r.mu.Lock()
+	for index, call := range calls {
+		g.ctxs[index].Context = g.ctx
+		r.running[call.id] = &g.ctxs[index]
 	}
-	for _, raw := range calls {
-		call := &Call{
-			Args:       raw.args,
-			RuleID:     data.Context.RuleID,
-			OpID:       data.Context.OpID,
-			InstanceID: data.Context.InstanceID,
-			FuncID:     data.Context.FuncID,
-			use:        r.use,
+	r.mu.Unlock()
+	select {
+	case r.slots <- struct{}{}:
+		r.hand(g)
+		if len(calls) > 1 {
+			r.working.Add(1)
+			r.watch(g, 0, 1)
 		}
-		select {
-		case r.slots <- struct{}{}:
-		case <-ctx.Done():
-			// Their time is over before a slot was free, or the host is gone.
-			finished()
-			continue
-		}
-		one, cancel := context.WithCancel(ctx)
-		r.mu.Lock()
-		r.cancels[raw.id] = cancel
-		r.mu.Unlock()
-		r.working.Add(1)
-		next := job{one, raw.id, call, func() { cancel(); finished() }}
-		select {
-		case r.jobs <- next:
-		default:
-			go r.work(next)
-		}
+	case <-r.use.session.ctx.Done():
+		g.cancel()
 	}
 }
 
-// work runs a job, then those that come while not too many others wait for one: a goroutine that has grown its stack is
-// cheaper than a new one.
-func (r *functionRun) work(next job) {
+// hand gives a group to a goroutine, for which there is a slot.
+func (r *functionRun) hand(g *group) {
+	r.working.Add(1)
+	select {
+	case r.groups <- g:
+	default:
+		go r.work(g)
+	}
+}
+
+// watch lets twice as many goroutines work on a group when none of its calls has begun since the last look. It counts
+// as working itself until all have begun.
+func (r *functionRun) watch(g *group, before int64, workers int) {
+	time.AfterFunc(stall, func() {
+		next := g.next.Load()
+		if next >= int64(len(g.calls)) {
+			r.working.Done()
+			return
+		}
+		if next == before {
+			for range min(workers, len(g.calls)-int(next)) {
+				select {
+				case r.slots <- struct{}{}:
+					r.hand(g)
+					workers++
+				default:
+				}
+			}
+		}
+		r.watch(g, next, workers)
+	})
+}
+
+// work makes calls of a group while there are any, then of those that come while not too many others wait for one: a
+// goroutine that has grown its stack is cheaper than a new one.
+func (r *functionRun) work(g *group) {
 	for open := true; open; {
-		r.call(next.ctx, next.id, next.call)
-		next.finished()
+		for {
+			next := g.next.Add(1) - 1
+			if next >= int64(len(g.calls)) {
+				break
+			}
+			r.call(g, int(next))
+			if g.left.Add(-1) == 0 {
+				g.cancel()
+			}
+		}
 		<-r.slots
 		r.working.Done()
 		if r.idle.Add(1) > mostIdle {
 			r.idle.Add(-1)
 			return
 		}
-		next, open = <-r.jobs
+		g, open = <-r.groups
 		r.idle.Add(-1)
 	}
 }
 
-func (r *functionRun) call(ctx context.Context, id uint64, call *Call) {
+func (r *functionRun) call(g *group, index int) {
+	id, ctx := g.calls[index].id, &g.ctxs[index]
+	call := g.shared
+	call.Args = g.calls[index].args
 	var value any
-	err := guard(func() (err error) { value, err = r.f.exec(ctx, call); return err })
+	var err error
+	if ctx.Err() == nil {
+		err = guard(func() (err error) { value, err = r.f.exec(ctx, &call); return err })
+	}
 	r.mu.Lock()
-	delete(r.cancels, id)
+	if r.running[id] == ctx {
+		delete(r.running, id)
+	}
 	r.mu.Unlock()
-	if ctx.Err() != nil {
-		return // nobody waits for it
+	given := ctx.Err() != nil
+	ctx.end()
+	if given {
+		return // up: nobody waits for it
 	}
 	var encoded []byte
 	if err == nil {
@@ -252,65 +331,7 @@ func (r *functionRun) call(ctx context.Context, id uint64, call *Call) {
 	if err != nil {
 		encoded, _ = json.Marshal(errorText(err))
 	}
-	pair := make([]byte, 0, len(encoded)+24)
-	pair = strconv.AppendUint(append(pair, '['), id, 10)
-	pair = append(append(append(pair, ','), encoded...), ']')
-	select {
-	case r.results <- result{pair, err != nil}:
-	case <-r.use.session.ctx.Done():
-	case <-r.written:
-	}
-}
-
-// write sends results, those together that are there together.
-func (r *functionRun) write() {
-	defer close(r.written)
-	var held *result
-	for {
-		var results, failures []byte
-		count := 0
-		for count < r.use.session.limits.Batch {
-			var next result
-			open := true
-			if held != nil {
-				next, held = *held, nil
-			} else if count == 0 {
-				next, open = <-r.results
-			} else {
-				select {
-				case next, open = <-r.results:
-				default:
-					open = false
-				}
-			}
-			if !open {
-				break
-			}
-			if count > 0 && len(results)+len(failures)+len(next.encoded) > batchBytes {
-				held = &next
-				break
-			}
-			list := &results
-			if next.failed {
-				list = &failures
-			}
-			if len(*list) > 0 {
-				*list = append(*list, ',')
-			}
-			*list = append(*list, next.encoded...)
-			count++
-		}
-		if count == 0 {
-			return
-		}
-		parts := [][]byte{[]byte(`{"results":[`), results, []byte(`]}`)}
-		if len(failures) > 0 {
-			parts = [][]byte{[]byte(`{"results":[`), results, []byte(`],"errors":[`), failures, []byte(`]}`)}
-		}
-		if r.channel.Write(parts...) != nil {
-			return
-		}
-	}
+	r.results.put(r.use.session.ctx, result{id, encoded, err != nil})
 }
 
 func (r *functionRun) stop(ctx context.Context, _ *uint64) (any, error) {
@@ -322,7 +343,7 @@ func (r *functionRun) stop(ctx context.Context, _ *uint64) (any, error) {
 	r.mu.Unlock()
 	var err error
 	select {
-	case <-r.written:
+	case <-r.results.written:
 	case <-ctx.Done():
 		err = errors.New("calls are still running")
 	}

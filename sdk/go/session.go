@@ -65,19 +65,8 @@ func (p *Plugin) serve(ctx context.Context, host link.Host) error {
 	if err != nil {
 		return err
 	}
-	s := &session{
-		plugin:     p,
-		host:       host,
-		conn:       conn,
-		limits:     accepted.Limits,
-		out:        make(chan any, queued),
-		validating: make(chan struct{}, mostValidates),
-		open:       map[uint64]*entry{},
-		asked:      map[uint64]chan answer{},
-	}
-	conn.SetLimit(s.limits.Message)
-	// Not a child of ctx: what ctx asks for is an end in order.
-	s.ctx, s.end = context.WithCancelCause(context.WithoutCancel(ctx))
+	conn.SetLimit(accepted.Limits.Message)
+	s := newSession(ctx, p, host, conn, accepted.Limits)
 	defer context.AfterFunc(s.ctx, func() { conn.Close() })()
 
 	finished := make(chan struct{})
@@ -106,6 +95,22 @@ func (p *Plugin) serve(ctx context.Context, host link.Host) error {
 		return cause
 	}
 	return nil
+}
+
+func newSession(ctx context.Context, p *Plugin, host link.Host, conn *sp.Conn, limits limits) *session {
+	s := &session{
+		plugin:     p,
+		host:       host,
+		conn:       conn,
+		limits:     limits,
+		out:        make(chan any, queued),
+		validating: make(chan struct{}, mostValidates),
+		open:       map[uint64]*entry{},
+		asked:      map[uint64]chan answer{},
+	}
+	// Not a child of ctx: what ctx asks for is an end in order.
+	s.ctx, s.end = context.WithCancelCause(context.WithoutCancel(ctx))
+	return s
 }
 
 // hello opens the conversation.

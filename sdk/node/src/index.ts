@@ -6,11 +6,11 @@
  * promises that it has returned ends the process, as everywhere in Node. When the connection to the host breaks, every
  * use of a symbol is dropped, and the host starts them again.
  */
-export { Plugin, VERSION, type Exec, type FunctionOptions, type OpenSink, type OpenSource, type PluginOptions } from "./plugin.js";
+export { Plugin, type Exec, type FunctionOptions, type OpenSink, type OpenSource, type PluginOptions } from "./plugin.js";
 export { Tuple, type Extra, type Output, type RunSource, type Source } from "./source.js";
 export { rows, type Result, type Sink } from "./sink.js";
 export type { CallContext, Context, Logger, SourceContext, State } from "./context.js";
 export type { Json } from "./message.js";
-export { RefusedError } from "./session.js";
+export { RefusedError, VERSION } from "./session.js";
 export { NoHostError } from "./link.js";
 export { LimitError } from "./sp.js";

@@ -6,14 +6,11 @@ import type { Source } from "./source.js";
 import type { Sink } from "./sink.js";
 import { Session, RefusedError } from "./session.js";
 
-export const VERSION = "0.1.0";
-
 /** Opens a source for one use. What it throws is what the host shows for a stream that doesn't start. */
 export type OpenSource<C> = (config: C, context: SourceContext) => Source | Promise<Source>;
 /** Opens a sink for one use. What it throws is what the host shows for a rule that doesn't start. */
 export type OpenSink<C> = (config: C, context: Context) => Sink | Promise<Sink>;
 /** Makes one call. Arguments and result are JSON; of an aggregate each argument is the list of a column's values. */
-// eslint-disable-next-line @typescript-eslint/no-explicit-any
 export type Exec = (args: any[], context: CallContext) => unknown;
 
 export interface FunctionOptions {

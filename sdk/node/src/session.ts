@@ -8,6 +8,9 @@ import { SinkRun } from "./sink.js";
 import { SourceRun } from "./source.js";
 import { Connection, LimitError, PAIR, PULL, PUSH } from "./sp.js";
 
+/** What the plugin tells its host about its SDK. */
+export const VERSION = "0.1.0";
+
 const COMMAND_TIMEOUT = 5000;
 const DROP_GRACE = 2000;
 const BROKEN_IN_ROW = 10; // messages that break the contract, until the connection is closed
@@ -112,7 +115,7 @@ export class Session implements Owner {
         versions: [1],
         token: this.link.token,
         plugin: this.name,
-        sdk: "mangrove-node/0.1.0",
+        sdk: `mangrove-node/${VERSION}`,
         symbols: { sources: [...this.symbols.sources.keys()], sinks: [...this.symbols.sinks.keys()], functions },
         encodings: ["json"],
       }),

@@ -11,7 +11,6 @@ export type Result = Json;
 /** Takes results out. */
 export interface Sink {
   /** When it returns, or what it returns resolves, the result is safe and the host is told so. */
-  // eslint-disable-next-line @typescript-eslint/no-explicit-any
   collect(result: any): void | Promise<void>;
   close?(): void | Promise<void>;
 }

@@ -1,15 +1,14 @@
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import type { AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { createServer, type TLSSocket } from "node:tls";
 import { fileURLToPath } from "node:url";
 import { Connection, PAIR } from "../src/sp.js";
-import { End, LIMIT, Listener, Script } from "./script.js";
+import { End, folder, LIMIT, Listener, Script } from "./script.js";
 import { cert, key } from "./tls.js";
 
 function start(environment: Record<string, string>): ChildProcess {
@@ -56,7 +55,7 @@ for (const end of ["shutdown", "SIGTERM"]) {
 test("a plugin trusts the authority of the environment", async () => {
   const server = createServer({ cert, key }).listen(0, "127.0.0.1");
   await once(server, "listening");
-  const authority = join(mkdtempSync(join(tmpdir(), "ca-")), "ca.pem");
+  const authority = join(folder(), "ca.pem");
   writeFileSync(authority, cert);
   const accepted = once(server, "secureConnection");
   const child = start({ MANGROVE_CONTROL: `tls+tcp://127.0.0.1:${(server.address() as AddressInfo).port}`, MANGROVE_CA: authority });

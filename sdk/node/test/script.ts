@@ -1,6 +1,6 @@
 /** A host over real sockets that says what the test tells it to. */
 import assert from "node:assert/strict";
-import { mkdtempSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import * as net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,8 +10,16 @@ import { Connection, PAIR, PULL, PUSH, type Protocol } from "../src/sp.js";
 
 export const LIMIT = 32 << 20;
 export const BATCH = 1024;
-// eslint-disable-next-line @typescript-eslint/no-explicit-any
 export type Message = Record<string, any>;
+
+/** A folder that is gone when the tests have run. */
+export function folder(): string {
+  const path = mkdtempSync(join(tmpdir(), "mangrove-"));
+  process.on("exit", () => rmSync(path, { recursive: true, force: true }));
+  return path;
+}
+
+process.setMaxListeners(0);
 
 /** The host's end of a channel. */
 export class End {
@@ -61,7 +69,7 @@ export class Listener {
 
   static async open(protocol: Protocol, kind: "ipc" | "tcp" = "ipc"): Promise<Listener> {
     const server = net.createServer();
-    const path = kind === "ipc" ? join(mkdtempSync(join(tmpdir(), "script-")), "s.ipc") : undefined;
+    const path = kind === "ipc" ? join(folder(), "s.ipc") : undefined;
     await new Promise<void>((resolve) => (path === undefined ? server.listen(0, "127.0.0.1", resolve) : server.listen(path, resolve)));
     const address = path === undefined ? `tcp://127.0.0.1:${(server.address() as net.AddressInfo).port}` : `ipc://${path}`;
     return new Listener(server, address, protocol, path !== undefined);
