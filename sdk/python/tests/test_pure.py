@@ -89,7 +89,8 @@ def test_a_start_is_read() -> None:
     ("change", "part"),
     [
         ({"use": None}, "use is 'null', expected an integer"),
-        ({"use": -1}, "use is -1"),
+        ({"use": -1}, "use is '-1', expected an integer"),
+        ({"use": 2**53}, "below 2\\^53"),
         ({"use": True}, "use is 'true'"),
         ({"kind": "tap"}, "kind is 'tap'"),
         ({"symbol": 1}, "symbol is '1', expected a text"),

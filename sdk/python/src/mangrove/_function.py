@@ -89,7 +89,7 @@ class FunctionUse(Use):
         if "calls" in message:
             calls = _messages.array(message, "calls")
             context = self._context(_messages.mapping(message, "context"))
-            timeout = _messages.unsigned(message, "timeout", 0)
+            timeout = _messages.seconds(message, "timeout", 0)
             for call in calls:
                 if (
                     type(call) is not list
@@ -99,9 +99,9 @@ class FunctionUse(Use):
                     or type(call[1]) is not list
                 ):
                     raise ContractError(
-                        f"a call is {_json.excerpt(_json.encode(call))}, expected a number and an array of arguments"
+                        f"a call is {_messages.shown(call)}, expected a number and an array of arguments"
                     )
-            self._execute(calls, context, timeout / 1000)
+            self._execute(calls, context, timeout)
         elif "cancel" in message:
             if self._elsewhere is not None:
                 self._elsewhere.cancel(_messages.array(message, "cancel"))

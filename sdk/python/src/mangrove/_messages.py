@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any, Optional, Sequence
 
 from . import _json
-from ._errors import ContractError
+from ._errors import ContractError, clean
 
 VERSION = 1
 KINDS = ("source", "sink", "function")
 
 _MISSING = object()
+_END_OF_INTEGERS = 2**53
 
 
 def _field(message: dict[str, Any], name: str, expected: str, types: Any, default: Any = _MISSING) -> Any:
@@ -20,8 +22,13 @@ def _field(message: dict[str, Any], name: str, expected: str, types: Any, defaul
         raise ContractError(f"{name} is missing, expected {expected}")
     # To Python a bool is an int.
     if value is not default and (not isinstance(value, types) or isinstance(value, bool) is not (types is bool)):
-        raise ContractError(f"{name} is {_json.excerpt(_json.encode(value))}, expected {expected}")
+        raise ContractError(f"{name} is {shown(value)}, expected {expected}")
     return value
+
+
+def shown(value: Any) -> str:
+    """A value of a message, for an error's text. It may hold what cannot be written as UTF-8."""
+    return _json.excerpt(json.dumps(value).encode())
 
 
 def text(message: dict[str, Any], name: str, default: Any = _MISSING) -> str:
@@ -32,9 +39,14 @@ def text(message: dict[str, Any], name: str, default: Any = _MISSING) -> str:
 def unsigned(message: dict[str, Any], name: str, default: Any = _MISSING) -> Any:
     """A field that holds an integer from 0."""
     value = _field(message, name, "an integer from 0", int, default)
-    if value is not default and value < 0:
-        raise ContractError(f"{name} is {value}, expected an integer from 0")
+    if value is not default and not 0 <= value < _END_OF_INTEGERS:
+        raise ContractError(f"{name} is {shown(value)}, expected an integer from 0, below 2^53")
     return value
+
+
+def seconds(message: dict[str, Any], name: str, default: int) -> float:
+    """A field that holds milliseconds, in seconds; at most a day."""
+    return float(min(unsigned(message, name, default) / 1000, 86_400))
 
 
 def array(message: dict[str, Any], name: str, default: Any = _MISSING) -> Any:
@@ -141,7 +153,7 @@ def answer(number: int, value: Any = None, error: Optional[str] = None) -> dict[
 
 def use_error(use: int, error: str) -> dict[str, Any]:
     """A note of an error that the symbol survives."""
-    return {"type": "error", "use": use, "error": error}
+    return {"type": "error", "use": use, "error": clean(error)}
 
 
 def ack(use: int, seq: int, errors: Sequence[tuple[int, str]]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Any, Callable, Union
 
+from ._errors import clean
+
 Number = Union[int, float]
 Note = Callable[[dict[str, Any]], object]
 
@@ -61,7 +63,7 @@ class Metrics:
         return Gauge(self, self._check(name))
 
     def _check(self, name: str) -> str:
-        if not name or len(name) > 256:
+        if not name or len(name) > 256 or clean(name) != name:
             raise ValueError(f"metric {name!r}: expected a name of 1 to 256 characters")
         with self._lock:
             if name not in self._names and len(self._names) >= _MAX_METRICS:

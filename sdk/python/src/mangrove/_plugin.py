@@ -223,7 +223,6 @@ class _Process:
             session = open_session(
                 connection, self._registry, self._token, self._name, f"mangrove-python/{__version__}"
             )
-            session.address = self._address
             self._runtime = Runtime(
                 self._registry,
                 session,

@@ -134,7 +134,11 @@ class Runtime:
             if start.use in self._uses:
                 raise ContractError(f"use {start.use} has been started before")
             self._uses[start.use] = use
-        _spawn(f"{start.symbol}-{start.use}", use.live, number, lambda: self._forget(start.use))
+        try:
+            _spawn(f"{start.symbol}-{start.use}", use.live, number, lambda: self._forget(start.use))
+        except ContractError:
+            self._forget(start.use)
+            raise
 
     def _make(self, start: Start) -> Use:
         if start.kind == "source":
@@ -156,7 +160,7 @@ class Runtime:
 
     def _stop(self, number: int, message: dict[str, Any]) -> None:
         use = _messages.unsigned(message, "use")
-        timeout = _messages.unsigned(message, "timeout", 5000) / 1000
+        timeout = _messages.seconds(message, "timeout", 5000)
         seq = _messages.unsigned(message, "seq", None)
         with self._lock:
             found = self._uses.get(use)
@@ -213,7 +217,7 @@ class Runtime:
             found.commit(seq)
 
     def _shutdown(self, message: dict[str, Any]) -> None:
-        self._shut_down(_messages.unsigned(message, "timeout", 5000) / 1000)
+        self._shut_down(_messages.seconds(message, "timeout", 5000))
 
     # The end.
 
@@ -239,5 +243,9 @@ class Runtime:
 
 def _spawn(name: str, work: Callable[..., object], *args: Any) -> threading.Thread:
     thread = threading.Thread(target=work, args=args, name=name, daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        # The system's limit: this request fails, and nothing else does.
+        raise ContractError(f"too much at once: {error}") from None
     return thread

@@ -12,7 +12,6 @@ import threading
 from typing import Any, Optional
 
 from . import _json, _messages
-from ._address import Address
 from ._errors import ConnectionLost, ContractError, StateError
 from ._link import Connection
 
@@ -25,10 +24,9 @@ _Answer = concurrent.futures.Future[Any]
 class Session:
     """The plugin's end of a control connection."""
 
-    def __init__(self, connection: Connection, welcome: _messages.Welcome, address: Optional[Address] = None) -> None:
+    def __init__(self, connection: Connection, welcome: _messages.Welcome) -> None:
         self.connection = connection
         self.welcome = welcome
-        self.address = address
         self.lost = False
         self._lock = threading.Lock()
         self._last = 0

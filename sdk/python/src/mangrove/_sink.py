@@ -76,7 +76,12 @@ class SinkUse(Use):
             self.trace(error)
         errors = [(index, describe(error)) for index, error in failed]
         if self.start.ack:
-            self.session.note(_messages.ack(self.start.use, seq, errors))
+            try:
+                self.session.note(_messages.ack(self.start.use, seq, errors))
+            except ValueError:
+                # So many errors that they do not fit: that each failed matters more than why.
+                short = [(index, text[:40]) for index, text in errors]
+                self.session.note(_messages.ack(self.start.use, seq, short))
             return
         for _, text in errors:
             self.report(text)

@@ -95,8 +95,10 @@ class Use(ABC):
     # The thread of the use.
 
     def live(self, request: int, failed: Callable[[], None]) -> None:
-        """Opens the symbol, answers the request, runs it and closes it. ``failed`` is called if it does not open, before
-        the host is told."""
+        """Opens the symbol, answers the request, runs it and closes it.
+
+        ``failed`` is called if it does not open, before the host is told.
+        """
         try:
             problem = self._begin()
             if problem is not None:
