@@ -187,7 +187,8 @@ impl<P: Pattern> State<P> {
         while let Some(context) = self.pattern.pop_ready() {
             wakes.extend(self.contexts.remove(&context));
         }
-        if !self.receivers.is_empty() && self.pattern.can_recv() {
+        // What was handed over is as good as queued: whoever waits may have looked before.
+        if !self.receivers.is_empty() && (self.pattern.can_recv() || !self.handed_over.is_empty()) {
             wakes.extend(self.receivers.wake_first());
         }
         if !self.senders.is_empty() && self.pattern.can_send() {

@@ -483,3 +483,58 @@ fn dropping_the_last_handle_ends_every_pipe_also_one_that_just_comes() {
         drop(block_on(theirs.receiver.recv()));
     });
 }
+
+/// A pull socket whose receiver reads by itself after the first message, and the runtime of the timer that is then
+/// set. It never goes off, so nobody can rely on it.
+fn flooded(model: impl Fn(Arc<Core<pattern::Pull>>, Duplex, JoinHandle<()>) + Send + Sync + 'static) {
+    static FLOOD: [u8; 128 * 1024] = [0; 128 * 1024];
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let _entered = runtime.enter();
+    explore(3, move || {
+        let limits = RecvLimits {
+            messages: 8,
+            bytes: 1024 * 1024,
+        };
+        let core = Arc::new(Core::new(pattern::Pull::new(limits), tight()));
+        let (ours, theirs) = connection(4);
+        block_on(theirs.sender.send(Bytes::from_static(&FLOOD))).unwrap();
+        let pipe = spawn_pipe(&core, ours);
+        model(core, theirs, pipe);
+    });
+}
+
+/// Receives until the socket is closed.
+fn receive_all(core: &Arc<Core<pattern::Pull>>) -> JoinHandle<Vec<usize>> {
+    let core = Arc::clone(core);
+    spawn(move || std::iter::from_fn(|| recv(&core).ok().map(|message| message.len())).collect())
+}
+
+#[test]
+fn a_receiver_that_reads_by_itself_passes_the_end_on() {
+    flooded(|core, theirs, pipe| {
+        let receiver = receive_all(&core);
+        block_on(theirs.sender.send("1".into())).unwrap();
+        drop(theirs);
+        pipe.join().unwrap();
+        assert!(core.pipes().is_empty());
+        core.close();
+        let got = receiver.join().unwrap();
+        assert!([128 * 1024, 1].starts_with(&got), "{got:?}");
+    });
+}
+
+#[test]
+fn a_pipe_that_a_receiver_reads_ends_with_its_socket() {
+    flooded(|core, theirs, pipe| {
+        let receiver = receive_all(&core);
+        block_on(theirs.sender.send("1".into())).unwrap();
+        core.close();
+        pipe.join().unwrap();
+        let got = receiver.join().unwrap();
+        assert!([128 * 1024, 1].starts_with(&got), "{got:?}");
+        drop(theirs);
+    });
+}

@@ -188,7 +188,9 @@ impl<P: Pattern, T, F: FnMut(&mut State<P>) -> Option<T> + Unpin> Future for Rec
             (state, Some(Err(RecvError::Closed)))
         } else {
             let (state, taken) = this.core.take_or_read(state, &mut this.take);
-            (state, taken.map(Ok))
+            // Who reads has no lock, and is not told of a close in that time.
+            let closed = state.closed.then_some(Err(RecvError::Closed));
+            (state, taken.map(Ok).or(closed))
         };
         let Some(result) = result else {
             state.receivers.wait(&mut this.ticket, cx.waker());
