@@ -153,6 +153,7 @@ async fn status_of_all(State(host): State<Host>) -> Json<BTreeMap<String, Report
         Some((name, Report { status, rules }))
     };
     let names = names.chain(unreadable.map(|(name, _)| name));
+    let names = names.chain(host.plugins.coming());
     Json(names.filter_map(report).collect())
 }
 

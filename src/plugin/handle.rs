@@ -78,6 +78,14 @@ impl Handle {
         unreadable.collect()
     }
 
+    /// Names of which nothing is known yet but that a package is being installed.
+    pub fn coming(&self) -> Vec<String> {
+        let catalog = self.shared.catalog();
+        let mut names = self.shared.all_coming();
+        names.retain(|name| catalog.entry(name).is_none());
+        names
+    }
+
     /// Why the plugins' folder cannot be read now; what runs goes on meanwhile.
     pub fn trouble(&self) -> Option<String> {
         self.shared.trouble()

@@ -30,9 +30,9 @@ impl Shared {
         let name = request.name.as_str();
         self.events.say(name, None, State::Installing, FETCHING);
         let installed = self.install_or_update(&request).await;
-        if let Err(error) = &installed {
-            let reason = format!("it was not installed: {error}");
-            self.events.say(name, None, State::Removed, &reason);
+        if installed.is_err() {
+            self.events
+                .say(name, None, State::Removed, "it was not installed");
         }
         installed
     }

@@ -266,6 +266,11 @@ impl Shared {
         self.coming().contains(name)
     }
 
+    /// Every such name.
+    pub(super) fn all_coming(&self) -> Vec<String> {
+        self.coming().iter().cloned().collect()
+    }
+
     fn coming(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.coming.lock().unwrap_or_else(PoisonError::into_inner)
     }

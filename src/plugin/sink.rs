@@ -32,8 +32,6 @@ pub struct Sink {
     acknowledgements: Pull,
     require_ack: bool,
     owed: Owed,
-    /// The connection that has taken the last message, as far as that is known.
-    taken_by: Option<PipeId>,
     held: Use,
 }
 
@@ -133,7 +131,6 @@ impl Sink {
             acknowledgements,
             require_ack,
             owed: Owed::default(),
-            taken_by: None,
             held,
         })
     }
@@ -364,8 +361,8 @@ impl Sink {
             }
             // Whoever was there before may have taken it and be gone.
             let now = self.sender.pipe();
-            self.taken_by = now.filter(|_| before.is_none() || before == now);
-            match self.acknowledged().await? {
+            let taken_by = now.filter(|_| before.is_none() || before == now);
+            match self.acknowledged(taken_by).await? {
                 Awaited::Acknowledged(word) => return word.map_err(ChannelError::Plugin),
                 Awaited::Moved => {
                     let plugin = &self.held.remote().plugin;
@@ -404,7 +401,8 @@ impl Sink {
         }
     }
 
-    async fn acknowledged(&mut self) -> Result<Awaited, ChannelError> {
+    /// `taken_by`: the connection that has taken the message, as far as that is known.
+    async fn acknowledged(&mut self, taken_by: Option<PipeId>) -> Result<Awaited, ChannelError> {
         // Counted first: the future may be dropped at any moment from here.
         self.owed.note_sent();
         let limit = self.held.remote().settings.ack_timeout;
@@ -421,7 +419,7 @@ impl Sink {
                         continue;
                     }
                     // The socket may have found the new process before the worker has.
-                    went_over = self.taken_by.is_some() && self.sender.pipe() == self.taken_by;
+                    went_over = taken_by.is_some() && self.sender.pipe() == taken_by;
                     if went_over {
                         self.owed.go_over(epoch);
                         continue;

@@ -428,6 +428,7 @@ async fn a_plugin_that_is_being_installed_shows_how_far_it_is_and_can_be_removed
         (State::Installing, "its package is being fetched and checked")
     );
     assert!(host.plugins.get(&fetched.name).is_none());
+    assert_eq!(host.plugins.coming(), [fetched.name.as_str()]);
     within("the removal", host.plugins.remove(&fetched.name))
         .await
         .unwrap();
