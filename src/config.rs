@@ -80,6 +80,10 @@ pub struct Portable {
     pub call_timeout: Duration,
     /// How long a sink may take to acknowledge.
     pub ack_timeout: Duration,
+    /// How many results may be on their way to a sink without its acknowledgement.
+    pub ack_window: usize,
+    /// How often a plugin that says nothing is asked whether it is there.
+    pub ping_interval: Duration,
     /// How long a plugin's folder has to stay as it is until the host acts on it.
     pub settle: Duration,
     /// How often the host looks at all folders even if nothing says that they have changed.
@@ -220,6 +224,8 @@ impl Config {
                 command_timeout: Duration::from_secs(10),
                 call_timeout: Duration::from_secs(5),
                 ack_timeout: Duration::from_secs(5),
+                ack_window: 1024,
+                ping_interval: Duration::from_secs(10),
                 settle: Duration::from_millis(500),
                 rescan: Duration::from_secs(30),
                 parallel_starts: 0,

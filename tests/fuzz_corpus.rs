@@ -32,7 +32,8 @@ macro_rules! replay {
 }
 
 replay!(
-    greeting, frames, websocket, upgrade, backtrace, operations, address, manifest, control, data, sql
+    greeting, frames, websocket, upgrade, backtrace, operations, address, manifest, control, data, native,
+    sql
 );
 
 fn replay(target: &str, run: fn(&[u8])) {

@@ -8,6 +8,12 @@ use mangrove_protocol::control::{Command, Request};
 use mangrove_protocol::data::{FunctionCall, FunctionReply, SourceMessage, decode_ack, encode_ack};
 use mangrove_protocol::manifest::{Manifest, SymbolKind};
 use mangrove_protocol::name::PluginName;
+use mangrove_protocol::native::MAX_ITEMS;
+use mangrove_protocol::native::control::{ToHost, ToPlugin};
+use mangrove_protocol::native::function::{CallWriter, ResultWriter, Results, ToFunction};
+use mangrove_protocol::native::sink::{SinkBatch, SinkWriter};
+use mangrove_protocol::native::source::{SourceBatch, SourceContent};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sp_proto::wire::websocket::{
     HEAD_MAX, Role, UpgradeError, UpgradeRequest, WebSocketDecoder, WebSocketError, accept_upgrade,
@@ -195,6 +201,62 @@ pub fn data(input: &[u8]) {
     if let Ok(reply) = FunctionReply::decode(input) {
         let again = FunctionReply::decode(&reply.encode()).expect("our own reply");
         assert_eq!(std::mem::discriminant(&again), std::mem::discriminant(&reply));
+    }
+}
+
+/// What our own contract's decoders take, they take again when it is written anew; a batch is the same as objects and
+/// as text.
+pub fn native(input: &[u8]) {
+    if let Ok(message) = ToHost::decode(input) {
+        let again = ToHost::decode(&message.encode()).expect("our own message");
+        assert_eq!(std::mem::discriminant(&again), std::mem::discriminant(&message));
+    }
+    if let Ok(message) = ToPlugin::decode(input) {
+        let again = ToPlugin::decode(&message.encode()).expect("our own message");
+        assert_eq!(std::mem::discriminant(&again), std::mem::discriminant(&message));
+    }
+    let bytes = Bytes::copy_from_slice(input);
+    if let Ok(batch) = SourceBatch::<Object>::decode(input, MAX_ITEMS) {
+        let raw = SourceBatch::decode_raw(&bytes, MAX_ITEMS).expect("the same as text");
+        assert_eq!(raw.seq, batch.seq);
+        if let (SourceContent::Tuples { tuples, .. }, SourceContent::Tuples { tuples: texts, .. }) =
+            (batch.content, raw.content)
+        {
+            assert_eq!(tuples.len(), texts.len());
+        }
+    }
+    if let Ok(batch) = SinkBatch::<&RawValue>::decode(input) {
+        let mut writer = SinkWriter::default();
+        batch
+            .results
+            .iter()
+            .for_each(|result| writer.push(result.get().as_bytes()));
+        let message = writer.finish(batch.seq);
+        let again = SinkBatch::<Value>::decode(&message);
+        // What is nested too deeply can be passed on, but not read.
+        assert!(again.is_err() || again.is_ok_and(|again| again.results.len() == batch.results.len()));
+    }
+    if let Ok(ToFunction::Calls {
+        context,
+        timeout,
+        calls,
+    }) = ToFunction::<Vec<Value>>::decode(input)
+    {
+        let mut writer = CallWriter::default();
+        calls.iter().for_each(|(id, args)| writer.push(*id, args));
+        let message = writer.finish(&context, timeout);
+        assert!(ToFunction::<Vec<Value>>::decode(&message).is_ok());
+    }
+    if let Ok(Results { results, errors }) = Results::<Value>::decode(input, MAX_ITEMS) {
+        let mut writer = ResultWriter::default();
+        for (id, result) in &results {
+            writer.push(*id, result).expect("a tree of values");
+        }
+        errors
+            .iter()
+            .for_each(|(id, error)| writer.push_error(*id, error));
+        let again = Results::<Value>::decode(&writer.finish(), MAX_ITEMS).expect("our own results");
+        assert_eq!((again.results.len(), again.errors), (results.len(), errors));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Routes of plugins at run time: started and stopped by hand, what their processes say, and what happens to
 //! them.
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::rejection::QueryRejection;
@@ -9,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::Host;
 use super::error::ApiError;
@@ -44,11 +46,13 @@ async fn restart(State(host): State<Host>, Name(name): Name) -> Result<String, A
     Ok(format!("portable plugin {name} is restarted"))
 }
 
-async fn attach(State(host): State<Host>, Name(name): Name) -> Result<String, ApiError> {
-    host.plugins.attach(&name).await.map_err(not_done)?;
-    Ok(format!(
-        "portable plugin {name} waits for a process that you start"
-    ))
+async fn attach(State(host): State<Host>, Name(name): Name) -> Result<Json<Value>, ApiError> {
+    let environment = host.plugins.attach(&name).await.map_err(not_done)?;
+    let environment: BTreeMap<String, String> = environment.into_iter().collect();
+    Ok(Json(json!({
+        "message": format!("portable plugin {name} waits for a process that you start"),
+        "environment": environment,
+    })))
 }
 
 fn not_done(error: ControlError) -> ApiError {
@@ -82,6 +86,7 @@ impl From<plugin::Line> for Line {
             stream: match line.stream {
                 plugin::Stream::Stdout => "stdout",
                 plugin::Stream::Stderr => "stderr",
+                plugin::Stream::Log => "log",
             },
             text: line.text,
         }

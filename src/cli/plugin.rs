@@ -185,7 +185,7 @@ pub(super) async fn run(
         Command::Start(name) => control(client, &name, "start", terminal.json).await?,
         Command::Stop(name) => control(client, &name, "stop", terminal.json).await?,
         Command::Restart(name) => control(client, &name, "restart", terminal.json).await?,
-        Command::Attach(name) => control(client, &name, "attach", terminal.json).await?,
+        Command::Attach(name) => attach(client, &name, terminal.json).await?,
         Command::Logs {
             name: Name { name },
             follow,
@@ -213,6 +213,24 @@ async fn control(client: &Client, name: &Name, verb: &str, json: bool) -> anyhow
         json,
     )
     .await
+}
+
+/// What the process needs that the author starts, one assignment per line.
+async fn attach(client: &Client, name: &Name, json: bool) -> anyhow::Result<String> {
+    let text = client
+        .text(Method::POST, &path(&name.name, "/attach"), None)
+        .await?;
+    if json {
+        return Ok(format!("{text}\n"));
+    }
+    let answer: Value = serde_json::from_str(&text)?;
+    let message = answer["message"].as_str().unwrap_or_default();
+    let mut shown = format!("{}\n", printable(message));
+    for (name, value) in answer["environment"].as_object().into_iter().flatten() {
+        let value = value.as_str().unwrap_or_default();
+        shown.push_str(&format!("{}={}\n", printable(name), printable(value)));
+    }
+    Ok(shown)
 }
 
 /// The host's sentence on what it did.

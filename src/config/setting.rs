@@ -65,6 +65,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("portable", "commandTimeout", Milliseconds(WAIT, |c| &mut c.portable.command_timeout)),
     setting("portable", "callTimeout", Milliseconds(WAIT, |c| &mut c.portable.call_timeout)),
     setting("portable", "ackTimeout", Milliseconds(WAIT, |c| &mut c.portable.ack_timeout)),
+    setting("portable", "ackWindow", Number("results", MANY, |c| &mut c.portable.ack_window)),
+    setting("portable", "pingInterval", Milliseconds(WAIT, |c| &mut c.portable.ping_interval)),
     setting("portable", "settle", Milliseconds(WAIT, |c| &mut c.portable.settle)),
     setting("portable", "rescan", Milliseconds(RESCAN, |c| &mut c.portable.rescan)),
     setting("portable", "parallelStarts", Number("plugins", 0..=1000, |c| &mut c.portable.parallel_starts)),

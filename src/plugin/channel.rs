@@ -6,14 +6,25 @@ use std::sync::Arc;
 use mangrove_protocol::control::{Meta, Symbol};
 use mangrove_protocol::name::{self, OpId, PluginName, RuleId};
 use sp_proto::Event;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use super::error::{ChannelError, OpenError};
 use super::lifecycle::{self, UseId};
+use super::native::feed::Inlet;
 use super::record::Record;
 use super::sink;
 use super::status::{Snapshot, State};
 use super::users::User;
 use super::worker::{EndOfUse, Remote, Request};
+
+/// Where the worker puts what belongs to a use, in the process that runs it.
+#[derive(Clone, Debug)]
+pub(super) enum Ends {
+    Source(Arc<Inlet>),
+    Sink(Arc<sink::Sender>),
+    /// Its channel is the worker's own.
+    Function,
+}
 
 /// A symbol that runs for somebody, and is started again in every new process. Dropped: the worker stops it.
 #[derive(Debug)]
@@ -21,17 +32,17 @@ pub(super) struct Use {
     id: UseId,
     remote: Remote,
     record: Arc<Record>,
+    /// Until it has resolved.
     end: Option<EndOfUse>,
+    /// What it said; nothing when the host is stopping.
+    why: Option<String>,
+    said: bool,
     _user: User,
 }
 
 impl Use {
-    /// Waits until the plugin runs the symbol. `sender`: what the worker connects with the process that runs it.
-    pub(super) async fn open(
-        remote: Remote,
-        symbol: Symbol,
-        sender: Option<Arc<sink::Sender>>,
-    ) -> Result<Self, OpenError> {
+    /// Waits until the plugin runs the symbol.
+    pub(super) async fn open(remote: Remote, symbol: Symbol, ends: Ends) -> Result<Self, OpenError> {
         let id = remote.users.next_id();
         let rule = symbol.meta.rule_id.as_ref().map_or("", RuleId::as_str);
         // First: when this future is dropped half-way, the worker hears of it.
@@ -39,7 +50,7 @@ impl Use {
         let name = symbol.name.clone();
         let record = remote.records.of(lifecycle::kind(&symbol), &name);
         let opened = remote
-            .ask(|reply| Request::Open(id, Box::new(symbol), sender, reply))
+            .ask(|reply| Request::Open(id, Box::new(symbol), ends, reply))
             .await;
         let end = opened.ok_or(OpenError::Stopping)?.map_err(|refusal| {
             record.note_error(&refusal.to_string());
@@ -50,6 +61,8 @@ impl Use {
             remote,
             record,
             end: Some(end),
+            why: None,
+            said: false,
             _user: user,
         })
     }
@@ -68,35 +81,42 @@ impl Use {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub(super) async fn ended(&mut self) -> Option<ChannelError> {
-        let end = self.end.as_mut()?.await;
-        self.end = None;
-        Some(match end {
-            Ok(refusal) => ChannelError::Ended {
-                plugin: self.remote.plugin.clone(),
-                reason: refusal.to_string(),
-            },
-            Err(_) => ChannelError::Stopping,
-        })
+        self.over().await;
+        let is_news = !std::mem::replace(&mut self.said, true);
+        self.has_ended().filter(|_| is_news)
+    }
+
+    /// Waits until [`Use::has_ended`] says something.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(super) async fn over(&mut self) {
+        if let Some(end) = self.end.as_mut() {
+            let end = end.await;
+            self.note_end(end.ok());
+        }
     }
 
     /// As [`Use::ended`], without waiting, and as often as one likes.
     pub(super) fn has_ended(&mut self) -> Option<ChannelError> {
-        let plugin = self.remote.plugin.clone();
         match self.end.as_mut().map(EndOfUse::try_recv) {
-            Some(Err(tokio::sync::oneshot::error::TryRecvError::Empty)) => None,
-            Some(Err(tokio::sync::oneshot::error::TryRecvError::Closed)) => Some(ChannelError::Stopping),
-            Some(Ok(refusal)) => {
-                self.end = None;
-                Some(ChannelError::Ended {
-                    plugin,
-                    reason: refusal.to_string(),
-                })
-            }
-            None => Some(ChannelError::Ended {
-                plugin,
-                reason: "it has ended before".to_owned(),
-            }),
+            Some(Err(TryRecvError::Empty)) => return None,
+            Some(Err(TryRecvError::Closed)) => self.note_end(None),
+            Some(Ok(refusal)) => self.note_end(Some(refusal)),
+            None => {}
         }
+        Some(match &self.why {
+            Some(reason) => ChannelError::Ended {
+                plugin: self.remote.plugin.clone(),
+                reason: reason.clone(),
+            },
+            None => ChannelError::Stopping,
+        })
+    }
+
+    fn note_end(&mut self, end: Option<lifecycle::Refusal>) {
+        self.end = None;
+        self.why = end.map(|refusal| refusal.to_string());
     }
 
     /// The plugin and how it is, for an error.
@@ -105,6 +125,14 @@ impl Use {
             self.remote.plugin.clone(),
             self.remote.status.borrow().to_string(),
         )
+    }
+
+    /// Has the symbol stopped. What this returns resolves when it has.
+    pub(super) fn stop(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (id, remote) = (self.id, self.remote.clone());
+        async move {
+            let _ = remote.ask(|reply| Request::Close(id, reply)).await;
+        }
     }
 
     /// Waits until the symbol has stopped.

@@ -245,6 +245,17 @@ pub enum ChannelError {
     /// It sent what cannot be understood.
     #[error(transparent)]
     Garbage(#[from] DataError),
+    /// It sent what can be understood, but not at this time or in this way.
+    #[error("it broke the contract: {0}")]
+    Contract(String),
+    /// The result is too long for a message.
+    #[error("the result has {length} bytes; at most {limit} fit into a message")]
+    TooLong {
+        /// Its length in bytes.
+        length: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// The connection was closed: by the plugin, or because of what it sent.
     #[error("the plugin \"{plugin}\" closed its connection or broke the protocol: {reason}")]
     Closed {
@@ -279,6 +290,16 @@ pub enum ChannelError {
          a Python SDK before 1.14, never acknowledge: use them without requireAck"
     )]
     NotAcknowledged {
+        /// The plugin.
+        plugin: PluginName,
+        /// The time limit.
+        limit: Duration,
+        /// How the plugin is.
+        status: String,
+    },
+    /// The same of a sink that has promised to acknowledge.
+    #[error("no acknowledgement within {limit:?}; the plugin \"{plugin}\" is {status}")]
+    Overdue {
         /// The plugin.
         plugin: PluginName,
         /// The time limit.

@@ -176,16 +176,19 @@ impl Handle {
     }
 
     /// Stops a plugin's process and waits for one that its author starts, in a debugger for example. Starting,
-    /// restarting or changing the plugin ends that. Returns when no process of the host's is left.
+    /// restarting or changing the plugin ends that. Returns when no process of the host's is left, with the variables
+    /// that a process of our own contract needs in its environment. They prove that it may connect: not for a log.
     ///
     /// # Errors
     /// There is no such plugin, or it is refused.
     ///
     /// # Cancel safety
     /// It goes on when the future is dropped.
-    pub async fn attach(&self, name: &str) -> Result<(), ControlError> {
+    pub async fn attach(&self, name: &str) -> Result<Vec<(String, String)>, ControlError> {
         self.control(name, |shared, name| async move { shared.attach(name).await })
-            .await
+            .await?;
+        let remote = self.shared.remote(name);
+        Ok(remote.map_or_else(Vec::new, |remote| remote.attachment.borrow().clone()))
     }
 
     /// In a task of its own, so that a caller who goes away leaves nothing half done.

@@ -24,6 +24,8 @@ use super::inspect::{self, Unfit, Whole};
 use super::install;
 use super::launch::Launch;
 use super::locks::{Haste, Locked, Locks};
+use super::native::Native;
+use super::native::states::{States, Volatile};
 use super::process::Spawner;
 use super::reconcile::Reconciler;
 use super::script::{self, ScriptError};
@@ -57,12 +59,27 @@ impl Manager {
     /// # Errors
     /// The folder cannot be made or read.
     pub async fn start(config: &Config, shutdown: CancellationToken) -> io::Result<Self> {
+        Self::start_with(config, shutdown, Arc::new(Volatile::default())).await
+    }
+
+    /// The same, with a place for what symbols want to be kept; else that lives as long as the manager.
+    ///
+    /// # Errors
+    /// As [`Manager::start`]; also when there is no private folder for sockets.
+    pub async fn start_with(
+        config: &Config,
+        shutdown: CancellationToken,
+        states: Arc<dyn States>,
+    ) -> io::Result<Self> {
         let plugins = config.home.join("plugins");
         let portable = plugins.join("portable");
         tokio::fs::create_dir_all(&portable).await?;
         // Made absolute, because it becomes part of command lines with another working directory.
         let portable = tokio::fs::canonicalize(&portable).await?;
+        let home = config.home.clone();
+        let native = blocking(move || Native::prepare(&home, states)).await?;
         let shared = Arc::new(Shared {
+            native: Arc::new(native),
             etc: Settings::new(&config.home),
             plugins: portable.parent().unwrap_or(&plugins).to_owned(),
             portable,
@@ -204,6 +221,7 @@ pub(super) struct Shared {
     pub(super) tasks: TaskTracker,
     shutdown: CancellationToken,
     spawner: Spawner,
+    native: Arc<Native>,
 }
 
 /// The right to change what has a name. When it is given back, the folder is compared again.
@@ -447,7 +465,8 @@ impl Shared {
         }
         let (settings, events) = (Arc::clone(&self.settings), self.events.clone());
         let output = workers.get(plugin).map(|ended| Arc::clone(&ended.output));
-        let (worker, remote) = Worker::new(plugin.clone(), settings, spawner, events, output);
+        let native = Arc::clone(&self.native);
+        let (worker, remote) = Worker::new(plugin.clone(), settings, spawner, native, events, output);
         self.tasks.spawn(worker.run(self.shutdown.child_token()));
         workers.insert(plugin.clone(), remote.clone());
         Some(remote)

@@ -19,6 +19,7 @@
 //! | I/O | `process`, `output` | processes and what they say |
 //! | I/O | `worker` | one plugin at run time: the task around its `lifecycle` |
 //! | I/O | `source`, `sink`, `function` | the data channels |
+//! | I/O | `native` | our own contract: its control channel, and what is its own of the data channels |
 //! | I/O | `record` | when each symbol last worked |
 //! | I/O | `events` | what happened to them, for whoever listens |
 //! | I/O | `reconcile`, `operate` | what is done because the folder changed, and what by hand |
@@ -49,6 +50,7 @@ mod lifecycle;
 mod limits;
 mod locks;
 mod manager;
+mod native;
 mod operate;
 mod output;
 mod package;
@@ -80,10 +82,11 @@ pub use function::Function;
 pub use handle::{Handle, Removed};
 pub use install::InstallRequest;
 pub use manager::Manager;
+pub use native::states::{Scope, StateError, States, Volatile, sum};
 pub use output::{Line, Stream};
 pub use package::PackageError;
 pub use script::{Said, ScriptError};
-pub use sink::Sink;
+pub use sink::{Settled, Sink};
 pub use source::{Source, Tuple};
 pub use status::{Plugin, State, Status, SymbolStatus, Symbols};
 pub use trial::TrialError;
@@ -120,6 +123,8 @@ fn test_settings() -> Portable {
         command_timeout: Duration::from_secs(10),
         call_timeout: Duration::from_secs(10),
         ack_timeout: Duration::from_secs(10),
+        ack_window: 1024,
+        ping_interval: Duration::from_secs(10),
         stop_grace: Duration::from_secs(2),
         restart_delay_min: Duration::from_millis(10),
         restart_delay_max: Duration::from_millis(100),

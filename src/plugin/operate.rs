@@ -265,7 +265,8 @@ impl Shared {
         let (Some(manifest), Some(remote)) = (manifest, remote) else {
             return Err(ControlError::Interrupted(name));
         };
-        if remote.ask(Request::Attach).await.is_none() {
+        let attach = |reply| Request::Attach(Arc::clone(&manifest), reply);
+        if remote.ask(attach).await.is_none() {
             return Err(ControlError::Interrupted(name));
         }
         let accepted = self.change(|catalog| catalog.accept(manifest));

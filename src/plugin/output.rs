@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use mangrove_protocol::native::control::{Level, Log};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::broadcast;
 
@@ -28,6 +29,8 @@ pub enum Stream {
     Stdout,
     /// Standard error.
     Stderr,
+    /// Neither: it told the host over its control channel.
+    Log,
 }
 
 /// One line of a process.
@@ -114,12 +117,67 @@ impl Output {
         }
     }
 
+    /// What the plugin, or one of its symbols, has to say.
+    pub(super) fn say(&self, symbol: Option<&str>, said: &Log) {
+        let mut text = match symbol {
+            Some(symbol) => format!("{symbol}: {}", said.message),
+            None => said.message.clone(),
+        };
+        for (name, value) in &said.fields {
+            text.push_str(&format!(" {name}={value}"));
+        }
+        self.tell(said.level, &text);
+    }
+
+    /// The plugin broke the contract.
+    pub(super) fn say_broken(&self, how: &str) {
+        self.tell(Level::Warn, &format!("the contract was broken: {how}"));
+    }
+
+    fn tell(&self, level: Level, text: &str) {
+        let cut = text.floor_char_boundary(MAX_LINE);
+        let mut kept = text[..cut].replace('\n', " ");
+        if cut < text.len() {
+            kept.push('…');
+        }
+        if self.may_log() {
+            let plugin = &self.plugin;
+            match level {
+                Level::Trace => tracing::trace!(plugin, "{kept}"),
+                Level::Debug => tracing::debug!(plugin, "{kept}"),
+                Level::Info => tracing::info!(plugin, "{kept}"),
+                Level::Warn => tracing::warn!(plugin, "{kept}"),
+                Level::Error => tracing::error!(plugin, "{kept}"),
+            }
+        }
+        let level = match level {
+            Level::Trace => "trace",
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        };
+        self.keep(Stream::Log, format!("{level}: {kept}"));
+    }
+
     fn push(&self, stream: Stream, line: &[u8], cut: bool) {
         let mut text = String::from_utf8_lossy(line).trim_end_matches('\r').to_owned();
         if cut {
             text.push('…');
         }
-        self.log(stream, &text);
+        if self.may_log() {
+            let plugin = &self.plugin;
+            let name = if stream == Stream::Stdout {
+                "stdout"
+            } else {
+                "stderr"
+            };
+            tracing::info!(plugin, "{name}: {text}");
+        }
+        self.keep(stream, text);
+    }
+
+    fn keep(&self, stream: Stream, text: String) {
         let line = Line {
             at: SystemTime::now(),
             stream,
@@ -136,22 +194,20 @@ impl Output {
         let _unfollowed = self.followers.send(line);
     }
 
-    fn log(&self, stream: Stream, text: &str) {
+    /// Whether there is room in the host's log.
+    fn may_log(&self) -> bool {
         let allowed = {
             let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
             throttle.take(Instant::now())
         };
         let Some(left_out) = allowed else {
-            return;
+            return false;
         };
         let plugin = &self.plugin;
         if left_out > 0 {
             tracing::warn!(plugin, "{left_out} lines of its output were left out here");
         }
-        match stream {
-            Stream::Stdout => tracing::info!(plugin, "stdout: {text}"),
-            Stream::Stderr => tracing::info!(plugin, "stderr: {text}"),
-        }
+        true
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Line>> {

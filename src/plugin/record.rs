@@ -8,12 +8,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mangrove_protocol::manifest::{Manifest, SymbolKind};
 use mangrove_protocol::name::SymbolName;
+use mangrove_protocol::native::control::{Metric, MetricKind};
 
 use super::error::{CallError, ChannelError};
 use super::status::{SymbolStatus, Symbols};
 
 /// The longest error text that is kept, in bytes.
 const MAX_TEXT: usize = 1024;
+
+/// The most figures that are kept of one symbol.
+const METRICS: usize = 64;
+
+/// The longest name of a figure that is kept, in bytes.
+const METRIC_NAME: usize = 64;
 
 /// One symbol, over all its uses and processes.
 #[derive(Debug, Default)]
@@ -22,6 +29,7 @@ pub(super) struct Record {
     last_ok: AtomicU64,
     errors: AtomicU64,
     last_error: Mutex<String>,
+    metrics: Mutex<BTreeMap<String, f64>>,
 }
 
 impl Record {
@@ -37,6 +45,21 @@ impl Record {
         let mut last = lock(&self.last_error);
         last.clear();
         last.push_str(&text[..text.floor_char_boundary(MAX_TEXT)]);
+    }
+
+    /// A figure that the symbol tells of itself. There is room for so many names.
+    pub(super) fn note_metric(&self, metric: &Metric) {
+        let mut metrics = lock(&self.metrics);
+        if metric.name.len() > METRIC_NAME
+            || (metrics.len() >= METRICS && !metrics.contains_key(&metric.name))
+        {
+            return;
+        }
+        let value = metrics.entry(metric.name.clone()).or_default();
+        match metric.kind {
+            MetricKind::Counter => *value += metric.value,
+            MetricKind::Gauge => *value = metric.value,
+        }
     }
 
     /// What has come of a tuple, a message or an event of a channel.
@@ -62,6 +85,7 @@ impl Record {
             last_ok: Some(self.last_ok.load(Ordering::Relaxed)).filter(|at| *at > 0),
             errors: self.errors.load(Ordering::Relaxed),
             last_error: lock(&self.last_error).clone(),
+            metrics: lock(&self.metrics).clone(),
         }
     }
 }

@@ -15,9 +15,10 @@ use sp_proto::{EndpointId, Pull, Push};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::timeout;
 
-use super::channel::{self, Use};
+use super::channel::{self, Ends, Use};
 use super::error::{ChannelError, OpenError, with_sources};
 use super::guard;
+use super::native::outlet::{Failure, Outcomes, Outlet, Woken};
 use super::status::State;
 use super::worker::Remote;
 
@@ -35,6 +36,8 @@ pub(super) struct Sender {
     endpoint: Mutex<Option<EndpointId>>,
     turnstile: Arc<Mutex<()>>,
     link: watch::Sender<Link>,
+    /// The data channels of our own contract.
+    outlet: Outlet,
 }
 
 /// Whom a sender is connected with.
@@ -47,7 +50,7 @@ struct Link {
 }
 
 impl Sender {
-    fn new(address: String, limit: Duration, options: sp_proto::SocketOptions) -> Self {
+    fn new(address: String, options: sp_proto::SocketOptions, outlet: Outlet, limit: Duration) -> Self {
         Self {
             data: Push::with_options(sp_proto::SocketOptions {
                 reconnect_max: RECONNECT,
@@ -58,12 +61,22 @@ impl Sender {
             endpoint: Mutex::default(),
             turnstile: Arc::default(),
             link: watch::Sender::new(Link::default()),
+            outlet,
         }
+    }
+
+    /// The data channels of our own contract.
+    pub(super) fn outlet(&self) -> &Outlet {
+        &self.outlet
     }
 
     /// Connects with the process that listens now; at once, whatever delay the socket would take. Nothing is
     /// done when it is connected with `process` already. When this fails, the socket goes on dialing.
     pub(super) async fn connect(&self, process: Option<u32>) -> Result<(), String> {
+        if self.outlet.is_native() {
+            self.note_up();
+            return Ok(());
+        }
         let mut endpoint = self.endpoint.lock().await;
         let is_there = |pid| process.is_some_and(|process| guard::descends(pid, process));
         let mut peers = self
@@ -137,6 +150,16 @@ pub struct Sink {
     held: Use,
 }
 
+/// What has come of results, in the order in which they were put: every call tells of those that no call before
+/// has told of.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// So many are safe: acknowledged; or, without acknowledgements, handed over.
+    pub delivered: u64,
+    /// One for each that is not.
+    pub failed: Vec<ChannelError>,
+}
+
 /// What has come of waiting for an acknowledgement.
 enum Awaited {
     /// The sink's word.
@@ -189,7 +212,9 @@ impl Sink {
         // Even when nobody wants acknowledgements: the SDKs dial this address before they answer the start
         // command.
         acknowledgements.listen(&ack_address).await?;
-        let sender = Arc::new(Sender::new(address, remote.settings.send_timeout, options));
+        let outlet = Outlet::new(require_ack, &remote.settings);
+        let limit = remote.settings.send_timeout;
+        let sender = Arc::new(Sender::new(address, options, outlet, limit));
         let plugin_name = name.to_string();
         let held = Use::open(
             remote,
@@ -199,7 +224,7 @@ impl Sink {
                 use_as: UseAs::Sink,
                 config,
             },
-            Some(Arc::clone(&sender)),
+            Ends::Sink(Arc::clone(&sender)),
         )
         .await?;
         if let Err(reason) = sender.connect(None).await {
@@ -232,9 +257,193 @@ impl Sink {
     /// # Cancel safety
     /// The message may or may not have been sent when the future is dropped.
     pub async fn send(&mut self, payload: Bytes) -> Result<(), ChannelError> {
+        if self.is_native() {
+            return self.send_native(payload).await;
+        }
+
         let outcome = self.deliver(payload).await;
         self.held.record().note(&outcome);
         outcome
+    }
+
+    /// Sends encoded results. Waits only for room: many may be on their way without an acknowledgement, of which
+    /// this call, a later one, or [`Sink::settle`] tells.
+    ///
+    /// # Cancel safety
+    /// Any of the results may or may not have been sent when the future is dropped.
+    pub async fn put(&mut self, results: Vec<Bytes>) -> Settled {
+        if self.is_native() {
+            self.sender.outlet.put(results);
+            return self.pump().await;
+        }
+        self.deliver_all(results).await
+    }
+
+    /// Over the other contract, one after the other.
+    async fn deliver_all(&mut self, results: Vec<Bytes>) -> Settled {
+        let mut settled = Settled::default();
+        for result in results {
+            let outcome = self.deliver(result).await;
+            self.held.record().note(&outcome);
+            match outcome {
+                Ok(()) => settled.delivered += 1,
+                Err(error) => settled.failed.push(error),
+            }
+        }
+        settled
+    }
+
+    /// Waits until something has come of at least one result that was put; at once, with nothing, when none is on
+    /// its way.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn settle(&mut self) -> Settled {
+        let outlet = &Arc::clone(&self.sender).outlet;
+        loop {
+            if let Some(outcomes) = outlet.take_outcomes() {
+                return self.settled(outcomes);
+            }
+            if outlet.outstanding() == 0 {
+                return Settled::default();
+            }
+            if !outlet.is_native() {
+                let open = outlet.take_open();
+                return self.deliver_all(open).await;
+            }
+            if let Some(error) = self.held.has_ended() {
+                return self.lost(error);
+            }
+            self.transmit().await;
+            if outlet.outstanding() > 0 && !outlet.has_outcomes() {
+                self.wait().await;
+            }
+        }
+    }
+
+    /// Sends what waits, until there is room for more, and returns what has come of anything meanwhile.
+    async fn pump(&mut self) -> Settled {
+        let outlet = &Arc::clone(&self.sender).outlet;
+        loop {
+            if let Some(error) = self.held.has_ended() {
+                return self.lost(error);
+            }
+            if !outlet.is_native() {
+                return self.settle().await;
+            }
+            self.transmit().await;
+            if outlet.has_room() && (self.require_ack || !outlet.is_waiting()) {
+                let outcomes = outlet.take_outcomes();
+                return outcomes.map_or_else(Settled::default, |outcomes| self.settled(outcomes));
+            }
+            self.wait().await;
+        }
+    }
+
+    /// Sends what waits, as far as somebody takes it.
+    async fn transmit(&mut self) {
+        let sender = Arc::clone(&self.sender);
+        if !sender.outlet.is_waiting() || sender.outlet.send(&sender.turnstile).await {
+            return;
+        }
+        let limit = self.held.remote().settings.send_timeout;
+        if sender.outlet.is_connected() {
+            // It is slow, and the rule waits for it: that is back-pressure.
+            let (plugin, status) = self.held.describe();
+            tracing::warn!(%plugin, "a sink has had no room for {limit:?}; the plugin is {status}");
+        } else if !self.require_ack && timeout(limit, sender.outlet.changed()).await.is_err() {
+            // Whoever wants acknowledgements would rather wait than lose it.
+            sender.outlet.give_up_waiting();
+        }
+    }
+
+    /// Waits until something has changed, unless there is something to be sent.
+    async fn wait(&mut self) {
+        let sender = Arc::clone(&self.sender);
+        if sender.outlet.is_waiting() && sender.outlet.is_connected() && !sender.outlet.is_stuck() {
+            return;
+        }
+        let overdue = tokio::select! {
+            woken = sender.outlet.changed() => woken == Woken::Overdue,
+            _ = self.link.changed() => false,
+            () = self.held.over() => false,
+        };
+        if overdue {
+            sender.outlet.expire(self.is_coming_back());
+        }
+    }
+
+    /// Whether the sink runs in a process of our own contract, or has done so and something is on its way.
+    fn is_native(&self) -> bool {
+        self.sender.outlet.is_native() || self.outstanding() > 0
+    }
+
+    /// One result, and waits for what comes of it.
+    async fn send_native(&mut self, payload: Bytes) -> Result<(), ChannelError> {
+        let mut settled = self.put(vec![payload]).await;
+        while settled.delivered == 0 && settled.failed.is_empty() && self.outstanding() > 0 {
+            settled = self.settle().await;
+        }
+        settled.failed.pop().map_or(Ok(()), Err)
+    }
+
+    /// Nothing that is on its way will ever be settled.
+    fn lost(&mut self, error: ChannelError) -> Settled {
+        let outcomes = self.sender.outlet.take_outcomes();
+        let mut settled = outcomes.map_or_else(Settled::default, |outcomes| self.settled(outcomes));
+        let (plugin, reason) = (self.held.remote().plugin.clone(), error.to_string());
+        let open = self.outstanding();
+        if open > 0 {
+            settled.failed.push(error);
+        }
+        let ended = || ChannelError::Ended {
+            plugin: plugin.clone(),
+            reason: reason.clone(),
+        };
+        settled.failed.extend((1..open).map(|_| ended()));
+        self.sender.outlet.clear();
+        settled
+    }
+
+    fn settled(&self, outcomes: Outcomes) -> Settled {
+        let record = self.held.record();
+        if outcomes.delivered > 0 {
+            record.note_ok();
+        }
+        let settings = &self.held.remote().settings;
+        let error = |failure| {
+            let (plugin, status) = self.held.describe();
+            match failure {
+                Failure::Plugin(text) => ChannelError::Plugin(text),
+                Failure::NotAcknowledged => ChannelError::Overdue {
+                    plugin,
+                    limit: settings.ack_timeout,
+                    status,
+                },
+                Failure::NotTaken => ChannelError::NotTaken {
+                    plugin,
+                    limit: settings.send_timeout,
+                    status,
+                },
+                Failure::TooLong(length) => ChannelError::TooLong {
+                    length,
+                    limit: settings.max_message,
+                },
+            }
+        };
+        let failed: Vec<ChannelError> = outcomes.failed.into_iter().map(error).collect();
+        failed
+            .iter()
+            .for_each(|error| record.note_error(&error.to_string()));
+        Settled {
+            delivered: outcomes.delivered,
+            failed,
+        }
+    }
+
+    /// How many results were put of which no call has told yet.
+    pub fn outstanding(&self) -> u64 {
+        self.sender.outlet.outstanding()
     }
 
     async fn deliver(&mut self, payload: Bytes) -> Result<(), ChannelError> {

@@ -1,18 +1,32 @@
-//! Owns the data channel of one use of a source: the host listens, the plugin sends. There is no task:
-//! whoever receives, reads the socket, so a slow rule slows the plugin down.
+//! Owns the data channels of one use of a source: the host listens, the plugin sends. There is no task: whoever
+//! receives, reads the sockets, so a slow rule slows the plugin down.
 
+use std::collections::VecDeque;
+use std::pin::Pin;
+
+use futures_util::future;
 use mangrove_protocol::Object;
 use mangrove_protocol::address;
 use mangrove_protocol::control::{Meta, Symbol, UseAs};
 use mangrove_protocol::data::SourceMessage;
+use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::name::SymbolName;
+use mangrove_protocol::native::control::Place;
+use serde_json::Value;
 use sp_proto::{Events, Pull};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::channel::{self, Use};
+use super::channel::{self, Ends, Use};
 use super::error::{ChannelError, OpenError};
+use super::native::feed::{Brought, Feed, Inlet};
+use super::native::name_of;
+use super::native::states::Scope;
 use super::status::Snapshot;
 use super::worker::Remote;
+
+/// Batches of which the end was handed out and whose offset is remembered. A rule whose sinks are further behind
+/// than this begins a little further back when it starts anew.
+const OFFSETS: usize = 4096;
 
 /// What a source brought.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,22 +35,63 @@ pub struct Tuple {
     pub message: Object,
     /// What the source says about it.
     pub meta: Object,
+    /// What lets the source go on behind this tuple and everything before it: on the last tuple of a batch whose
+    /// source can replay. For [`Source::commit`].
+    pub offset: Option<Value>,
 }
 
 /// One use of a source. Closed when it is dropped.
 #[derive(Debug)]
 pub struct Source {
+    /// Of the other contract.
     socket: Pull,
     events: Events,
+    /// Of our own: one per process that runs the source, mostly one.
+    feeds: Vec<Feed>,
+    new_feeds: mpsc::Receiver<Feed>,
     status: watch::Receiver<Snapshot>,
     held: Use,
+    scope: Scope,
+    place: String,
+    /// Tuples of a message that were not handed out yet.
+    rest: VecDeque<Tuple>,
+    /// What came behind tuples that were handed out.
+    behind: Option<ChannelError>,
+    /// Offsets that were handed out, with the channel and the batch that they belong to.
+    offsets: VecDeque<(Value, u64, u64)>,
+    ending: Ending,
+}
+
+/// How far the end of a source is.
+enum Ending {
+    No,
+    /// It was told to stop; resolves when it has.
+    Stopping(Pin<Box<dyn Future<Output = ()> + Send + Sync>>),
+    /// It has stopped: what is on its way is still read.
+    Stopped,
+    /// It has ended by itself.
+    ByItself,
+}
+
+impl std::fmt::Debug for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::No => "No",
+            Self::Stopping(_) => "Stopping",
+            Self::Stopped => "Stopped",
+            Self::ByItself => "ByItself",
+        })
+    }
 }
 
 enum Wake {
     Message(Result<sp_proto::Message, sp_proto::RecvError>),
+    Brought(usize, Brought),
+    Feed(Feed),
     Pipe(sp_proto::Event),
     Status,
-    Ended(ChannelError),
+    Ended(Option<ChannelError>),
+    Stopped,
 }
 
 impl Source {
@@ -48,6 +103,17 @@ impl Source {
         config: Object,
     ) -> Result<Self, OpenError> {
         let ids = channel::ids(&meta)?;
+        let place = Place {
+            rule_id: ids.0.clone(),
+            op_id: ids.1.clone(),
+            instance_id: meta.instance_id,
+        };
+        let scope = Scope {
+            plugin: remote.plugin.clone(),
+            kind: SymbolKind::Source,
+            symbol: name.clone(),
+            rule: place.rule_id.clone(),
+        };
         let address = address::data(ids.0, ids.1, meta.instance_id)?;
         let socket = Pull::with_options(super::socket_options(&remote.settings, &remote.peers));
         let events = socket.events();
@@ -57,6 +123,7 @@ impl Source {
         let use_as = UseAs::Source {
             data_source: data_source.to_owned(),
         };
+        let (inlet, new_feeds) = Inlet::new();
         let held = Use::open(
             remote,
             Symbol {
@@ -65,48 +132,169 @@ impl Source {
                 use_as,
                 config,
             },
-            None,
+            Ends::Source(inlet),
         )
         .await?;
         status.mark_unchanged();
         Ok(Self {
             socket,
             events,
+            feeds: Vec::new(),
+            new_feeds,
             status,
             held,
+            scope,
+            place: name_of(&place),
+            rest: VecDeque::new(),
+            behind: None,
+            offsets: VecDeque::new(),
+            ending: Ending::No,
         })
     }
 
     /// The next tuple. `Err` inside is the source's own error, garbage, or news of its process: it goes on.
-    /// `None`: it is over for good, which an `Err` before explains.
+    /// `None`: it is over for good, which an `Err` before explains, unless it was stopped or has ended by itself.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub async fn recv(&mut self) -> Option<Result<Tuple, ChannelError>> {
-        let outcome = self.next().await?;
-        self.held.record().note(&outcome);
-        Some(outcome)
+        loop {
+            if let Some(tuple) = self.rest.pop_front() {
+                return Some(Ok(tuple));
+            }
+            match self.recv_batch(1).await? {
+                Ok(tuples) => self.rest.extend(tuples),
+                Err(error) => return Some(Err(error)),
+            }
+        }
     }
 
-    async fn next(&mut self) -> Option<Result<Tuple, ChannelError>> {
+    /// The next tuples: at least one, and whatever else has come meanwhile, at most `max` (and more only when they
+    /// came as one message). `Err` and `None` as in [`Source::recv`]; an error ends a batch, and comes by itself
+    /// with the next call.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn recv_batch(&mut self, max: usize) -> Option<Result<Vec<Tuple>, ChannelError>> {
+        if !self.rest.is_empty() {
+            return Some(Ok(self.rest.drain(..).collect()));
+        }
+        if let Some(error) = self.behind.take() {
+            return Some(Err(error));
+        }
+        let first = loop {
+            let outcome = self.next().await?;
+            self.held.record().note(&outcome);
+            match outcome {
+                Ok(tuples) if tuples.is_empty() => {}
+                outcome => break outcome,
+            }
+        };
+        let mut batch = match first {
+            Ok(tuples) => tuples,
+            Err(error) => return Some(Err(error)),
+        };
+        while batch.len() < max
+            && let Some(outcome) = self.try_next()
+        {
+            match outcome {
+                Ok(tuples) => batch.extend(tuples),
+                Err(error) => {
+                    self.held.record().note_error(&error.to_string());
+                    self.behind = Some(error);
+                    break;
+                }
+            }
+        }
+        Some(Ok(batch))
+    }
+
+    /// Says that everything up to the tuple with this offset is safe: where the source goes on when it is opened
+    /// again. A source that can replay is told, so that it can let go of it.
+    ///
+    /// # Errors
+    /// The store does not keep it.
+    pub fn commit(&mut self, offset: &Value) -> Result<(), ChannelError> {
+        let states = &self.held.remote().native.states;
+        states
+            .commit(&self.scope, &self.place, offset)
+            .map_err(|error| ChannelError::Plugin(error.to_string()))?;
+        let mut found = self.offsets.iter();
+        if let Some(at) = found.position(|(known, ..)| known == offset) {
+            let committed = self.offsets.drain(..=at).next_back();
+            if let Some((_, number, seq)) = committed
+                && let Some(feed) = self.feeds.iter().find(|feed| feed.number() == number)
+            {
+                feed.commit(seq);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the source to bring nothing new. What is on its way still comes; then `None`. Bounded by the time
+    /// limits of the plugin.
+    pub fn stop(&mut self) {
+        if matches!(self.ending, Ending::No) {
+            self.ending = Ending::Stopping(Box::pin(self.held.stop()));
+        }
+    }
+
+    /// Whether the source has said that nothing more will come.
+    pub fn has_ended_by_itself(&self) -> bool {
+        matches!(self.ending, Ending::ByItself)
+    }
+
+    /// What is there already.
+    fn try_next(&mut self) -> Option<Result<Vec<Tuple>, ChannelError>> {
+        if let [feed] = self.feeds.as_mut_slice() {
+            let brought = feed.try_recv()?;
+            return self.take(0, brought);
+        }
+        if !self.feeds.is_empty() {
+            return None;
+        }
+        let message = self.socket.try_recv().ok()??;
+        Some(decode(&message).map(|tuple| vec![tuple]))
+    }
+
+    async fn next(&mut self) -> Option<Result<Vec<Tuple>, ChannelError>> {
         loop {
+            match self.ending {
+                Ending::ByItself => return None,
+                // Of the other contract nothing tells what is still on its way.
+                Ending::Stopped if self.feeds.is_empty() && self.new_feeds.is_empty() => {
+                    let message = self.socket.try_recv().ok()??;
+                    return Some(decode(&message).map(|tuple| vec![tuple]));
+                }
+                _ => {}
+            }
+            let is_open = matches!(self.ending, Ending::No);
             let wake = tokio::select! {
                 biased;
+                Some(feed) = self.new_feeds.recv() => Wake::Feed(feed),
+                (index, brought) = brought(&mut self.feeds) => Wake::Brought(index, brought),
                 message = self.socket.recv() => Wake::Message(message),
-                error = self.held.ended() => Wake::Ended(error?),
-                Ok(()) = self.status.changed() => Wake::Status,
-                Some(event) = self.events.recv() => Wake::Pipe(event),
+                error = self.held.ended(), if is_open => Wake::Ended(error),
+                Ok(()) = self.status.changed(), if is_open => Wake::Status,
+                Some(event) = self.events.recv(), if is_open => Wake::Pipe(event),
+                () = stopped(&mut self.ending) => Wake::Stopped,
             };
             match wake {
+                Wake::Feed(feed) => self.feeds.push(feed),
+                Wake::Brought(index, brought) => {
+                    if let Some(outcome) = self.take(index, brought) {
+                        return Some(outcome);
+                    }
+                }
                 Wake::Message(Ok(message)) => {
-                    return Some(match SourceMessage::decode(&message) {
-                        Ok(SourceMessage::Tuple { message, meta }) => Ok(Tuple { message, meta }),
-                        Ok(SourceMessage::Error(text)) => Err(ChannelError::Plugin(text)),
-                        Err(garbage) => Err(garbage.into()),
-                    });
+                    return Some(decode(&message).map(|tuple| vec![tuple]));
                 }
                 Wake::Message(Err(_)) => return None,
-                Wake::Ended(error) => return Some(Err(error)),
+                Wake::Ended(error) => return error.map(Err),
+                Wake::Stopped => {
+                    self.ending = Ending::Stopped;
+                    self.feeds.iter_mut().for_each(Feed::expect_end);
+                }
                 Wake::Status => {
                     let error = channel::down(&self.held.remote().plugin, &self.status.borrow_and_update());
                     if let Some(error) = error {
@@ -124,10 +312,93 @@ impl Source {
         }
     }
 
-    /// Stops the source and waits until the plugin says that it has stopped, or its process has ended.
-    /// Bounded by the time limits of the plugin.
-    pub async fn close(self) {
+    /// What a channel has brought means; `None` when it is nothing to the rule.
+    fn take(&mut self, index: usize, brought: Brought) -> Option<Result<Vec<Tuple>, ChannelError>> {
+        match brought {
+            Brought::Tuples {
+                seq,
+                tuples,
+                meta,
+                offset,
+            } => {
+                let number = self.feeds.get(index).map(Feed::number)?;
+                if let Some(offset) = &offset {
+                    if self.offsets.len() >= OFFSETS {
+                        self.offsets.pop_front();
+                    }
+                    self.offsets.push_back((offset.clone(), number, seq));
+                }
+                Some(Ok(with_meta(tuples, meta, offset)))
+            }
+            Brought::Error(error) => Some(Err(error)),
+            Brought::End(reason) => {
+                self.ending = Ending::ByItself;
+                reason.map(|reason| Err(ChannelError::Plugin(reason)))
+            }
+            Brought::Nothing => {
+                self.feeds.swap_remove(index);
+                None
+            }
+        }
+    }
+
+    /// Stops the source and waits until the plugin says that it has stopped, or its process has ended. What is on
+    /// its way is lost; see [`Source::stop`]. Bounded by the time limits of the plugin.
+    pub async fn close(mut self) {
+        self.stop();
+        // A plugin that cannot get rid of what it has, does not come to stop.
+        while self.next().await.is_some() {}
+        for feed in self.feeds.drain(..) {
+            feed.close().await;
+        }
         self.held.close().await;
         self.socket.close().await;
+    }
+}
+
+fn with_meta(tuples: Vec<Object>, meta: Vec<Option<Object>>, offset: Option<Value>) -> Vec<Tuple> {
+    let mut meta = meta.into_iter();
+    let mut tuples: Vec<Tuple> = tuples
+        .into_iter()
+        .map(|message| Tuple {
+            message,
+            meta: meta.next().flatten().unwrap_or_default(),
+            offset: None,
+        })
+        .collect();
+    if let Some(last) = tuples.last_mut() {
+        last.offset = offset;
+    }
+    tuples
+}
+
+/// What any of the channels brings next. Cancel safe, as each of them is.
+async fn brought(feeds: &mut [Feed]) -> (usize, Brought) {
+    match feeds {
+        [] => future::pending().await,
+        [feed] => (0, feed.recv().await),
+        feeds => {
+            let all = feeds.iter_mut().map(|feed| Box::pin(feed.recv()));
+            let (brought, index, _) = future::select_all(all).await;
+            (index, brought)
+        }
+    }
+}
+
+async fn stopped(ending: &mut Ending) {
+    match ending {
+        Ending::Stopping(stopped) => stopped.await,
+        _ => future::pending().await,
+    }
+}
+
+fn decode(message: &[u8]) -> Result<Tuple, ChannelError> {
+    match SourceMessage::decode(message)? {
+        SourceMessage::Tuple { message, meta } => Ok(Tuple {
+            message,
+            meta,
+            offset: None,
+        }),
+        SourceMessage::Error(text) => Err(ChannelError::Plugin(text)),
     }
 }

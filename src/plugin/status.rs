@@ -79,7 +79,7 @@ pub struct Status {
 }
 
 /// The symbols of a plugin, by kind and name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Symbols {
     /// Its sources.
     pub sources: BTreeMap<String, SymbolStatus>,
@@ -90,7 +90,7 @@ pub struct Symbols {
 }
 
 /// How one symbol does, over all its uses and all its processes since the host started.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SymbolStatus {
     /// When it last worked (brought a tuple, took a message, answered a call), in milliseconds since the epoch.
@@ -99,6 +99,9 @@ pub struct SymbolStatus {
     pub errors: u64,
     /// What was said the last time it did not; empty when there was none.
     pub last_error: String,
+    /// What it tells of itself, by name; at most 64.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, f64>,
 }
 
 impl Status {

@@ -3,6 +3,7 @@
 //! | module | what plays the plugin |
 //! |---|---|
 //! | `control`, `channels` | a process that only sleeps, with a scripted peer in the test on its sockets |
+//! | `native` | the same, in our own contract |
 //! | `operate` | the same, stopped and started by hand |
 //! | `folder`, `install` | the same, in folders and zips that are good, broken or hostile, from near and far |
 //! | `watch` | the same, in folders and zips that come, change and go |
@@ -19,6 +20,7 @@ mod guard;
 mod home;
 mod install;
 mod load;
+mod native;
 mod operate;
 mod peer;
 mod sdk;

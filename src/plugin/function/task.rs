@@ -9,15 +9,16 @@ use std::time::Duration;
 use mangrove_protocol::address;
 use mangrove_protocol::control;
 use mangrove_protocol::name::{PluginName, SymbolName};
-use sp_proto::{Events, Message, PipeId, Rep, SocketOptions};
+use sp_proto::{Events, PipeId, Rep, SocketOptions};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{ABSENT, Call, Channel, LINE, Line, Standing};
+use super::{ABSENT, Answer, Call, Channel, LINE, Line};
 use crate::plugin::error::OpenError;
 use crate::plugin::guard;
-use crate::plugin::turn::{Heard, Turn};
+use crate::plugin::native::link::Link;
+use crate::plugin::turn::{Heard, Standing, Turn};
 
 /// How long a function may be without a connection before it is started again. Dialers come back within this
 /// time.
@@ -30,6 +31,8 @@ pub(in crate::plugin) struct Task {
     calls: mpsc::Receiver<Call>,
     silent: mpsc::Sender<SymbolName>,
     favoured: watch::Receiver<Option<u32>>,
+    /// The channel of our own contract, when the process speaks that.
+    link: watch::Receiver<Option<Arc<Link>>>,
     stop: CancellationToken,
     core: Core,
 }
@@ -42,6 +45,7 @@ enum Wake {
     Call(Call),
     Silent,
     Favour,
+    Link,
 }
 
 impl Task {
@@ -58,13 +62,14 @@ impl Task {
         let events = socket.events();
         socket.listen(&address).await?;
         let (sender, calls) = mpsc::channel(LINE);
-        let standing = Arc::new(Standing {
+        let standing = Arc::new(super::Standing {
             turn: AtomicU8::new(ABSENT),
             process: AtomicU32::new(0),
             overdue: AtomicBool::new(false),
             changed,
         });
         let (favour, favoured) = watch::channel(None);
+        let (serve, link) = watch::channel(None);
         let stop = CancellationToken::new();
         let core = Core {
             plugin: plugin.clone(),
@@ -81,8 +86,10 @@ impl Task {
             line: Line {
                 calls: sender,
                 standing,
+                link: link.clone(),
             },
             favoured: favour,
+            link: serve,
             stop: stop.clone(),
         };
         Ok((
@@ -92,6 +99,7 @@ impl Task {
                 calls,
                 silent,
                 favoured,
+                link,
                 stop,
                 core,
             },
@@ -112,6 +120,7 @@ impl Task {
                 Some(call) = self.calls.recv(), if idle => Wake::Call(call),
                 () = sleep_until(core.silent_at) => Wake::Silent,
                 Ok(()) = self.favoured.changed() => Wake::Favour,
+                Ok(()) = self.link.changed() => Wake::Link,
             };
             match wake {
                 Wake::Stop => break,
@@ -121,11 +130,23 @@ impl Task {
                 }
                 Wake::Pipe(event) => core.handle_pipe(event),
                 Wake::GivenUp => core.handle_given_up(),
-                Wake::Call(call) => core.current = Some(call),
+                Wake::Call(call) => {
+                    core.current = Some(call);
+                    if self.link.borrow().is_some() {
+                        core.redirect();
+                    }
+                }
+                Wake::Link => {
+                    if self.link.borrow_and_update().is_some() {
+                        core.redirect();
+                    }
+                }
                 Wake::Favour => {
                     core.favoured = *self.favoured.borrow_and_update();
                     core.choose();
                 }
+                // The process that has closed it, speaks our own contract from now on.
+                Wake::Silent if self.link.borrow().is_some() => core.silent_at = None,
                 Wake::Silent => {
                     // When it has not come back by then, or the worker is too busy now, once more.
                     core.silent_at = Some(Instant::now() + RECONNECT);
@@ -154,7 +175,7 @@ struct Core {
     current: Option<Call>,
     /// When it has been without a connection for too long.
     silent_at: Option<Instant>,
-    standing: Arc<Standing>,
+    standing: Arc<super::Standing>,
 }
 
 impl Core {
@@ -173,7 +194,7 @@ impl Core {
             self.choose();
         }
         match heard {
-            Heard::Answer => self.answer(Some(body)),
+            Heard::Answer => self.answer(Answer::Message(body)),
             Heard::Late => {
                 tracing::debug!(plugin = %self.plugin, function = %self.symbol, "a late answer was dropped");
             }
@@ -214,7 +235,7 @@ impl Core {
             sp_proto::Event::PipeRemoved { pipe, .. } => {
                 let was_connected = self.turn.current().is_some();
                 if self.turn.handle_gone(pipe) {
-                    self.answer(None);
+                    self.answer(Answer::Broken);
                 }
                 self.choose();
                 if was_connected && self.turn.current().is_none() {
@@ -234,7 +255,14 @@ impl Core {
         self.turn.handle_abandoned();
     }
 
-    fn answer(&mut self, answer: Option<Message>) {
+    /// The call that waits, if it was not sent, is made elsewhere.
+    fn redirect(&mut self) {
+        if !matches!(self.turn.standing(), Some(Standing::Busy(_))) {
+            self.answer(Answer::Elsewhere);
+        }
+    }
+
+    fn answer(&mut self, answer: Answer) {
         if let Some(call) = self.current.take() {
             // The caller may have given up in this very moment; the answer is its call's anyhow.
             let _ = call.reply.send(answer);

@@ -21,6 +21,8 @@ pub(super) struct Health {
     keep_alives: u32,
     /// It has missed its keep-alives for this long.
     silent: Option<Duration>,
+    /// It has not answered a ping for this long.
+    deaf: Option<Duration>,
     /// A command was given up, at this time.
     unanswered: Option<(String, Instant)>,
     /// A call was given up.
@@ -42,9 +44,20 @@ impl Health {
             let gap = now.saturating_duration_since(heard);
             self.period = Some(self.period.map_or(gap, |period| period.min(gap)));
         }
+        self.note_heard(now);
+    }
+
+    /// It is alive.
+    pub(super) fn note_heard(&mut self, now: Instant) {
         self.heard = Some(now);
         self.silent = None;
+        self.deaf = None;
         self.unanswered = None;
+    }
+
+    /// It has not answered a ping.
+    pub(super) fn note_deaf(&mut self, limit: Duration) {
+        self.deaf = Some(limit);
     }
 
     /// A command was given up.
@@ -91,6 +104,9 @@ impl Health {
         }
         if let Some(limit) = self.silent {
             return Some(format!("it has sent no keep-alive for {limit:.1?}"));
+        }
+        if let Some(limit) = self.deaf {
+            return Some(format!("it has not answered a ping within {limit:.1?}"));
         }
         let function = self.late.as_ref()?;
         Some(format!("the function \"{function}\" has not answered a call"))

@@ -83,6 +83,13 @@ pub(super) enum Event<P> {
     Message(P, u32, Request),
     /// A control connection is gone.
     Gone(P),
+    /// The plugin is alive, as something on this pipe says, which nothing was waiting for. With the id of a request
+    /// as [`Event::Message`] has.
+    Heard(P, u32),
+    /// It has not said that it is alive for so long, though it was asked to.
+    Deaf(Duration),
+    /// The process that runs has begun anew: it runs no symbol any more.
+    Reset,
     /// Somebody wants a symbol to run.
     Open(UseId, Symbol),
     /// Nobody wants it any more.

@@ -10,6 +10,7 @@ use super::{Moved, Worker, answer};
 use crate::plugin::error::{OpenError, with_sources};
 use crate::plugin::function;
 use crate::plugin::lifecycle::{Deed, Event, Generation, Happening, Ticket};
+use crate::plugin::native::session::Order;
 use crate::plugin::status::State;
 
 impl Worker {
@@ -20,7 +21,12 @@ impl Worker {
                 let failure = self.spawn(generation, ticket).await.err()?;
                 return Some(Happening::Of(generation, Event::SpawnFailed(failure)));
             }
-            Deed::Terminate(generation) => self.processes.terminate(generation),
+            Deed::Terminate(generation) => {
+                let grace = self.settings.stop_grace;
+                if !self.processes.shut_down(generation, grace) {
+                    self.processes.terminate(generation);
+                }
+            }
             Deed::Kill(generation) => {
                 let pid = self.processes.pid(generation);
                 tracing::warn!(plugin = %self.plugin, pid, "it does not end by itself: killing it");
@@ -28,11 +34,22 @@ impl Worker {
             }
             Deed::Detach(generation) => {
                 self.processes.detach();
+                if self.generations.standing().attached {
+                    // The same one may come back, or another one in its place.
+                    if let Some(session) = self.processes.session_mut(generation) {
+                        session.open = false;
+                        session.order(Order::Reset);
+                    }
+                } else {
+                    self.attachment.send_replace(Vec::new());
+                    self.processes.close_session(generation);
+                }
                 for pipe in self.processes.disown(generation) {
                     self.control.disconnect(pipe);
                 }
                 self.symbols.note_ended(generation);
             }
+            Deed::Send(generation, _, command) if self.command(generation, &command) => {}
             Deed::Send(generation, pipe, command) => {
                 let message = self.processes.take_held(pipe)?;
                 tracing::trace!(plugin = %self.plugin, ?pipe, ?command, "control command");
@@ -42,6 +59,7 @@ impl Worker {
                 }
             }
             Deed::Started(id, generation) => {
+                self.serve(id, generation);
                 if let Some(sender) = self.symbols.note_started(id, generation) {
                     let process = self.processes.root(generation);
                     self.moves
@@ -72,6 +90,9 @@ impl Worker {
             },
             Deed::Release(id) => self.symbols.release(id),
             Deed::Turn(id, generation) => {
+                if self.serve(id, generation) {
+                    return Some(Happening::Turned(id, generation));
+                }
                 let process = self.processes.root(generation);
                 self.symbols.turn(id, process);
                 return self.turned();
@@ -101,8 +122,14 @@ impl Worker {
 
     async fn spawn(&mut self, generation: Generation, ticket: Ticket) -> Result<(), String> {
         self.listen().await?;
-        let launch = self.launches.get(&ticket).ok_or("there is nothing to run")?;
-        let process = self.spawner.spawn(launch, &self.output, &self.peers).await;
+        let environment = self.open_session(generation).await?;
+        let mut launch = self
+            .launches
+            .get(&ticket)
+            .ok_or("there is nothing to run")?
+            .clone();
+        launch.environment.extend(environment);
+        let process = self.spawner.spawn(&launch, &self.output, &self.peers).await;
         let process =
             process.map_err(|error| format!("cannot start {}: {error}", launch.program.to_string_lossy()))?;
         tracing::info!(plugin = %self.plugin, pid = process.id(), "process started");

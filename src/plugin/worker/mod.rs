@@ -7,9 +7,11 @@
 //! | `requests` | what it is asked, and the way to it |
 //! | `processes` | the processes, and whose control connection is whose |
 //! | `deeds` | carrying out what was decided |
+//! | `native` | what processes of our own contract say, and are told |
 //! | `symbols` | whoever waits for a symbol; the channels that move with it |
 
 mod deeds;
+mod native;
 mod processes;
 mod requests;
 mod symbols;
@@ -19,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mangrove_protocol::control;
+use mangrove_protocol::manifest::Manifest;
 use mangrove_protocol::name::{PluginName, SymbolName};
 use sp_proto::{EndpointId, PipeId, Rep};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -29,7 +32,9 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::Backoff;
 use super::events::Events;
 use super::launch::Launch;
-use super::lifecycle::{Event, Generations, Happening, Limits, Ticket, UseId};
+use super::lifecycle::{Event, Generation, Generations, Happening, Limits, Ticket, UseId};
+use super::native::Native;
+use super::native::session::News;
 use super::output::Output;
 use super::peers::{Attaching, Peers};
 use super::process::Spawner;
@@ -70,13 +75,25 @@ pub(super) struct Worker {
     control: Rep,
     endpoint: Option<EndpointId>,
     symbols: Symbols,
-    /// The tasks of the functions.
+    native: Arc<Native>,
+    /// What processes of our own contract have to say. The sender is for new sessions.
+    news: (
+        mpsc::Sender<(Generation, News)>,
+        mpsc::Receiver<(Generation, News)>,
+    ),
+    /// Stands for the ids of requests, which our own contract does not need.
+    heard: u32,
+    /// The tasks of the functions and of the sessions.
     tasks: JoinSet<()>,
     /// What sinks' senders are being made to do.
     moves: JoinSet<Moved>,
     silent: (mpsc::Sender<SymbolName>, mpsc::Receiver<SymbolName>),
     stopping: Vec<oneshot::Sender<()>>,
     retiring: bool,
+    /// What a process that somebody else starts is to be.
+    attached: Option<Arc<Manifest>>,
+    /// What it has to find in its environment.
+    attachment: watch::Sender<Vec<(String, String)>>,
 }
 
 /// What has become of a start.
@@ -98,7 +115,8 @@ enum Wake {
     Left,
     Message(sp_proto::Request),
     Pipe(sp_proto::Event),
-    Ended(super::lifecycle::Generation),
+    Ended(Generation),
+    News(Generation, News),
     Silent(SymbolName),
     Functions,
     Moved(Result<Moved, tokio::task::JoinError>),
@@ -114,6 +132,7 @@ impl Worker {
         plugin: PluginName,
         settings: Arc<Portable>,
         spawner: Spawner,
+        native: Arc<Native>,
         events: Events,
         output: Option<Arc<Output>>,
     ) -> (Self, Remote) {
@@ -149,12 +168,18 @@ impl Worker {
             control: Rep::with_options(super::socket_options(&settings, &peers)),
             endpoint: None,
             symbols: Symbols::default(),
+            native: Arc::clone(&native),
+            news: mpsc::channel(QUEUE),
+            heard: 0,
             tasks: JoinSet::new(),
             moves: JoinSet::new(),
             silent: mpsc::channel(1),
             stopping: Vec::new(),
             retiring: false,
+            attached: None,
+            attachment: watch::Sender::default(),
         };
+        let attachment = worker.attachment.subscribe();
         (
             worker,
             Remote {
@@ -166,6 +191,8 @@ impl Worker {
                 output,
                 peers,
                 settings,
+                native,
+                attachment,
             },
         )
     }
@@ -177,7 +204,8 @@ impl Worker {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ending = false;
         loop {
-            let deadline = self.generations.deadline();
+            let deadline = [self.generations.deadline(), self.processes.escalation()];
+            let deadline = deadline.into_iter().flatten().min();
             let wake = tokio::select! {
                 () = shutdown.cancelled(), if !ending => Wake::Shutdown,
                 Some(request) = self.requests.recv() => Wake::Request(Box::new(request)),
@@ -185,6 +213,7 @@ impl Worker {
                 Ok(message) = self.control.recv() => Wake::Message(message),
                 Some(event) = pipes.recv() => Wake::Pipe(event),
                 generation = self.processes.ended() => Wake::Ended(generation),
+                Some((generation, news)) = self.news.1.recv() => Wake::News(generation, news),
                 Some(symbol) = self.silent.1.recv() => Wake::Silent(symbol),
                 () = self.symbols.changed.notified() => Wake::Functions,
                 Some(moved) = self.moves.join_next() => Wake::Moved(moved),
@@ -215,6 +244,7 @@ impl Worker {
                     tracing::warn!(%plugin, "refused a control connection of {peer_address}: {reason}");
                 }
                 Wake::Ended(generation) => self.handle_ended(generation).await,
+                Wake::News(generation, news) => self.handle_news(generation, news).await,
                 Wake::Silent(symbol) => self.handle_silent(&symbol).await,
                 Wake::Functions => self.handle_functions().await,
                 Wake::Moved(Ok(moved)) => self.handle_moved(moved).await,
@@ -224,13 +254,20 @@ impl Worker {
                             .await;
                     }
                 }
-                Wake::Tick => self.handle(Happening::Tick).await,
+                Wake::Tick => {
+                    self.processes.escalate(Instant::now());
+                    self.handle(Happening::Tick).await;
+                }
                 Wake::Joined(Err(error)) | Wake::Moved(Err(error)) => {
                     tracing::error!(plugin = %self.plugin, "the task of a symbol died: {error}");
                 }
                 Wake::Joined(Ok(())) | Wake::Pipe(_) => {}
             }
             if self.processes.is_empty() {
+                // Nothing has to be started, but there has to be something to connect to.
+                if !ending && let Err(reason) = self.await_attached().await {
+                    self.handle(Happening::Stop(reason)).await;
+                }
                 self.stopping.drain(..).for_each(|reply| answer(reply, ()));
                 if ending || self.is_retired().await {
                     break;
@@ -239,6 +276,8 @@ impl Worker {
         }
         self.moves.shutdown().await;
         self.symbols.stop();
+        self.news.1.close();
+        self.processes.close_sessions();
         while self.tasks.join_next().await.is_some() {}
         self.control.close().await;
     }
@@ -275,16 +314,13 @@ impl Worker {
                 let ticket = self.ticket(reply);
                 self.handle(Happening::Restart(ticket)).await;
             }
-            Request::Attach(reply) => {
+            Request::Attach(manifest, reply) => {
                 self.stopping.push(reply);
+                self.attached = Some(manifest);
                 self.handle(Happening::Attach).await;
-                // Nothing has to be started for it, but there has to be something to connect to.
-                if let Err(reason) = self.listen().await {
-                    self.handle(Happening::Stop(reason)).await;
-                }
             }
-            Request::Open(id, symbol, sender, reply) => {
-                self.symbols.note_opening(id, sender, reply);
+            Request::Open(id, symbol, ends, reply) => {
+                self.symbols.note_opening(id, ends, reply);
                 self.handle(Happening::Open(id, *symbol)).await;
             }
             Request::Close(id, reply) => {
@@ -305,6 +341,11 @@ impl Worker {
     async fn handle_message(&mut self, message: sp_proto::Request) {
         let pipe = message.pipe();
         let Some(owner) = self.admit(pipe) else { return };
+        if !self.processes.take_foreign(owner) {
+            // It speaks our own contract already.
+            self.control.disconnect(pipe);
+            return;
+        }
         let request = control::Request::decode(message.body());
         tracing::trace!(plugin = %self.plugin, ?pipe, ?request, "control message");
         let id = message.id();
@@ -316,7 +357,7 @@ impl Worker {
     }
 
     /// Whose connection this is; a stranger's is closed.
-    fn admit(&mut self, pipe: PipeId) -> Option<super::lifecycle::Generation> {
+    fn admit(&mut self, pipe: PipeId) -> Option<Generation> {
         if let Some(owner) = self.processes.owner(pipe) {
             return Some(owner);
         }
@@ -345,7 +386,7 @@ impl Worker {
         owner
     }
 
-    async fn handle_ended(&mut self, generation: super::lifecycle::Generation) {
+    async fn handle_ended(&mut self, generation: Generation) {
         let Some(process) = self.processes.remove(generation) else {
             return;
         };

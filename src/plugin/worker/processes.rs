@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use sp_proto::{PipeId, PipeInfo};
 
 use crate::plugin::guard;
 use crate::plugin::lifecycle::Generation;
+use crate::plugin::native::session::{Order, Session};
 use crate::plugin::process::Process;
 
 /// A process that somebody else has started.
@@ -32,6 +33,11 @@ pub(super) struct Processes {
     running: BTreeMap<Generation, Process>,
     halted: BTreeMap<Generation, bool>,
     attached: Option<Attached>,
+    /// The control channels of our own contract: of processes that may yet turn out to speak it, and of those that
+    /// do.
+    sessions: BTreeMap<Generation, Session>,
+    /// When those that were asked to end get the signal that says the same.
+    escalations: BTreeMap<Generation, Instant>,
     /// The newest control message of each connection, which the next command replies to.
     held: HashMap<PipeId, sp_proto::Request>,
     owners: HashMap<PipeId, Generation>,
@@ -45,6 +51,8 @@ impl Processes {
     /// Takes out a process that has ended, with its connections.
     pub(super) fn remove(&mut self, generation: Generation) -> Option<Process> {
         self.halted.remove(&generation);
+        self.sessions.remove(&generation);
+        self.escalations.remove(&generation);
         self.disown(generation);
         self.running.remove(&generation)
     }
@@ -80,6 +88,76 @@ impl Processes {
     /// The process that somebody else has started.
     pub(super) fn attached(&self) -> Option<u32> {
         self.attached?.pid
+    }
+
+    pub(super) fn insert_session(&mut self, generation: Generation, session: Session) {
+        self.sessions.insert(generation, session);
+    }
+
+    /// The session of a process that speaks our own contract.
+    pub(super) fn session(&self, generation: Generation) -> Option<&Session> {
+        self.sessions.get(&generation).filter(|session| session.open)
+    }
+
+    pub(super) fn session_mut(&mut self, generation: Generation) -> Option<&mut Session> {
+        self.sessions.get_mut(&generation)
+    }
+
+    pub(super) fn has_session(&self, generation: Generation) -> bool {
+        self.sessions.contains_key(&generation)
+    }
+
+    /// The process has said hello. True when it did so for the first time.
+    pub(super) fn note_hello(&mut self, generation: Generation) -> bool {
+        let session = self.sessions.get_mut(&generation);
+        session.is_some_and(|session| !std::mem::replace(&mut session.open, true))
+    }
+
+    /// The process speaks the other contract; false when it has said before that it speaks our own.
+    pub(super) fn take_foreign(&mut self, generation: Generation) -> bool {
+        if self.session(generation).is_some() {
+            return false;
+        }
+        self.sessions.remove(&generation);
+        true
+    }
+
+    /// Whether every process speaks our own contract.
+    pub(super) fn are_native(&self) -> bool {
+        let mut running = self.running.keys();
+        running.all(|generation| self.session(*generation).is_some())
+    }
+
+    pub(super) fn close_session(&mut self, generation: Generation) {
+        self.sessions.remove(&generation);
+    }
+
+    pub(super) fn close_sessions(&mut self) {
+        self.sessions.clear();
+    }
+
+    /// Asks a process of our own contract to end, and gives it the signal if it has not after half of its time.
+    /// False when it speaks the other one.
+    pub(super) fn shut_down(&mut self, generation: Generation, limit: Duration) -> bool {
+        let Some(session) = self.session(generation) else {
+            return false;
+        };
+        session.order(Order::Shutdown(limit));
+        self.escalations.insert(generation, Instant::now() + limit / 2);
+        true
+    }
+
+    /// When [`Processes::escalate`] has something to do.
+    pub(super) fn escalation(&self) -> Option<Instant> {
+        self.escalations.values().min().copied()
+    }
+
+    /// Gives the signal to those that were asked in vain.
+    pub(super) fn escalate(&mut self, now: Instant) {
+        let due = self.escalations.extract_if(.., |_, at| now >= *at);
+        for generation in due.map(|(generation, _)| generation).collect::<Vec<_>>() {
+            self.terminate(generation);
+        }
     }
 
     pub(super) fn terminate(&self, generation: Generation) {

@@ -9,14 +9,15 @@ use mangrove_protocol::name::{PluginName, SymbolName};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Portable;
+use crate::plugin::channel::Ends;
 use crate::plugin::error::OpenError;
 use crate::plugin::function;
 use crate::plugin::launch::Launch;
 use crate::plugin::lifecycle::{Refusal, UseId};
+use crate::plugin::native::Native;
 use crate::plugin::output::Output;
 use crate::plugin::peers::Peers;
 use crate::plugin::record::{Records, milliseconds};
-use crate::plugin::sink;
 use crate::plugin::status::{Snapshot, Status};
 use crate::plugin::users::Users;
 
@@ -46,12 +47,12 @@ pub(in crate::plugin) enum Request {
     #[cfg_attr(not(test), expect(dead_code, reason = "nothing in the host asks for it yet"))]
     Restart(oneshot::Sender<Result<(), String>>),
     /// Stop, then wait for a process that the author starts. Answered when no process of ours is left.
-    Attach(oneshot::Sender<()>),
-    /// Run a source or a sink. A sink comes with what is connected with the process that runs it.
+    Attach(Arc<Manifest>, oneshot::Sender<()>),
+    /// Run a source or a sink.
     Open(
         UseId,
         Box<Symbol>,
-        Option<Arc<sink::Sender>>,
+        Ends,
         oneshot::Sender<Result<EndOfUse, Refusal>>,
     ),
     /// Stop what was opened. Answered when it has stopped.
@@ -71,6 +72,9 @@ pub(in crate::plugin) struct Remote {
     pub(in crate::plugin) output: Arc<Output>,
     pub(in crate::plugin) peers: Arc<Peers>,
     pub(in crate::plugin) settings: Arc<Portable>,
+    pub(in crate::plugin) native: Arc<Native>,
+    /// What a process that somebody else starts has to find in its environment. Has the token.
+    pub(in crate::plugin) attachment: watch::Receiver<Vec<(String, String)>>,
 }
 
 impl Remote {

@@ -9,9 +9,11 @@ use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
 
 use super::answer;
 use super::requests::EndOfUse;
+use crate::plugin::channel::Ends;
 use crate::plugin::error::OpenError;
 use crate::plugin::function::{self, Channel};
 use crate::plugin::lifecycle::{Generation, Refusal, UseId};
+use crate::plugin::native::link::Link;
 use crate::plugin::sink;
 
 /// Keeps a sink's sender from sending.
@@ -36,6 +38,7 @@ pub(super) struct Symbols {
     opening: HashMap<UseId, oneshot::Sender<Result<EndOfUse, Refusal>>>,
     open: HashMap<UseId, oneshot::Sender<Refusal>>,
     closing: HashMap<UseId, oneshot::Sender<()>>,
+    ends: HashMap<UseId, Ends>,
     sinks: HashMap<UseId, SinkUse>,
     /// The sinks that are held, or about to be.
     holds: HashMap<UseId, Option<Hold>>,
@@ -52,13 +55,15 @@ impl Symbols {
     pub(super) fn note_opening(
         &mut self,
         id: UseId,
-        sender: Option<Arc<sink::Sender>>,
+        ends: Ends,
         reply: oneshot::Sender<Result<EndOfUse, Refusal>>,
     ) {
         self.opening.insert(id, reply);
-        if let Some(sender) = sender {
+        if let Ends::Sink(sender) = &ends {
+            let sender = Arc::clone(sender);
             self.sinks.insert(id, SinkUse { sender, at: None });
         }
+        self.ends.insert(id, ends);
     }
 
     pub(super) fn note_closing(&mut self, id: UseId, reply: oneshot::Sender<()>) {
@@ -88,6 +93,21 @@ impl Symbols {
             return None;
         }
         self.sender(id, at)
+    }
+
+    /// Where a process puts what belongs to the use.
+    pub(super) fn ends(&self, id: UseId) -> Option<Ends> {
+        let is_function = || self.functions.values().any(|function| function.id == id);
+        let ends = self.ends.get(&id).cloned();
+        ends.or_else(|| is_function().then_some(Ends::Function))
+    }
+
+    /// The calls of a function go over this link from now on; or, when there is none, over the channel of the other
+    /// contract.
+    pub(super) fn serve(&self, id: UseId, link: Option<Arc<Link>>) {
+        if let Some(function) = self.functions.values().find(|function| function.id == id) {
+            function.channel.serve(link);
+        }
     }
 
     /// The sender of a sink that this process runs.
@@ -136,6 +156,7 @@ impl Symbols {
 
     fn forget(&mut self, id: UseId) {
         self.open.remove(&id);
+        self.ends.remove(&id);
         self.sinks.remove(&id);
         self.holds.remove(&id);
     }

@@ -7,6 +7,9 @@ use sp_proto::{Req, ReqContext};
 use tokio::time::timeout;
 
 use super::*;
+use crate::plugin::channel::Ends;
+use crate::plugin::native::feed::Inlet;
+use crate::plugin::native::states::Volatile;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -21,6 +24,14 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     result.unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
+/// Sockets in a folder that is never left behind: the sessions are.
+fn native() -> Arc<Native> {
+    let home = tempfile::tempdir().unwrap();
+    let native = Native::prepare(home.path(), Arc::new(Volatile::default()));
+    std::mem::forget(home);
+    Arc::new(native.unwrap())
+}
+
 fn scene(test: &str) -> Scene {
     let spawner = Spawner::of_this_test();
     // The address of its control channel is known to the whole machine.
@@ -33,6 +44,7 @@ fn scene(test: &str) -> Scene {
         plugin.parse().unwrap(),
         settings,
         spawner,
+        native(),
         Events::default(),
         None,
     );
@@ -125,9 +137,11 @@ async fn a_restart_is_another_process_and_no_failure() {
 async fn a_process_that_the_author_starts_is_attached_and_gets_what_is_open() {
     let scene = scene("attach");
     let peer = scene.start().await;
-    within("our process's end", scene.remote.ask(Request::Attach))
-        .await
-        .unwrap();
+    let manifest = scene.assignment().manifest;
+    let attached = scene.remote.ask(|reply| Request::Attach(manifest, reply));
+    within("our process's end", attached).await.unwrap();
+    let variables = scene.remote.attachment.borrow().clone();
+    assert_eq!(variables.len(), 3, "what a process of our own contract needs");
     drop(peer);
     let status = scene
         .until("nobody", |status| status.attached && status.pid.is_none())
@@ -148,7 +162,7 @@ async fn a_process_that_the_author_starts_is_attached_and_gets_what_is_open() {
     let id = scene.remote.users.next_id();
     let opening = scene
         .remote
-        .ask(|reply| Request::Open(id, Box::new(symbol), None, reply));
+        .ask(|reply| Request::Open(id, Box::new(symbol), Ends::Source(Inlet::new().0), reply));
     let speaking = async {
         let (socket, mut context) = scene.peer().await;
         let command = Command::decode(&context.recv().await.unwrap()).unwrap();

@@ -72,11 +72,14 @@ impl<'a, A: Deserialize<'a>> ToFunction<A> {
 pub struct CallWriter {
     calls: Vec<u8>,
     len: usize,
+    /// Where the last call begins.
+    last: usize,
 }
 
 impl CallWriter {
     /// Adds a call.
     pub fn push(&mut self, id: u64, args: &[Value]) {
+        self.last = self.calls.len();
         separate(&mut self.calls, self.len == 0);
         self.calls.push(b'[');
         append_number(&mut self.calls, id);
@@ -85,6 +88,14 @@ impl CallWriter {
         let _ = append(&mut self.calls, args);
         self.calls.push(b']');
         self.len += 1;
+    }
+
+    /// Takes the last call back: once after each [`CallWriter::push`].
+    pub fn undo(&mut self) {
+        if self.calls.len() > self.last {
+            self.calls.truncate(self.last);
+            self.len -= 1;
+        }
     }
 
     /// How many calls it has.
@@ -113,7 +124,7 @@ impl CallWriter {
         message.extend_from_slice(br#","calls":["#);
         message.append(&mut self.calls);
         message.extend_from_slice(b"]}");
-        self.len = 0;
+        (self.len, self.last) = (0, 0);
         message
     }
 }

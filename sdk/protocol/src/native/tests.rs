@@ -221,6 +221,10 @@ fn writers_begin_anew_after_each_message() {
     let mut writer = CallWriter::default();
     writer.push(1, &[json!(2), json!("x")]);
     writer.push(2, &[]);
+    writer.push(3, &[]);
+    writer.undo();
+    writer.undo();
+    assert_eq!(writer.len(), 2);
     assert_eq!(
         text(writer.finish(&context(), 5000)),
         r#"{"context":{"ruleId":"r","opId":"o","instanceId":0,"funcId":2},"timeout":5000,"calls":[[1,[2,"x"]],[2,[]]]}"#

@@ -151,6 +151,18 @@ impl<P: Copy + Ord> Generations<P> {
         }
     }
 
+    /// The use that a command of this one's is about which is not answered.
+    pub(in crate::plugin) fn commanded(&self, id: Generation) -> Option<UseId> {
+        let mut lines = self.lines();
+        lines.find(|line| line.id == id)?.life.commanded()
+    }
+
+    /// What this one runs.
+    pub(in crate::plugin) fn manifest(&self, id: Generation) -> Option<Arc<Manifest>> {
+        let mut lines = self.lines();
+        lines.find(|line| line.id == id)?.life.manifest().cloned()
+    }
+
     /// The wishes to start that stand for what runs or may yet run.
     pub(in crate::plugin) fn tickets(&self) -> impl Iterator<Item = Ticket> + '_ {
         let wanted = self.wanted.as_ref().map(|(ticket, ..)| *ticket);

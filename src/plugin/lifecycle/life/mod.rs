@@ -115,6 +115,9 @@ impl<P: Copy + Ord> Lifecycle<P> {
             Event::Exited(how) => self.handle_exited(how, now, &mut actions),
             Event::Message(pipe, id, request) => self.handle_message(pipe, id, request, now, &mut actions),
             Event::Gone(pipe) => self.handle_gone(pipe, now, &mut actions),
+            Event::Heard(pipe, id) => self.handle_heard(pipe, id, now),
+            Event::Deaf(limit) => self.health.note_deaf(limit),
+            Event::Reset => self.forget_process(&mut actions),
             Event::Open(id, symbol) => match self.refusal() {
                 Some(refusal) => actions.push(Action::Refused(id, refusal)),
                 None => self.uses.open(id, symbol),
@@ -177,6 +180,11 @@ impl<P: Copy + Ord> Lifecycle<P> {
     /// Takes over a use from another life, where it no longer runs. It is started at the next event.
     pub(super) fn adopt(&mut self, id: UseId, found: Use) {
         self.uses.adopt(id, found);
+    }
+
+    /// The use that the command is about which was sent last and is not answered.
+    pub(super) fn commanded(&self) -> Option<UseId> {
+        self.outstanding.as_ref().map(|sent| sent.order.id)
     }
 
     /// Every use that is open or about to be.

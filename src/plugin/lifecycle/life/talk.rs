@@ -7,7 +7,7 @@ use mangrove_protocol::control::{Command, Request};
 use super::super::uses::Verb;
 use super::super::{Action, Refusal};
 use super::{Lifecycle, Outstanding, Phase};
-use crate::plugin::turn::Heard;
+use crate::plugin::turn::{Heard, Standing};
 
 impl<P: Copy + Ord> Lifecycle<P> {
     pub(super) fn handle_message(
@@ -50,6 +50,17 @@ impl<P: Copy + Ord> Lifecycle<P> {
                 self.settle(verdict, actions);
             }
             Heard::Ready | Heard::Late | Heard::Aside | Heard::Ignored => {}
+        }
+    }
+
+    pub(super) fn handle_heard(&mut self, pipe: P, id: u32, now: Instant) {
+        if !matches!(self.phase, Phase::Running { .. }) || self.turn.current() != Some(pipe) {
+            return;
+        }
+        self.health.note_heard(now);
+        // An answer that nobody waits for any more keeps nobody from the next command.
+        if matches!(self.turn.standing(), Some(Standing::Late(_))) {
+            self.turn.handle_message(pipe, id, true);
         }
     }
 

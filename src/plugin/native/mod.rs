@@ -1,0 +1,105 @@
+//! Mangrove's own contract, the host's side of it. The worker makes one `session` per process and hands it what
+//! the life cycle decides; sources, sinks and functions have one data channel per use and process.
+//!
+//! | | module | what it owns |
+//! |---|---|---|
+//! | pure | `opening` | whether a `hello` is taken |
+//! | pure | `window` | which results a sink owes an acknowledgement for |
+//! | I/O | `run` | the folder of the sockets |
+//! | I/O | `session` | the control channel of one process |
+//! | I/O | `desk` | what a session knows of the uses, requests and faults of its process |
+//! | I/O | `feed` | the data channel of a source |
+//! | I/O | `outlet` | the data channel of a sink |
+//! | I/O | `link` | the channel of a function |
+//! | I/O | `states` | what symbols want to be kept |
+//!
+//! A process that speaks the other contract never gets beyond the listener of its session, which is closed then.
+
+mod desk;
+pub(super) mod feed;
+pub(super) mod link;
+mod opening;
+pub(super) mod outlet;
+mod run;
+pub(super) mod session;
+pub(super) mod states;
+mod window;
+
+pub(super) use desk::name_of;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mangrove_protocol::native::opening::Limits;
+use states::States;
+
+use crate::config::Portable;
+
+/// About how many bytes a message has at most that the host puts together out of many items.
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// How long what a process has said before it ended is still read.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What the sessions of all plugins share.
+#[derive(Debug)]
+pub(super) struct Native {
+    run: PathBuf,
+    next: AtomicU64,
+    numbers: AtomicU64,
+    pub(super) states: Arc<dyn States>,
+}
+
+impl Native {
+    /// Prepares the folder of the sockets for the host in `home`. Blocking.
+    ///
+    /// # Errors
+    /// There is no folder that is private and short enough.
+    pub(super) fn prepare(home: &Path, states: Arc<dyn States>) -> std::io::Result<Self> {
+        Ok(Self {
+            run: run::prepare(home)?,
+            next: AtomicU64::new(1),
+            numbers: AtomicU64::new(1),
+            states,
+        })
+    }
+
+    /// A number for a use in one process. No other use has it, nor this one in another process: whatever comes late
+    /// is not taken for something else.
+    fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// An address on which nobody has listened since the host started.
+    fn next_address(&self) -> String {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("ipc://{}/{number}.ipc", self.run.display())
+    }
+}
+
+/// The options of a socket of this contract.
+fn options(settings: &Portable, admission: &sp_proto::Admission) -> sp_proto::SocketOptions {
+    sp_proto::SocketOptions {
+        recv_max_size: settings.max_message,
+        admission: admission.clone(),
+        ..Default::default()
+    }
+}
+
+/// What either side accepts.
+fn limits(settings: &Portable) -> Limits {
+    Limits {
+        message: settings.max_message,
+        ..Limits::default()
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
