@@ -87,7 +87,7 @@ mod tests {
         let (output, mut sent) = testing::output(1);
         let reader = async {
             for expected in [1, 2, 1, 2, 1] {
-                assert_eq!(sent.recv().await.unwrap().unwrap().message["n"], expected);
+                assert_eq!(sent.recv().await.unwrap().unwrap().message()["n"], expected);
             }
             context.cancellation().cancel();
         };

@@ -210,7 +210,7 @@ mod tests {
         }
 
         async fn recv_n(&mut self) -> i64 {
-            self.recv().await.unwrap().message["n"].as_i64().unwrap()
+            self.recv().await.unwrap().message()["n"].as_i64().unwrap()
         }
     }
 
@@ -240,11 +240,17 @@ mod tests {
         following(async |fixture| {
             fixture.append("{\"n\":1}\n{\"n\":2}\n\n{\"n\"");
             let first = fixture.recv().await.unwrap();
-            assert_eq!((&first.message["n"], &first.meta["line"]), (&1.into(), &1.into()));
+            assert_eq!(
+                (&first.message()["n"], &first.meta()["line"]),
+                (&1.into(), &1.into())
+            );
             assert_eq!(fixture.recv_n().await, 2);
             fixture.append(":4}\r\n");
             let last = fixture.recv().await.unwrap();
-            assert_eq!((&last.message["n"], &last.meta["line"]), (&4.into(), &4.into()));
+            assert_eq!(
+                (&last.message()["n"], &last.meta()["line"]),
+                (&4.into(), &4.into())
+            );
         })
         .await;
     }
@@ -296,7 +302,7 @@ mod tests {
             assert_eq!((fixture.recv_n().await, fixture.recv_n().await), (2, 3));
             let first_of_new = fixture.recv().await.unwrap();
             assert_eq!(
-                (&first_of_new.message["n"], &first_of_new.meta["line"]),
+                (&first_of_new.message()["n"], &first_of_new.meta()["line"]),
                 (&4.into(), &1.into())
             );
         })

@@ -106,14 +106,14 @@ mod tests {
         let test = async {
             peer.send_to(br#"{"speed":30}"#, address).await.unwrap();
             let tuple = sent.recv().await.unwrap().unwrap();
-            assert_eq!(tuple.message["speed"], 30);
-            assert_eq!(tuple.meta["peer"], peer.local_addr().unwrap().to_string());
+            assert_eq!(tuple.message()["speed"], 30);
+            assert_eq!(tuple.meta()["peer"], peer.local_addr().unwrap().to_string());
             peer.send_to(b"nope", address).await.unwrap();
             let error = sent.recv().await.unwrap().unwrap_err();
             assert!(error.contains("expected JSON"), "{error}");
             // An error is not the end.
             peer.send_to(br#"{"speed":31}"#, address).await.unwrap();
-            assert_eq!(sent.recv().await.unwrap().unwrap().message["speed"], 31);
+            assert_eq!(sent.recv().await.unwrap().unwrap().message()["speed"], 31);
             context.cancellation().cancel();
         };
         let (result, ()) = tokio::join!(source.run(output, context.clone()), test);

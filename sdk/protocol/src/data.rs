@@ -97,6 +97,11 @@ impl SourceMessage {
         json.to_string().into_bytes()
     }
 
+    /// The bytes of a tuple whose fields and meta are JSON objects already.
+    pub fn encode_json(message: &[u8], meta: &[u8]) -> Vec<u8> {
+        [&b"{\"message\":"[..], message, b",\"meta\":", meta, b"}"].concat()
+    }
+
     /// Reads what a source sent.
     ///
     /// # Errors

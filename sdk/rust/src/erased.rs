@@ -3,6 +3,7 @@
 //! The traits that authors see use `async fn`, which can't be called through `dyn`; these box the futures.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use mangrove_protocol::Object;
 use serde::de::DeserializeOwned;
@@ -33,7 +34,7 @@ pub(crate) trait AnySink: Send {
 pub(crate) trait AnyFunction: Send + Sync {
     fn validate(&self, args: &[Value]) -> Result;
     fn is_aggregate(&self) -> bool;
-    fn exec<'a>(&'a self, args: Vec<Value>, context: &'a Context) -> BoxFuture<'a, Result<Value>>;
+    fn call(self: Arc<Self>, args: Vec<Value>, context: Context) -> BoxFuture<'static, Result<Value>>;
 }
 
 impl<S: Source> AnySource for S {
@@ -64,8 +65,8 @@ impl<F: Function> AnyFunction for F {
         Function::is_aggregate(self)
     }
 
-    fn exec<'a>(&'a self, args: Vec<Value>, context: &'a Context) -> BoxFuture<'a, Result<Value>> {
-        Box::pin(Function::exec(self, args, context))
+    fn call(self: Arc<Self>, args: Vec<Value>, context: Context) -> BoxFuture<'static, Result<Value>> {
+        Box::pin(async move { Function::exec(&*self, args, &context).await })
     }
 }
 

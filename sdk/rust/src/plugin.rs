@@ -1,8 +1,7 @@
-//! Owns a plugin's process: its symbols, what the host tells it on the command line, its control channel, and its
-//! end.
+//! Owns a plugin's process: its symbols, what the host tells it by its environment and on the command line, the
+//! contract that is spoken with it, and its end.
 
 use std::fmt;
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,17 +9,19 @@ use mangrove_protocol::address;
 use mangrove_protocol::address::AddressTooLong;
 use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::name::{NameError, PluginName, SymbolName};
+use mangrove_protocol::native::{CONTROL_VARIABLE, PLUGIN_VARIABLE, TOKEN_VARIABLE};
 use serde::Deserialize;
-use sp_proto::{AddressError, Req};
+use sp_proto::{AddressError, Req, SocketOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
+use crate::ekuiper::{End, Runtime, Timers};
 use crate::erased::{open_sink, open_source};
 use crate::error::describe;
-use crate::runtime::{End, Runtime, Symbols, Timers, serve};
-use crate::{Function, Options, Sink, Source};
+use crate::native::Endpoint;
+use crate::symbols::Symbols;
+use crate::{Function, Options, Sink, Source, ekuiper, log, native};
 
 /// A plugin and its symbols. The names are those of its manifest.
 ///
@@ -86,6 +87,20 @@ pub enum RunError {
     /// No handler for SIGTERM or SIGINT.
     #[error("cannot listen to signals")]
     Signals(#[source] std::io::Error),
+    /// The host has said that it does not take this plugin, or the two have no version of the contract in common.
+    #[error("the host does not take this plugin: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// An environment variable by which a host tells where it is.
+    #[error("the environment variable {name} {problem}")]
+    Environment {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The host could not be reached, or has not come back.
     #[error("nobody has answered at {address} for {after:?}; is the host running?")]
     HostGone {
@@ -150,16 +165,20 @@ impl Plugin {
         self
     }
 
-    /// Runs the plugin as the process that a host has started: logs to standard error (`RUST_LOG` chooses what,
-    /// by default `info`), reads the first process argument, and serves the host until SIGTERM or SIGINT. Started by
-    /// hand, without an argument, it serves a host that waits for it in the same way.
+    /// Runs the plugin as the process that a host has started, until the host or SIGTERM or SIGINT ends it. Logs go to
+    /// the host, or to standard error when it speaks eKuiper's contract; `RUST_LOG` chooses what, by default `info`. A
+    /// `tracing` subscriber that is already set stays in place.
     ///
-    /// A `tracing` subscriber that is already set stays in place.
+    /// The environment variable `MANGROVE_CONTROL` tells that the host speaks Mangrove's contract, and where it is. Started
+    /// by hand, without it and without an argument, the plugin serves a host that waits for it by eKuiper's contract.
     ///
     /// # Errors
-    /// Wrong names, a first argument that no host passes, or a host that stays away.
+    /// Wrong names, a first argument or environment that no host makes, a host that refuses the plugin or stays away.
     pub async fn run(mut self) -> Result<(), RunError> {
-        log_to_stderr();
+        match std::env::var_os(CONTROL_VARIABLE) {
+            Some(_) => log::to_host("info"),
+            None => log::to_stderr(),
+        }
         // Not `args`: it panics at a program's path that is no UTF-8.
         if let Some(argument) = std::env::args_os().nth(1) {
             let argument = argument.to_string_lossy().into_owned();
@@ -184,23 +203,44 @@ impl Plugin {
         result
     }
 
-    /// Serves the host until `stop` is cancelled, then stops every symbol. Touches nothing of the process: no
-    /// arguments, no signals, no log.
+    /// Serves the host until `stop` is cancelled or the host ends the plugin, then stops every symbol. Of the process it
+    /// looks at the environment only: no arguments, no signals, no log.
     ///
     /// # Errors
     /// As [`Plugin::run`].
     ///
     /// # Cancel safety
     /// Dropping the future aborts the symbols where they stand; cancel `stop` instead.
-    pub async fn run_until(self, stop: CancellationToken) -> Result<(), RunError> {
-        if let Some(problem) = self.problem {
+    pub async fn run_until(mut self, stop: CancellationToken) -> Result<(), RunError> {
+        let name = self.check()?;
+        match endpoint(name.clone())? {
+            Some(endpoint) => self.serve_native(endpoint, &stop).await,
+            None => self.serve_ekuiper(&name, stop).await,
+        }
+    }
+
+    /// The plugin's name, if nothing is wrong with it and the symbols.
+    pub(crate) fn check(&mut self) -> Result<PluginName, RunError> {
+        if let Some(problem) = self.problem.take() {
             return Err(problem);
         }
         if self.symbols.is_empty() {
             return Err(RunError::NoSymbol);
         }
-        let name: PluginName = self.name.parse()?;
-        let address = address::control(&name)?;
+        Ok(self.name.parse()?)
+    }
+
+    pub(crate) async fn serve_native(
+        self,
+        endpoint: Endpoint,
+        stop: &CancellationToken,
+    ) -> Result<(), RunError> {
+        let socket = secured(self.options.socket())?;
+        native::serve(Arc::new(self.symbols), self.options, endpoint, socket, stop).await
+    }
+
+    async fn serve_ekuiper(self, name: &PluginName, stop: CancellationToken) -> Result<(), RunError> {
+        let address = address::control(name)?;
         let timers = Timers {
             keep_alive: self.options.keep_alive,
             host_timeout: Some(self.options.host_timeout),
@@ -213,7 +253,7 @@ impl Plugin {
                 source,
             })?;
         let mut runtime = Runtime::new(self.symbols, self.options, stop.child_token());
-        let end = serve(&socket, timers, &stop, &mut runtime).await;
+        let end = ekuiper::serve(&socket, timers, &stop, &mut runtime).await;
         runtime.shut_down().await;
         socket.close().await;
         match end {
@@ -250,14 +290,64 @@ fn with_argument(options: Options, argument: String) -> Result<Options, RunError
     })
 }
 
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    // The author's own subscriber is as good as ours.
-    let _ = subscriber.try_init();
+/// Where the host is that speaks our own contract, if there is one. `name` is the plugin's own.
+fn endpoint(name: PluginName) -> Result<Option<Endpoint>, RunError> {
+    let Some(control) = variable(CONTROL_VARIABLE)? else {
+        return Ok(None);
+    };
+    let plugin = match variable(PLUGIN_VARIABLE)? {
+        Some(plugin) => plugin.parse()?,
+        None => name,
+    };
+    Ok(Some(Endpoint {
+        control,
+        token: variable(TOKEN_VARIABLE)?.unwrap_or_default(),
+        plugin,
+    }))
+}
+
+fn variable(name: &'static str) -> Result<Option<String>, RunError> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value)),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => Err(RunError::Environment {
+            name,
+            problem: "is no UTF-8".to_owned(),
+        }),
+    }
+}
+
+/// With those whom it trusts on `tls+tcp`.
+#[cfg(feature = "tls")]
+fn secured(socket: SocketOptions) -> Result<SocketOptions, RunError> {
+    use mangrove_protocol::native::CA_VARIABLE;
+    use sp_proto::{TlsAuthorities, TlsOptions};
+
+    let Some(path) = std::env::var_os(CA_VARIABLE) else {
+        return Ok(socket);
+    };
+    let problem = |problem: String| RunError::Environment {
+        name: CA_VARIABLE,
+        problem,
+    };
+    let pem = std::fs::read(&path).map_err(|error| {
+        let path = path.to_string_lossy();
+        problem(format!("names {path}, which cannot be read: {error}"))
+    })?;
+    let authorities = TlsAuthorities::from_pem(&pem)
+        .map_err(|error| problem(format!("names {}: {error}", path.to_string_lossy())))?;
+    Ok(SocketOptions {
+        tls: TlsOptions {
+            authorities,
+            ..TlsOptions::default()
+        },
+        ..socket
+    })
+}
+
+#[cfg(not(feature = "tls"))]
+fn secured(socket: SocketOptions) -> Result<SocketOptions, RunError> {
+    Ok(socket)
 }
 
 #[cfg(test)]

@@ -34,10 +34,19 @@ const SHIPPED: &[Shipped] = &[
     },
     Shipped {
         arguments: &["--package", "mangrove-sdk", "--all-features"],
+        except: Some("ring"),
+    },
+    // The same without TLS.
+    Shipped {
+        arguments: &["--package", "mangrove-sdk", "--features", "testing"],
         except: None,
     },
     Shipped {
         arguments: &["--package", "car", "--all-features"],
+        except: None,
+    },
+    Shipped {
+        arguments: &["--package", "samples-rust", "--all-features"],
         except: None,
     },
 ];

@@ -483,6 +483,14 @@ impl ToPlugin {
     }
 }
 
+impl ToPlugin {
+    /// The id of a request, also of one that cannot be read otherwise: it is to be answered all the same.
+    pub fn request_id(message: &[u8]) -> Option<u64> {
+        let (kind, reader) = read_head(message).ok()?;
+        reader.id.filter(|_| kind != "answer")
+    }
+}
+
 impl ToHost {
     /// The bytes of this message.
     pub fn encode(&self) -> Vec<u8> {

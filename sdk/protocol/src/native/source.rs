@@ -168,6 +168,16 @@ impl SourceWriter {
         Ok(())
     }
 
+    /// Adds a tuple that is JSON already, and so is its meta. What is not, makes the whole message broken.
+    pub fn push_json(&mut self, tuple: &[u8], meta: Option<&[u8]>) {
+        separate(&mut self.tuples, self.len == 0);
+        separate(&mut self.meta, self.len == 0);
+        self.tuples.extend_from_slice(tuple);
+        self.meta.extend_from_slice(meta.unwrap_or(b"null"));
+        self.has_meta |= meta.is_some();
+        self.len += 1;
+    }
+
     /// How many tuples it has.
     pub fn len(&self) -> usize {
         self.len

@@ -3,23 +3,28 @@
 use std::sync::Arc;
 
 use mangrove_protocol::address;
-use mangrove_protocol::data::{FunctionCall, FunctionReply};
+use mangrove_protocol::data::{FunctionCall, FunctionContext, FunctionReply};
+use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::name::SymbolName;
 use sp_proto::Req;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::guard::{guard, guard_call};
 use super::requester::{self, Answer, Timers};
-use super::{StartError, Use};
+use super::{StartError, Use, services};
+use crate::context::Place;
 use crate::erased::AnyFunction;
 use crate::error::describe;
+use crate::guard::{guard, guard_call};
+use crate::metrics::Figures;
+use crate::state::Memory;
 use crate::{Context, Error, Options};
 
 /// Opens the channel of a function; the returned use serves it.
 pub(super) async fn start(
     function: Arc<dyn AnyFunction>,
     symbol: &SymbolName,
+    memory: &Memory,
     options: &Options,
     stop: CancellationToken,
 ) -> Result<Use, StartError> {
@@ -37,6 +42,8 @@ pub(super) async fn start(
     let mut calls = Calls {
         function,
         symbol: symbol.clone(),
+        memory: memory.clone(),
+        figures: Figures::new(0, Arc::default()),
         stop: stop.clone(),
     };
     Ok(Use::spawn(stop.clone(), async move {
@@ -48,6 +55,8 @@ pub(super) async fn start(
 struct Calls {
     function: Arc<dyn AnyFunction>,
     symbol: SymbolName,
+    memory: Memory,
+    figures: Arc<Figures>,
     stop: CancellationToken,
 }
 
@@ -71,13 +80,18 @@ impl Calls {
                 FunctionReply::Result(guard_call(|| self.function.is_aggregate())?.into())
             }
             FunctionCall::Exec { args, context } => {
-                let context = Context::of_call(self.symbol.as_str(), &context, self.stop.clone());
-                let call = self
-                    .function
-                    .exec(args, &context)
-                    .instrument(context.span().clone());
+                let context = self.context(&context);
+                let span = context.span().clone();
+                let call = Arc::clone(&self.function).call(args, context).instrument(span);
                 FunctionReply::Result(guard(call).await??)
             }
         })
+    }
+
+    fn context(&self, call: &FunctionContext) -> Context {
+        let place = Place::from(call);
+        let services = services(&self.memory, &self.symbol, &place, Arc::clone(&self.figures));
+        let stop = self.stop.clone();
+        Context::new(SymbolKind::Function, self.symbol.as_str(), place, services, stop)
     }
 }

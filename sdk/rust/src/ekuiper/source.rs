@@ -5,56 +5,56 @@ use mangrove_protocol::Object;
 use mangrove_protocol::address;
 use mangrove_protocol::control::Meta;
 use mangrove_protocol::data::SourceMessage;
-use mangrove_protocol::manifest::SymbolKind;
-use mangrove_protocol::name::SymbolName;
 use sp_proto::Push;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::guard::guard;
 use super::{StartError, Use};
 use crate::erased::{AnySource, OpenSource};
 use crate::error::describe;
+use crate::guard::guard;
+use crate::output::{Bounds, Framing, Messages};
 use crate::{Context, Error, Options, Output};
 
 /// Opens a source and its channel; the returned use runs it.
 pub(super) async fn start(
     open: OpenSource,
-    symbol: &SymbolName,
     meta: &Meta,
     data_source: String,
     config: Object,
     options: &Options,
     stop: CancellationToken,
+    context: Context,
 ) -> Result<Use, StartError> {
     let (rule, op) = super::whose(meta)?;
     let address = address::data(rule, op, meta.instance_id)?;
-    let context = Context::of_use(SymbolKind::Source, symbol.as_str(), meta, stop.clone());
     let opening = open(data_source, config, &context).instrument(context.span().clone());
     let source = guard(opening).await??;
     let push = Push::with_options(options.socket());
     push.dial(&address)
         .await
         .map_err(|source| StartError::Dial { address, source })?;
-    let capacity = options.source_queue;
+    let bounds = Bounds {
+        tuples: options.source_queue,
+        message: 0,
+    };
     let span = context.span().clone();
     Ok(Use::spawn(
         stop,
-        run(source, push, capacity, context).instrument(span),
+        run(source, push, bounds, context).instrument(span),
     ))
 }
 
-async fn run(source: Box<dyn AnySource>, push: Push, capacity: usize, context: Context) {
+async fn run(source: Box<dyn AnySource>, push: Push, bounds: Bounds, context: Context) {
     tracing::info!("source started");
-    let (output, queue) = Output::channel(capacity);
+    let (output, messages) = Output::channel(Framing::Single, bounds);
     let ended = CancellationToken::new();
     let author = async {
         let result = guard(source.run(output, context.clone())).await;
         ended.cancel();
         result.map_err(Error::from).flatten()
     };
-    let (result, ()) = tokio::join!(author, pump(queue, &push, &ended, &context));
+    let (result, ()) = tokio::join!(author, pump(messages, &push, &ended, &context));
     match result {
         Ok(()) => tracing::info!("source ended"),
         // A source that is stopped in the middle of something says so; that is no failure.
@@ -64,7 +64,7 @@ async fn run(source: Box<dyn AnySource>, push: Push, capacity: usize, context: C
         Err(error) => {
             let text = describe(error.as_ref());
             tracing::error!(error = text, "source failed");
-            deliver(SourceMessage::Error(text), &push, &context).await;
+            deliver(SourceMessage::Error(text).encode(), &push, &context).await;
         }
     }
     push.close().await;
@@ -72,19 +72,14 @@ async fn run(source: Box<dyn AnySource>, push: Push, capacity: usize, context: C
 
 /// Carries messages to the host until the source has `ended` and what it had sent is on its way. A source may
 /// have given its output to somebody else who still holds it: the queue is closed then.
-async fn pump(
-    mut queue: mpsc::Receiver<SourceMessage>,
-    push: &Push,
-    ended: &CancellationToken,
-    context: &Context,
-) {
+async fn pump(messages: Messages, push: &Push, ended: &CancellationToken, context: &Context) {
     loop {
         let message = tokio::select! {
             biased;
-            message = queue.recv() => message,
+            message = messages.next() => message,
             () = ended.cancelled() => {
-                queue.close();
-                queue.recv().await
+                messages.close();
+                messages.next().await
             }
         };
         let Some(message) = message else { return };
@@ -95,9 +90,9 @@ async fn pump(
 }
 
 /// Hands a message to the channel; false: it takes nothing any more.
-async fn deliver(message: SourceMessage, push: &Push, context: &Context) -> bool {
+async fn deliver(message: Vec<u8>, push: &Push, context: &Context) -> bool {
     tokio::select! {
-        sent = push.send(message.encode()) => match sent {
+        sent = push.send(message) => match sent {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(%error, "the source's channel is closed");

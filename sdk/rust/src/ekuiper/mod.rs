@@ -1,15 +1,14 @@
-//! Owns the symbols that run: carries out the host's commands, one at a time, and remembers every use with its
-//! task until it is stopped.
+//! Owns what runs under eKuiper's contract: carries out the host's commands, one at a time, and remembers every use with
+//! its task until it is stopped.
 //!
 //! Knows nothing of signals and process arguments; [`crate::Plugin`] drives it through the control channel.
 
 mod function;
-mod guard;
 mod requester;
 mod sink;
 mod source;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,39 +22,22 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::erased::{AnyFunction, OpenSink, OpenSource};
+use crate::context::{Place, Services};
 use crate::error::describe;
-use crate::{Error, Options};
-use guard::Panicked;
+use crate::guard::Panicked;
+use crate::metrics::{Figures, Metrics};
+use crate::state::{Memory, MemoryStore, Scope, State};
+use crate::symbols::{Symbols, Unknown};
+use crate::{Context, Error, Options};
 pub(crate) use requester::{Answer, End, Timers, serve};
-
-/// The symbols of a plugin, by name.
-#[derive(Default)]
-pub(crate) struct Symbols {
-    pub(crate) sources: BTreeMap<SymbolName, OpenSource>,
-    pub(crate) sinks: BTreeMap<SymbolName, OpenSink>,
-    pub(crate) functions: BTreeMap<SymbolName, Arc<dyn AnyFunction>>,
-}
-
-impl Symbols {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.sources.is_empty() && self.sinks.is_empty() && self.functions.is_empty()
-    }
-
-    pub(crate) fn has(&self, kind: SymbolKind, name: &SymbolName) -> bool {
-        match kind {
-            SymbolKind::Source => self.sources.contains_key(name),
-            SymbolKind::Sink => self.sinks.contains_key(name),
-            SymbolKind::Function => self.functions.contains_key(name),
-        }
-    }
-}
 
 /// What runs.
 pub(crate) struct Runtime {
     symbols: Symbols,
     options: Options,
     uses: HashMap<Key, Use>,
+    /// This contract has no place for what symbols remember.
+    memory: Memory,
     stop: CancellationToken,
 }
 
@@ -81,12 +63,8 @@ pub(crate) struct Use {
 enum Refusal {
     #[error("refused: {0}")]
     Command(#[from] CommandError),
-    #[error("no {kind} \"{symbol}\" in this plugin; it has {}", list(known))]
-    Unknown {
-        kind: SymbolKind,
-        symbol: SymbolName,
-        known: Vec<SymbolName>,
-    },
+    #[error(transparent)]
+    Unknown(#[from] Unknown),
     #[error("{kind} \"{symbol}\" cannot be started")]
     Start {
         kind: SymbolKind,
@@ -128,6 +106,7 @@ impl Runtime {
             symbols,
             options,
             uses: HashMap::new(),
+            memory: Memory::default(),
             stop,
         }
     }
@@ -168,21 +147,23 @@ impl Runtime {
         } = symbol;
         let started = match use_as {
             UseAs::Source { data_source } => {
-                let open = *find(&self.symbols.sources, &key)?;
+                let open = self.symbols.source(&name)?;
                 self.replace(&key).await;
-                source::start(open, &name, &meta, data_source, config, &self.options, stop).await
+                let context = of_use(&self.memory, SymbolKind::Source, &name, &meta, stop.clone());
+                source::start(open, &meta, data_source, config, &self.options, stop, context).await
             }
             UseAs::Sink => {
-                let open = *find(&self.symbols.sinks, &key)?;
+                let open = self.symbols.sink(&name)?;
                 self.replace(&key).await;
-                sink::start(open, &name, &meta, config, &self.options, stop).await
+                let context = of_use(&self.memory, SymbolKind::Sink, &name, &meta, stop.clone());
+                sink::start(open, &meta, config, &self.options, stop, context).await
             }
             UseAs::Function => {
-                let function = Arc::clone(find(&self.symbols.functions, &key)?);
+                let function = self.symbols.function(&name)?;
                 if self.uses.get_mut(&key).is_some_and(Use::is_running) {
                     return Ok(());
                 }
-                function::start(function, &name, &self.options, stop).await
+                function::start(function, &name, &self.memory, &self.options, stop).await
             }
         };
         let started = started.map_err(|source| Refusal::Start {
@@ -268,12 +249,38 @@ impl Use {
     }
 }
 
-fn find<'a, T>(symbols: &'a BTreeMap<SymbolName, T>, key: &Key) -> Result<&'a T, Refusal> {
-    symbols.get(&key.symbol).ok_or_else(|| Refusal::Unknown {
-        kind: key.kind,
-        symbol: key.symbol.clone(),
-        known: symbols.keys().cloned().collect(),
-    })
+/// The context of a use of a source or sink.
+fn of_use(
+    memory: &Memory,
+    kind: SymbolKind,
+    symbol: &SymbolName,
+    meta: &Meta,
+    stop: CancellationToken,
+) -> Context {
+    let place = Place {
+        rule: meta.rule_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+        op: meta.op_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+        instance: meta.instance_id,
+        call_site: None,
+    };
+    let services = services(memory, symbol, &place, Figures::new(0, Arc::default()));
+    Context::new(kind, symbol.as_str(), place, services, stop)
+}
+
+fn services(memory: &Memory, symbol: &SymbolName, place: &Place, figures: Arc<Figures>) -> Services {
+    let store = MemoryStore {
+        memory: memory.clone(),
+        scope: Scope {
+            symbol: symbol.to_string(),
+            rule: place.rule.clone(),
+        },
+    };
+    Services {
+        state: State::new(store),
+        metrics: Metrics::new(figures),
+        log: None,
+        offset: None,
+    }
 }
 
 /// The rule and the operator of a use, which its addresses are made of.
@@ -281,16 +288,5 @@ fn whose(meta: &Meta) -> Result<(&RuleId, &OpId), StartError> {
     match (&meta.rule_id, &meta.op_id) {
         (Some(rule), Some(op)) => Ok((rule, op)),
         _ => Err(StartError::NoRule),
-    }
-}
-
-fn list(names: &[SymbolName]) -> String {
-    match names {
-        [] => "none".to_owned(),
-        names => names
-            .iter()
-            .map(SymbolName::as_str)
-            .collect::<Vec<_>>()
-            .join(", "),
     }
 }

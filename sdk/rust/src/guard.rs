@@ -33,7 +33,7 @@ pub(crate) fn guard_call<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
 }
 
 impl Panicked {
-    fn new(payload: &(dyn Any + Send)) -> Self {
+    pub(crate) fn new(payload: &(dyn Any + Send)) -> Self {
         let message = payload
             .downcast_ref::<&str>()
             .map(|text| (*text).to_owned())

@@ -5,18 +5,16 @@ use std::time::Duration;
 
 use mangrove_protocol::control::Meta;
 use mangrove_protocol::data::encode_ack;
-use mangrove_protocol::manifest::SymbolKind;
-use mangrove_protocol::name::SymbolName;
 use mangrove_protocol::{Object, address};
 use serde_json::Value;
 use sp_proto::{ListenError, Pull, Push};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::guard::guard;
 use super::{StartError, Use};
 use crate::erased::{AnySink, OpenSink};
 use crate::error::describe;
+use crate::guard::guard;
 use crate::{Context, Error, Message, Options};
 
 /// How often an address that somebody still holds is tried, and how long apart: a sink that was just stopped, in
@@ -27,17 +25,16 @@ const LISTEN_PAUSE: Duration = Duration::from_millis(50);
 /// Opens a sink and its channels; the returned use runs it.
 pub(super) async fn start(
     open: OpenSink,
-    symbol: &SymbolName,
     meta: &Meta,
     config: Object,
     options: &Options,
     stop: CancellationToken,
+    context: Context,
 ) -> Result<Use, StartError> {
     let (rule, op) = super::whose(meta)?;
     let data_address = address::data(rule, op, meta.instance_id)?;
     let ack_address = address::acknowledgements(rule, op, meta.instance_id)?;
     let require_ack = config.get("requireAck").and_then(Value::as_bool).unwrap_or(false);
-    let context = Context::of_use(SymbolKind::Sink, symbol.as_str(), meta, stop.clone());
     let opening = open(config, &context).instrument(context.span().clone());
     let sink = guard(opening).await??;
     let pull = Pull::with_options(options.socket());
