@@ -1,0 +1,3 @@
+module mangrove.dev/sdk/go
+
+go 1.22

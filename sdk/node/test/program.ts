@@ -1,0 +1,4 @@
+/** A plugin that the tests start as a process. */
+import { Plugin } from "../src/index.js";
+
+await new Plugin().sink("sink", () => ({ collect: () => {} })).main();
