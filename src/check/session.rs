@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mangrove_protocol::name::SymbolName;
+use mangrove_protocol::native;
 use mangrove_protocol::native::control::{Place, Role, Start, Stop, ToPlugin, Validate};
 use mangrove_protocol::native::opening::{Hello, Limits, Refused, Welcome};
 use mangrove_protocol::native::{CONTROL_VARIABLE, PLUGIN_VARIABLE, TOKEN_VARIABLE, UseNumber};
-use mangrove_protocol::native;
 use serde_json::Value;
 use sp_proto::{Connection, Listener, ListenerOptions, Pair, Protocol, SocketOptions};
 use tempfile::TempDir;
