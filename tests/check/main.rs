@@ -252,3 +252,46 @@ fn what_is_no_plugin_is_not_tried() {
         "{said}"
     );
 }
+
+/// The published packages, which know nothing of the kit.
+#[test]
+fn a_plugin_that_speaks_ekuipers_contract_is_known() {
+    let Some(python) = testkit::python("1.14.0") else {
+        return;
+    };
+    let _pysam = testkit::exclusive("pysam");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mangrove"));
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/pysam");
+    let copy = tempfile::tempdir().unwrap();
+    let mut pending = vec![(folder, copy.path().join("pysam"))];
+    while let Some((from, to)) = pending.pop() {
+        std::fs::create_dir(&to).unwrap();
+        for entry in from.read_dir().unwrap() {
+            let (path, to) = (
+                entry.as_ref().unwrap().path(),
+                to.join(entry.unwrap().file_name()),
+            );
+            match path.is_dir() {
+                true => pending.push((path, to)),
+                false => drop(std::fs::copy(path, to).unwrap()),
+            }
+        }
+    }
+    command
+        .args(["plugin", "check", "--json"])
+        .arg(copy.path().join("pysam"));
+    command.env("MANGROVE__PORTABLE__PYTHONBIN", python);
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let result = |name: &str| {
+        let line = lines.iter().find(|line| line["name"] == name);
+        line.map(|line| line["result"].clone()).unwrap_or_default()
+    };
+    assert_eq!(result("handshake"), "ok", "{text}");
+    assert_eq!(result("shutdown"), "ok", "{text}");
+    assert_eq!(lines.len(), 6, "{text}");
+}

@@ -2,6 +2,7 @@
 //!
 //! Results and changes of state are awaited as lines of the host's log.
 
+mod author;
 mod cli;
 mod documents;
 mod host;
