@@ -15,7 +15,7 @@ use super::guard;
 /// next to nothing: the address is a file on this machine.
 const RECONNECT: Duration = Duration::from_millis(500);
 
-/// The data channel: used by the [`Sink`], connected and held by the worker.
+/// The data channel: used by the [`Sink`](super::sink::Sink), connected and held by the worker.
 #[derive(Debug)]
 pub(super) struct Sender {
     pub(super) data: Push,
