@@ -158,9 +158,16 @@ pub(super) fn change_time(found: &Metadata) -> SystemTime {
 
 fn of_entry(inside: &Path, path: &Path, found: &Metadata) -> u64 {
     let target = found.is_symlink().then(|| path.read_link().ok());
-    let time = (found.mtime(), found.mtime_nsec());
+    // When it was changed as well: who unpacks an archive restores the times of modification, and in one that can be
+    // made anew they are all the same.
+    let times = (
+        found.mtime(),
+        found.mtime_nsec(),
+        found.ctime(),
+        found.ctime_nsec(),
+    );
     let inside = inside.as_os_str().as_bytes();
-    hash(&(inside, found.len(), time, found.mode(), target))
+    hash(&(inside, found.len(), times, found.mode(), target))
 }
 
 fn hash(value: &impl Hash) -> u64 {
@@ -232,6 +239,20 @@ mod tests {
             assert_eq!(before.core, after.core, "{what}");
             assert!(after.changed >= before.changed);
         }
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_with_its_size_and_time_kept_has_changed() {
+        let (_home, folder) = plugin();
+        touch(&folder.join("car.json"));
+        let (before, begin) = (of(&folder), std::time::Instant::now());
+        // The system's clock for files has ticks of some milliseconds.
+        while of(&folder).core == before.core {
+            assert!(begin.elapsed() < Duration::from_secs(20), "it is not seen");
+            fs::write(folder.join("car.json"), "CAR.JSON").unwrap();
+            touch(&folder.join("car.json"));
+        }
+        assert_ne!(of(&folder).all, before.all);
     }
 
     #[test]

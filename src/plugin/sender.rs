@@ -16,7 +16,7 @@ use super::native::outlet::Outlet;
 /// next to nothing: the address is a file on this machine.
 const RECONNECT: Duration = Duration::from_millis(500);
 
-/// The data channel: used by the [`Sink`], connected and held by the worker.
+/// The data channel: used by the [`Sink`](super::sink::Sink), connected and held by the worker.
 #[derive(Debug)]
 pub(super) struct Sender {
     pub(super) data: Push,
