@@ -244,7 +244,7 @@ impl Config {
                 restart_delay_max: Duration::from_secs(30),
                 restart_limit: 10,
                 log_lines: 1000,
-                max_message: 16 * 1024 * 1024,
+                max_message: 32 * 1024 * 1024,
                 limit_memory: 0,
                 limit_open_files: 0,
                 limit_cpu_share: 100,

@@ -223,14 +223,7 @@ async fn attach(client: &Client, name: &Name, json: bool) -> anyhow::Result<Stri
     if json {
         return Ok(format!("{text}\n"));
     }
-    let answer: Value = serde_json::from_str(&text)?;
-    let message = answer["message"].as_str().unwrap_or_default();
-    let mut shown = format!("{}\n", printable(message));
-    for (name, value) in answer["environment"].as_object().into_iter().flatten() {
-        let value = value.as_str().unwrap_or_default();
-        shown.push_str(&format!("{}={}\n", printable(name), printable(value)));
-    }
-    Ok(shown)
+    Ok(attached(&serde_json::from_str(&text)?))
 }
 
 /// What the host says to somebody who is to start a process.

@@ -32,7 +32,7 @@ pub struct Sink {
     acknowledgements: Pull,
     require_ack: bool,
     owed: Owed,
-    held: Use,
+    held: Box<Use>,
 }
 
 /// What has come of results, in the order in which they were put: every call tells of those that no call before
@@ -131,7 +131,7 @@ impl Sink {
             acknowledgements,
             require_ack,
             owed: Owed::default(),
-            held,
+            held: Box::new(held),
         })
     }
 

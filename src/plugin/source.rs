@@ -50,13 +50,13 @@ pub struct Source {
     feeds: Vec<Feed>,
     new_feeds: mpsc::Receiver<Feed>,
     status: watch::Receiver<Snapshot>,
-    held: Use,
-    scope: Scope,
+    held: Box<Use>,
+    scope: Box<Scope>,
     place: String,
     /// Tuples of a message that were not handed out yet.
     rest: VecDeque<Tuple>,
     /// What came behind tuples that were handed out.
-    behind: Option<ChannelError>,
+    behind: Option<Box<ChannelError>>,
     /// Offsets that were handed out, with the channel and the batch that they belong to.
     offsets: VecDeque<(Value, u64, u64)>,
     ending: Ending,
@@ -137,8 +137,8 @@ impl Source {
             feeds: Vec::new(),
             new_feeds,
             status,
-            held,
-            scope,
+            held: Box::new(held),
+            scope: Box::new(scope),
             place: offset_key(&place),
             rest: VecDeque::new(),
             behind: None,
@@ -175,7 +175,7 @@ impl Source {
             return Some(Ok(self.rest.drain(..).collect()));
         }
         if let Some(error) = self.behind.take() {
-            return Some(Err(error));
+            return Some(Err(*error));
         }
         let first = loop {
             let outcome = self.next().await?;
@@ -196,7 +196,7 @@ impl Source {
                 Ok(tuples) => batch.extend(tuples),
                 Err(error) => {
                     self.held.record().note_error(&error.to_string());
-                    self.behind = Some(error);
+                    self.behind = Some(Box::new(error));
                     break;
                 }
             }

@@ -73,7 +73,7 @@ pub enum StateError {
     #[error("the symbol's values in this rule would take more than {MAX_BYTES} bytes")]
     Bytes,
     /// Something that is no number cannot be added to.
-    #[error("the value of {key:?} is no number that can be added to")]
+    #[error("the value of {key:?} cannot be added to; expected a number")]
     NotANumber {
         /// The key.
         key: String,
@@ -529,7 +529,7 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .starts_with("the value of \"text\" is no number"),
+                .starts_with("the value of \"text\" cannot be added to"),
             "{error}"
         );
         let most = i64::MAX.to_string().into_bytes();

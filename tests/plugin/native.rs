@@ -107,7 +107,7 @@ impl Peer {
         self.say(ToHost::Hello(self.hello())).await;
         match self.hear().await {
             ToPlugin::Welcome(welcome) => {
-                assert_eq!((welcome.version, welcome.encoding.as_str()), (1, "json"))
+                assert_eq!((welcome.version, welcome.encoding.as_str()), (1, "json"));
             }
             other => panic!("expected a welcome, not {other:?}"),
         }

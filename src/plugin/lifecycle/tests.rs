@@ -680,3 +680,53 @@ fn what_is_condemned_is_killed_at_once_and_counts_as_failed() {
         world.reason()
     );
 }
+
+#[test]
+fn a_sign_of_life_lets_the_next_command_go_out() {
+    let mut world = World::running();
+    world.on(Event::Open(A, symbol("src")));
+    assert_eq!(world.life.commanded(), Some(A));
+    assert_eq!(
+        world.on(Event::Heard(1, 90)),
+        [],
+        "the command is still waited for"
+    );
+    assert_eq!(world.ticks(), [Action::Refused(A, Refusal::TimedOut(COMMAND))]);
+    assert_eq!(world.state(), State::Unhealthy);
+    assert_eq!(
+        world.on(Event::Heard(2, 91)),
+        [],
+        "of another connection it says nothing"
+    );
+    assert_eq!(world.state(), State::Unhealthy);
+    // Nobody knows whether it runs, so it is stopped.
+    assert_eq!(world.on(Event::Heard(1, 92)), [end("src")]);
+    assert_eq!(world.state(), State::Running);
+}
+
+#[test]
+fn who_does_not_answer_a_ping_is_unhealthy_until_heard() {
+    let mut world = World::running();
+    world.on(Event::Deaf(SECOND));
+    assert_eq!(
+        (world.state(), world.reason().as_str()),
+        (State::Unhealthy, "it has not answered a ping within 1.0s")
+    );
+    assert_eq!(world.life.deadline(), None, "that alone is no reason to end it");
+    world.on(Event::Heard(1, 90));
+    assert_eq!(world.state(), State::Running);
+}
+
+#[test]
+fn a_process_that_has_begun_anew_gets_everything_again() {
+    let mut world = World::with("src");
+    world.on(Event::Close(A));
+    world.on(Event::Open(B, symbol("snk")));
+    assert_eq!(world.on(Event::Gone(1)), [Action::Closed(A)]);
+    assert_eq!(world.on(Event::Reset), []);
+    assert_eq!(world.hears(2, Request::Handshake), [begin_on(2, "snk")]);
+    assert_eq!(world.hears(2, Request::Done), [Action::Started(B)]);
+    assert_eq!(world.on(Event::Gone(2)), []);
+    assert_eq!(world.on(Event::Reset), []);
+    assert_eq!(world.hears(3, Request::Handshake), [begin_on(3, "snk")]);
+}

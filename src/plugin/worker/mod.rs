@@ -75,17 +75,14 @@ pub(super) struct Worker {
     symbols: Symbols,
     native: Arc<Native>,
     /// What processes of our own contract have to say. The sender is for new sessions.
-    news: (
-        mpsc::Sender<(Generation, News)>,
-        mpsc::Receiver<(Generation, News)>,
-    ),
+    news: Queue<(Generation, News)>,
     /// Stands for the ids of requests, which our own contract does not need.
     heard: u32,
     /// The tasks of the functions and of the sessions.
     tasks: JoinSet<()>,
     /// What sinks' senders are being made to do.
     moves: JoinSet<Moved>,
-    silent: (mpsc::Sender<SymbolName>, mpsc::Receiver<SymbolName>),
+    silent: Queue<SymbolName>,
     stopping: Vec<oneshot::Sender<()>>,
     retiring: bool,
     /// What a process that somebody else starts is to be.
@@ -93,6 +90,9 @@ pub(super) struct Worker {
     /// What it has to find in its environment.
     attachment: watch::Sender<Vec<(String, String)>>,
 }
+
+/// Both ends of what other tasks tell this one.
+type Queue<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
 
 /// What has become of a start.
 type Outcome = Result<(), String>;
