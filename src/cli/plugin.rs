@@ -226,20 +226,6 @@ async fn attach(client: &Client, name: &Name, json: bool) -> anyhow::Result<Stri
     Ok(attached(&serde_json::from_str(&text)?))
 }
 
-/// What the host says to somebody who is to start a process.
-#[derive(Deserialize)]
-struct Attached {
-    message: String,
-    environment: BTreeMap<String, String>,
-}
-
-/// With lines that a shell takes: the values are addresses, names and hexadecimal digits.
-fn attached(answer: &Attached) -> String {
-    let variables = answer.environment.iter();
-    let exports = variables.map(|(key, value)| format!("export {}={}\n", printable(key), printable(value)));
-    format!("{}\n{}", printable(&answer.message), exports.collect::<String>())
-}
-
 /// The host's sentence on what it did.
 async fn done(
     client: &Client,
@@ -477,19 +463,6 @@ mod tests {
         language     rust
         sources      json, udp
         sinks        command
-        ");
-    }
-
-    #[test]
-    fn who_attaches_is_told_what_to_export() {
-        let answer = json!({
-            "message": "portable plugin car waits for a process that you start",
-            "environment": {"MANGROVE_CONTROL": "ipc:///srv/m/data/run/12.ipc", "MANGROVE_TOKEN": "5f0d"}
-        });
-        insta::assert_snapshot!(attached(&serde_json::from_value(answer).unwrap()), @r"
-        portable plugin car waits for a process that you start
-        export MANGROVE_CONTROL=ipc:///srv/m/data/run/12.ipc
-        export MANGROVE_TOKEN=5f0d
         ");
     }
 

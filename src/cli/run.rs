@@ -86,12 +86,9 @@ pub(super) async fn run(args: RunArgs, terminal: &mut Terminal<'_>) -> anyhow::R
     let ready = |address: SocketAddr| {
         let folder = folder.display();
         let output = &mut terminal.output;
-        let line = writeln!(
-            output,
-            "mangrove is ready at http://{address} with {folder}; Ctrl-C ends it"
-        );
+        let lines = format!("following {folder}; Ctrl-C ends it\nmangrove is ready at http://{address}");
         // Whoever started it may have closed its end.
-        let _unread = line.and_then(|()| output.flush());
+        let _unread = writeln!(output, "{lines}").and_then(|()| output.flush());
     };
     let stop = async move {
         tokio::select! {

@@ -87,13 +87,12 @@ async fn five_minutes_lead_from_nothing_to_a_running_rule() {
         if let Some(name) = line.strip_prefix("cd ") {
             folder.push(name);
         } else if line == "mangrove plugin run ." {
-            host = Some(run(&folder).await);
+            let mut started = run(&folder).await;
+            let running = |line: &str| line.contains("running plugin=megaphone");
+            started.process.line("the plugin", running).await;
+            host = Some(started);
         } else if line.starts_with("curl ") {
             let host = host.as_mut().expect("run comes before");
-            if line.contains("/rules") {
-                let running = |line: &str| line.contains("megaphone") && line.contains("running");
-                host.process.line("the plugin", running).await;
-            }
             let (_, rest) = line.split_once(ADDRESS).unwrap();
             let (path, body) = rest.split_once(" -d ").unwrap();
             let reply = host.request("POST", path, body.trim_matches('\'')).await;
