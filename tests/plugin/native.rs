@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mangrove::plugin::{CallError, ChannelError, Function, Sink, Source, State};
-use mangrove_protocol::Object;
 use mangrove_protocol::native::address::resolve;
 use mangrove_protocol::native::control::{
     Ack, Answer, Level, Log, Metric, MetricKind, Role, Start, StateOperation, StateRequest, Stop, ToHost,
@@ -15,6 +14,7 @@ use mangrove_protocol::native::function::{FunctionContext, ResultWriter, ToFunct
 use mangrove_protocol::native::opening::{FunctionSymbol, Hello, Symbols};
 use mangrove_protocol::native::sink::SinkBatch;
 use mangrove_protocol::native::source::{SourceWriter, encode_end, encode_error};
+use mangrove_protocol::{Object, address};
 use serde_json::{Value, json};
 use sp_proto::{Pair, Pull, Push, SocketOptions};
 use testkit::within;
@@ -260,6 +260,16 @@ impl Scene {
         })
         .await;
         (function.unwrap(), start, pair)
+    }
+
+    fn write_next_version(&self) {
+        let (name, fields) = (&self.name, self.symbols());
+        let manifest = format!(
+            r#"{{"version":"2.0","language":"rust","executable":"run","sources":["{}"],"sinks":["{}"],"functions":["{}"]}}"#,
+            fields.sources[0], fields.sinks[0], fields.functions[0].name
+        );
+        let path = self.home.plugin_folder(name).join(format!("{name}.json"));
+        std::fs::write(path, manifest).unwrap();
     }
 
     async fn kill(&self) -> u32 {
@@ -894,26 +904,10 @@ async fn it_is_asked_to_end_before_it_is_told_to() {
     drop(scene.home);
 }
 
-#[tokio::test]
-async fn an_update_moves_every_symbol_and_loses_nothing() {
-    let scene = scene(|_| ()).await;
-    let peer = scene.peer().await;
-    let (mut source, _, push) = scene.open_source(&peer).await;
-    let (mut sink, _, pull) = scene.open_sink(&peer, true).await;
-    let (function, _, _pair) = scene.open_function(&peer).await;
-    let old = scene.host.status(&scene.name).pid;
-    sink.put(results(&["1"])).await;
-    taken(&pull).await;
-    push.send(batch(1, 0..1, None)).await.unwrap();
-    let (name, fields) = (&scene.name, scene.symbols());
-    let manifest = format!(
-        r#"{{"version":"2.0","language":"rust","executable":"run","sources":["{}"],"sinks":["{}"],"functions":["{}"]}}"#,
-        fields.sources[0], fields.sinks[0], fields.functions[0].name
-    );
-    let path = scene.home.plugin_folder(name).join(format!("{name}.json"));
-    std::fs::write(path, manifest).unwrap();
+/// What the process of a plugin's next version has been given.
+async fn next_environment(name: &str, old: Option<u32>) -> BTreeMap<String, String> {
     // The next process is not shown before it has taken over: it is found by what it was given.
-    let next = within("the next process", async {
+    within("the next process", async {
         loop {
             let found = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
                 let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
@@ -931,7 +925,23 @@ async fn an_update_moves_every_symbol_and_loses_nothing() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
-    .await;
+    .await
+}
+
+#[tokio::test]
+async fn an_update_moves_every_symbol_and_loses_nothing() {
+    let scene = scene(|_| ()).await;
+    let peer = scene.peer().await;
+    let (mut source, _, push) = scene.open_source(&peer).await;
+    let (mut sink, _, pull) = scene.open_sink(&peer, true).await;
+    let (function, _, _pair) = scene.open_function(&peer).await;
+    let old = scene.host.status(&scene.name).pid;
+    sink.put(results(&["1"])).await;
+    taken(&pull).await;
+    push.send(batch(1, 0..1, None)).await.unwrap();
+    let name = &scene.name;
+    scene.write_next_version();
+    let next = next_environment(name, old).await;
     let new = Peer::with(&scene, &next).await.open().await;
     // The source overlaps.
     let (_, new_push) = new.start_source().await;
@@ -1035,5 +1045,61 @@ async fn a_process_that_the_author_starts_is_told_where_to_dial() {
 async fn a_process_on_another_machine_needs_the_token() {
     let scene = scene(|home| home.settings.remote = "tcp://127.0.0.1:0".to_owned()).await;
     attaches(&scene, "tcp://127.0.0.1:").await;
+    scene.host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_new_version_may_speak_our_own_contract_where_the_old_one_did_not() {
+    let scene = scene(|_| ()).await;
+    let mut old = crate::peer::Peer::control(&scene.name).await;
+    scene.host.running(&scene.name).await;
+    let plugins = &scene.host.plugins;
+    let data = address::data(&scene.rule.parse().unwrap(), &"op".parse().unwrap(), 0).unwrap();
+    let opening = plugins.open_sink(&scene.sink, meta(&scene.rule), Object::new(), false);
+    let speaking = async {
+        old.command().await;
+        let pull = Pull::new();
+        pull.listen(&data).await.unwrap();
+        old.say("ok").await;
+        pull
+    };
+    let (sink, pull) = within("the sink", async { tokio::join!(opening, speaking) }).await;
+    let mut sink = sink.unwrap();
+    assert_eq!(sink.put(results(&["1"])).await.delivered, 1);
+    assert_eq!(&*within("a result", pull.recv()).await.unwrap(), b"1");
+    let opening = plugins.function(&scene.function, &scene.rule);
+    let speaking = async {
+        old.command().await;
+        let peer = crate::peer::Peer::function(&scene.function).await;
+        old.say("ok").await;
+        peer
+    };
+    let (function, _old_function) = within("the function", async { tokio::join!(opening, speaking) }).await;
+    let function = function.unwrap();
+
+    let pid = scene.host.status(&scene.name).pid;
+    scene.write_next_version();
+    let next = next_environment(&scene.name, pid).await;
+    let new = Peer::with(&scene, &next).await.open().await;
+    old.command().await;
+    pull.close().await;
+    old.say("ok").await;
+    let (_, new_pull) = new.start_sink().await;
+    let (_, pair) = new.start_function().await;
+    scene
+        .host
+        .until("the new version", &scene.name, |status| status.version == "2.0")
+        .await;
+    assert_eq!(sink.put(results(&["2"])).await.delivered, 1);
+    assert_eq!(taken(&new_pull).await, (1, vec![json!(2)]));
+    let call = function.exec(vec![json!(1)], context("r"));
+    let answering = async {
+        let (id, _) = calls(&pair).await.remove(0);
+        let mut writer = ResultWriter::default();
+        writer.push(id, &json!(2)).unwrap();
+        pair.send(writer.finish()).await.unwrap();
+    };
+    let (outcome, ()) = within("a call", async { tokio::join!(call, answering) }).await;
+    assert_eq!(outcome.unwrap(), Some(json!(2)));
     scene.host.shutdown().await;
 }
