@@ -226,6 +226,20 @@ async fn attach(client: &Client, name: &Name, json: bool) -> anyhow::Result<Stri
     Ok(attached(&serde_json::from_str(&text)?))
 }
 
+/// What the host says to somebody who is to start a process.
+#[derive(Deserialize)]
+struct Attached {
+    message: String,
+    environment: BTreeMap<String, String>,
+}
+
+/// With lines that a shell takes: the values are addresses, names and hexadecimal digits.
+fn attached(answer: &Attached) -> String {
+    let variables = answer.environment.iter();
+    let exports = variables.map(|(key, value)| format!("export {}={}\n", printable(key), printable(value)));
+    format!("{}\n{}", printable(&answer.message), exports.collect::<String>())
+}
+
 /// The host's sentence on what it did.
 async fn done(
     client: &Client,
