@@ -20,7 +20,7 @@ use serde_json::Value;
 use serde_saphyr::Spanned;
 
 pub use self::conf_key::{ConfKeyError, conf_key, conf_key_in};
-pub use self::setting::{LEVELS, PEERS};
+pub use self::setting::{CONTRACTS, LEVELS, PEERS};
 use self::setting::{SETTINGS, Setting};
 pub use self::yaml::YamlError;
 
@@ -118,6 +118,8 @@ pub struct Portable {
     pub remote_cert: Option<PathBuf>,
     /// Its private key, in PEM.
     pub remote_key: Option<PathBuf>,
+    /// Which contracts plugins may speak, one of [`CONTRACTS`].
+    pub contract: String,
     /// Which processes may connect to a plugin's channels, one of [`PEERS`].
     pub peers: String,
     /// This program, which guards the plugins' processes. Not a setting.
@@ -125,6 +127,11 @@ pub struct Portable {
 }
 
 impl Portable {
+    /// May plugins speak our own contract?
+    pub(crate) fn offers_own_contract(&self) -> bool {
+        self.contract == CONTRACTS[1]
+    }
+
     /// May every process of the host's user connect to a plugin's channels?
     pub(crate) fn admits_any_peer(&self) -> bool {
         self.peers == PEERS[1]
@@ -251,6 +258,7 @@ impl Config {
                 remote: String::new(),
                 remote_cert: None,
                 remote_key: None,
+                contract: CONTRACTS[0].to_owned(),
                 peers: "plugin".to_owned(),
                 guard: PathBuf::from("/proc/self/exe"),
             },

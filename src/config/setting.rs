@@ -13,6 +13,9 @@ use super::{Config, PREFIX};
 /// The words that `log.level` knows, from few to many lines.
 pub const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
+/// The words that `portable.contract` knows: eKuiper's contract alone, or our own beside it.
+pub const CONTRACTS: [&str; 2] = ["ekuiper", "both"];
+
 /// The words that `portable.peers` knows: the plugin's own processes, or every process of the host's user.
 pub const PEERS: [&str; 2] = ["plugin", "user"];
 
@@ -85,6 +88,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("portable", "remote", Remote(|c| &mut c.portable.remote)),
     setting("portable", "remoteCert", File(|c| &mut c.portable.remote_cert)),
     setting("portable", "remoteKey", File(|c| &mut c.portable.remote_key)),
+    setting("portable", "contract", Word(&CONTRACTS, |c| &mut c.portable.contract)),
     setting("portable", "peers", Word(&PEERS, |c| &mut c.portable.peers)),
     setting("rule", "bufferLength", Number("tuples", MANY, |c| &mut c.rule.buffer_length)),
     setting("log", "level", Word(&LEVELS, |c| &mut c.log.level)),

@@ -147,6 +147,7 @@ fn test_settings() -> Portable {
         remote: String::new(),
         remote_cert: None,
         remote_key: None,
+        contract: "both".to_owned(),
         peers: "plugin".to_owned(),
         guard: "/proc/self/exe".into(),
     }

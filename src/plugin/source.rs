@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures_util::future;
 use mangrove_protocol::Object;
@@ -15,6 +16,7 @@ use mangrove_protocol::native::control::Place;
 use serde_json::Value;
 use sp_proto::{Events, Pull};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::channel::{self, Ends, Use};
 use super::error::{ChannelError, OpenError};
@@ -23,6 +25,10 @@ use super::native::offset_key;
 use super::remote::Remote;
 use super::status::Snapshot;
 use crate::store::Scope;
+
+/// How long a source of the other contract may be without a connection until that is an error: while one version
+/// takes over from another there may be none for a moment.
+const ALONE: Duration = Duration::from_secs(1);
 
 /// Batches of which the end was handed out and whose offset is remembered. A rule whose sinks are further behind
 /// than this begins a little further back when it starts anew.
@@ -60,6 +66,8 @@ pub struct Source {
     /// Offsets that were handed out, with the channel and the batch that they belong to.
     offsets: VecDeque<(Value, u64, u64)>,
     ending: Ending,
+    /// Until when somebody has to connect, and why nobody is.
+    alone: Option<(Instant, sp_proto::Event)>,
 }
 
 /// How far the end of a source is.
@@ -89,6 +97,7 @@ enum Wake {
     Brought(usize, Brought),
     Feed(Feed),
     Pipe(sp_proto::Event),
+    Alone,
     Status,
     Ended(Option<ChannelError>),
     Stopped,
@@ -142,6 +151,7 @@ impl Source {
             place: offset_key(&place),
             rest: VecDeque::new(),
             behind: None,
+            alone: None,
             offsets: VecDeque::new(),
             ending: Ending::No,
         })
@@ -275,6 +285,7 @@ impl Source {
                 error = self.held.ended(), if is_open => Wake::Ended(error),
                 Ok(()) = self.status.changed(), if is_open => Wake::Status,
                 Some(event) = self.events.recv(), if is_open => Wake::Pipe(event),
+                () = alone(self.alone.as_ref()), if is_open => Wake::Alone,
                 () = stopped(&mut self.ending) => Wake::Stopped,
             };
             match wake {
@@ -296,11 +307,24 @@ impl Source {
                 Wake::Status => {
                     let error = channel::down(&self.held.remote().plugin, &self.status.borrow_and_update());
                     if let Some(error) = error {
+                        self.alone = None;
                         return Some(Err(error));
                     }
                 }
                 // The process that another one has replaced, or a second connection of the same.
                 Wake::Pipe(sp_proto::Event::PipeRemoved { .. }) if !self.socket.pipes().is_empty() => {}
+                // Another one may be about to take its place.
+                Wake::Pipe(event @ sp_proto::Event::PipeRemoved { .. }) => {
+                    self.alone = Some((Instant::now() + ALONE, event));
+                }
+                Wake::Pipe(sp_proto::Event::PipeAdded(_)) => self.alone = None,
+                Wake::Alone => {
+                    let event = self.alone.take().map(|(_, event)| event);
+                    let error = event.and_then(|event| channel::broken(&self.held.remote().plugin, event));
+                    if let Some(error) = error.filter(|_| self.socket.pipes().is_empty()) {
+                        return Some(Err(error));
+                    }
+                }
                 Wake::Pipe(event) => {
                     if let Some(error) = channel::broken(&self.held.remote().plugin, event) {
                         return Some(Err(error));
@@ -380,6 +404,13 @@ async fn brought(feeds: &mut [Feed]) -> (usize, Brought) {
             let (brought, index, _) = future::select_all(all).await;
             (index, brought)
         }
+    }
+}
+
+async fn alone(since: Option<&(Instant, sp_proto::Event)>) {
+    match since {
+        Some((until, _)) => tokio::time::sleep_until(*until).await,
+        None => future::pending().await,
     }
 }
 

@@ -194,6 +194,7 @@ struct Scene {
 
 async fn scene(adjust: impl FnOnce(&mut Home)) -> Scene {
     let mut home = Home::new();
+    home.settings.contract = "both".to_owned();
     adjust(&mut home);
     let name = unique("hnt");
     let (source, sink, function, rule) = (unique("nsrc"), unique("nsnk"), unique("nfn"), unique("nr"));

@@ -17,6 +17,9 @@ impl Worker {
         &mut self,
         generation: Generation,
     ) -> Result<Vec<(String, String)>, String> {
+        if !self.settings.offers_own_contract() {
+            return Ok(Vec::new());
+        }
         let is_attached = self.generations.standing().attached;
         let attached = self.attached.clone().filter(|_| is_attached);
         let manifest = attached.or_else(|| self.generations.manifest(generation));

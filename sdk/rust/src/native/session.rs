@@ -205,7 +205,7 @@ impl Session {
             ToPlugin::Stop(id, stop) => self.stop(id, &stop),
             ToPlugin::Ping(id) => self.answer(id, Ok(Value::Null)),
             ToPlugin::Shutdown(shutdown) => {
-                tracing::debug!("the host asks for the end");
+                tracing::info!("stopping, as the host asks");
                 self.end_all(Duration::from_millis(shutdown.timeout), End::Drained(None));
             }
             ToPlugin::Answer(answer) => {
