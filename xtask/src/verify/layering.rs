@@ -66,7 +66,7 @@ const CRATES: &[Crate] = &[
             },
             Layer {
                 module: "plugin",
-                may_import: &["config"],
+                may_import: &["config", "store"],
                 never: SDK,
             },
             Layer {
@@ -197,6 +197,11 @@ const CRATES: &[Crate] = &[
     Crate {
         sources: "sdk/protocol/src",
         layers: &[
+            Layer {
+                module: "native",
+                may_import: &["Object", "data", "excerpt", "manifest", "name"],
+                never: IO,
+            },
             Layer {
                 module: "name",
                 may_import: &[],
