@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::events::Changes;
+use super::guard;
 use super::launch::Launch;
 use super::output::Output;
 use super::peers::Peers;
@@ -64,7 +65,11 @@ pub struct Said(Vec<String>);
 impl Said {
     /// Those of `lines`, which are in order.
     pub(super) fn last<'a>(lines: impl DoubleEndedIterator<Item = &'a str>) -> Self {
-        let spoken = lines.rev().map(str::trim).filter(|line| !line.is_empty());
+        let spoken = lines
+            .rev()
+            .map(str::trim)
+            // What the guard says of it, it has not said.
+            .filter(|line| !line.is_empty() && !line.starts_with(guard::LEFT));
         let mut last: Vec<String> = spoken
             .take(LAST_LINES)
             .map(|line| line.chars().take(LINE).collect())

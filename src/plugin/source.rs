@@ -314,7 +314,7 @@ impl Source {
                 // The process that another one has replaced, or a second connection of the same.
                 Wake::Pipe(sp_proto::Event::PipeRemoved { .. }) if !self.socket.pipes().is_empty() => {}
                 // Another one may be about to take its place.
-                Wake::Pipe(event @ sp_proto::Event::PipeRemoved { .. }) => {
+                Wake::Pipe(event @ sp_proto::Event::PipeRemoved { .. }) if is_orderly(&event) => {
                     self.alone = Some((Instant::now() + ALONE, event));
                 }
                 Wake::Pipe(sp_proto::Event::PipeAdded(_)) => self.alone = None,
@@ -405,6 +405,11 @@ async fn brought(feeds: &mut [Feed]) -> (usize, Brought) {
             (index, brought)
         }
     }
+}
+
+/// The plugin has closed its connection, which it had not broken before: `sp-proto` says so in these words.
+fn is_orderly(event: &sp_proto::Event) -> bool {
+    matches!(event, sp_proto::Event::PipeRemoved { reason, .. } if reason == "the peer closed the connection")
 }
 
 async fn alone(since: Option<&(Instant, sp_proto::Event)>) {

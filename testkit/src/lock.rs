@@ -48,6 +48,7 @@ mod tests {
         let other = File::open(&path).unwrap();
         assert!(other.try_lock().is_err(), "a held lock was given twice");
         drop(first);
-        other.try_lock().unwrap();
+        // A process that another test has started holds it until it has become another program.
+        other.lock().unwrap();
     }
 }

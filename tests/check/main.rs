@@ -42,7 +42,7 @@ const FAULTS: &[(&str, &str, &str)] = &[
         "the answer to stop of echo did not come",
     ),
     ("keeps files open", "restart", "open files instead of"),
-    ("stops all uses at once", "uses", "to the sink keep did not come"),
+    ("stops all uses at once", "uses", "the sink keep did not come"),
     (
         "starts anything",
         "unknown-symbol",

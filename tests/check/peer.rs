@@ -453,6 +453,11 @@ async fn sink(
             shared.say(note).await;
         }
         seq.send_replace(last);
+        if shared.has("answers stop too early") {
+            // However fast it is otherwise.
+            stop.cancelled().await;
+            break;
+        }
     }
     pull.close().await;
 }
