@@ -38,6 +38,22 @@ const NEEDS: &[Need] = &[
         packages: &["python3", "python3-venv"],
         check: &["-c", "import ensurepip"],
     },
+    // Folders of plugins come by these, among others.
+    Need {
+        program: "rsync",
+        packages: &["rsync"],
+        check: &["--version"],
+    },
+    Need {
+        program: "unzip",
+        packages: &["unzip"],
+        check: &["-v"],
+    },
+    Need {
+        program: "git",
+        packages: &["git"],
+        check: &["--version"],
+    },
     // For the fuzzer.
     Need {
         program: "c++",
