@@ -57,6 +57,14 @@ async fn scene_of(release: &str, require_ack: bool) -> Option<Scene> {
     let fields = format!(r#""sources":["{source}"],"sinks":["{sink}"],"functions":["{function}"]"#);
     home.add(&name, "python", &fields, SCRIPT);
     let host = home.start().await;
+    // On a busy machine its folder may be looked at twice before it is taken for whole.
+    within("the plugin to run", async {
+        let is_up = |plugin: mangrove::plugin::Plugin| plugin.status.status == State::Running;
+        while !host.plugins.get(&name).is_some_and(is_up) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     let out = home.path().join("sink.txt");
     let plugins = &host.plugins;
     let config = object(json!({"count": 1_000_000, "pause": 0.002}));
