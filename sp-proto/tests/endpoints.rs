@@ -6,7 +6,7 @@ mod support;
 use sp_proto::{EndpointOptions, Event, Pull, Push, SocketOptions};
 use std::time::Duration;
 use support::{Transport, bounded, event, peer_refused, pipe_added, pipe_removed};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 fn at_most(size: usize) -> EndpointOptions {
@@ -144,4 +144,41 @@ async fn a_reader_of_events_that_lags_learns_how_many_it_missed() {
         assert!(late.recv().await.is_none());
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_pipe_tells_whether_the_peer_closed_it_between_two_messages() {
+    bounded(async {
+        for at in [Transport::inproc(), Transport::ipc(), Transport::tcp()] {
+            let (pull, push) = (Pull::new(), Push::new());
+            let mut events = pull.events();
+            let mut others = push.events();
+            let listener = pull.listen(&at.address).await.unwrap();
+            push.dial(&listener.address).await.unwrap();
+            pipe_added(&mut events).await;
+            push.close().await;
+            assert!(is_orderly(&mut events).await, "{}", at.address);
+            assert!(!is_orderly(&mut others).await, "{}: its own doing", at.address);
+        }
+        let pull = Pull::new();
+        let mut events = pull.events();
+        let listener = pull.listen("tcp://127.0.0.1:0").await.unwrap();
+        let address = listener.address.to_string();
+        let mut peer = TcpStream::connect(address.trim_start_matches("tcp://"))
+            .await
+            .unwrap();
+        peer.write_all(b"\0SP\0\0\x50\0\0\0\0\0").await.unwrap();
+        pipe_added(&mut events).await;
+        drop(peer);
+        assert!(!is_orderly(&mut events).await, "in the middle of a message");
+    })
+    .await;
+}
+
+async fn is_orderly(events: &mut sp_proto::Events) -> bool {
+    event(events, |event| match event {
+        Event::PipeRemoved { is_orderly, .. } => Some(is_orderly),
+        _ => None,
+    })
+    .await
 }

@@ -56,13 +56,13 @@ pub struct Source {
     feeds: Vec<Feed>,
     new_feeds: mpsc::Receiver<Feed>,
     status: watch::Receiver<Snapshot>,
-    held: Box<Use>,
-    scope: Box<Scope>,
+    held: Use,
+    scope: Scope,
     place: String,
     /// Tuples of a message that were not handed out yet.
     rest: VecDeque<Tuple>,
     /// What came behind tuples that were handed out.
-    behind: Option<Box<ChannelError>>,
+    behind: Option<ChannelError>,
     /// Offsets that were handed out, with the channel and the batch that they belong to.
     offsets: VecDeque<(Value, u64, u64)>,
     ending: Ending,
@@ -146,8 +146,8 @@ impl Source {
             feeds: Vec::new(),
             new_feeds,
             status,
-            held: Box::new(held),
-            scope: Box::new(scope),
+            held,
+            scope,
             place: offset_key(&place),
             rest: VecDeque::new(),
             behind: None,
@@ -185,7 +185,7 @@ impl Source {
             return Some(Ok(self.rest.drain(..).collect()));
         }
         if let Some(error) = self.behind.take() {
-            return Some(Err(*error));
+            return Some(Err(error));
         }
         let first = loop {
             let outcome = self.next().await?;
@@ -206,7 +206,7 @@ impl Source {
                 Ok(tuples) => batch.extend(tuples),
                 Err(error) => {
                     self.held.record().note_error(&error.to_string());
-                    self.behind = Some(Box::new(error));
+                    self.behind = Some(error);
                     break;
                 }
             }
@@ -314,7 +314,7 @@ impl Source {
                 // The process that another one has replaced, or a second connection of the same.
                 Wake::Pipe(sp_proto::Event::PipeRemoved { .. }) if !self.socket.pipes().is_empty() => {}
                 // Another one may be about to take its place.
-                Wake::Pipe(event @ sp_proto::Event::PipeRemoved { .. }) if is_orderly(&event) => {
+                Wake::Pipe(event @ sp_proto::Event::PipeRemoved { is_orderly: true, .. }) => {
                     self.alone = Some((Instant::now() + ALONE, event));
                 }
                 Wake::Pipe(sp_proto::Event::PipeAdded(_)) => self.alone = None,
@@ -405,11 +405,6 @@ async fn brought(feeds: &mut [Feed]) -> (usize, Brought) {
             (index, brought)
         }
     }
-}
-
-/// The plugin has closed its connection, which it had not broken before: `sp-proto` says so in these words.
-fn is_orderly(event: &sp_proto::Event) -> bool {
-    matches!(event, sp_proto::Event::PipeRemoved { reason, .. } if reason == "the peer closed the connection")
 }
 
 async fn alone(since: Option<&(Instant, sp_proto::Event)>) {

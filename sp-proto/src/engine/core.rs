@@ -83,7 +83,9 @@ pub(crate) struct Attached<P: Pattern> {
     /// What the pipe's task keeps to itself.
     pub(crate) intake: Option<Box<Intake>>,
     pub(crate) writer: Arc<Writer>,
+    /// Why it will have left, and whether the peer closed it between two messages.
     pub(crate) reason: String,
+    pub(crate) is_orderly: bool,
 }
 
 /// What a pipe's task is to do next.
@@ -322,10 +324,11 @@ impl<P: Pattern> Core<P> {
             intake: own,
             writer,
             reason,
+            is_orderly: false,
         })
     }
 
-    fn detach(&self, key: Key, reason: String) {
+    fn detach(&self, key: Key, reason: String, is_orderly: bool) {
         let mut state = self.lock();
         if !state.pipes.remove(key) {
             return;
@@ -340,7 +343,11 @@ impl<P: Pattern> Core<P> {
             wakes.extend(end.writers.wake_all());
         }
         wakes.wake();
-        self.events.publish(Event::PipeRemoved { pipe: key.id, reason });
+        self.events.publish(Event::PipeRemoved {
+            pipe: key.id,
+            reason,
+            is_orderly,
+        });
     }
 
     /// What the pipe's task is to do; it is woken when that changes. Does it `hold` the receiving half?
@@ -466,6 +473,7 @@ pub(crate) enum Unattached {
 
 impl<P: Pattern> Drop for Attached<P> {
     fn drop(&mut self) {
-        self.core.detach(self.key, std::mem::take(&mut self.reason));
+        self.core
+            .detach(self.key, std::mem::take(&mut self.reason), self.is_orderly);
     }
 }

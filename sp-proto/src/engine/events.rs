@@ -37,6 +37,9 @@ pub enum Event {
         pipe: PipeId,
         /// Why.
         reason: String,
+        /// Whether the peer closed the connection between two messages: neither did it break, nor did this side
+        /// close it.
+        is_orderly: bool,
     },
     /// A connection that never became a pipe: wrong greeting, wrong protocol, not admitted, second peer of a
     /// pair, time limit.

@@ -42,6 +42,7 @@ pub(crate) async fn run<P: Pattern>(mut attached: Attached<P>) {
     let end = poll_fn(|cx| driver.poll(cx)).await;
     let intake = driver.intake;
     attached.reason = end.to_string();
+    attached.is_orderly = matches!(end, End::Closed);
     drop(attached);
     if matches!(end, End::Stopped(Stop::Closed))
         && let Some(intake) = intake
