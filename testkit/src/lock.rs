@@ -49,6 +49,8 @@ mod tests {
         assert!(other.try_lock().is_err(), "a held lock was given twice");
         drop(first);
         // A process that another test has started holds it until it has become another program.
-        other.lock().unwrap();
+        let (free, freed) = std::sync::mpsc::sync_channel(1);
+        std::thread::spawn(move || free.send(other.lock()));
+        freed.recv_timeout(crate::PATIENCE).unwrap().unwrap();
     }
 }

@@ -2,7 +2,7 @@
 //! itself, so that it can break any part of it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -47,6 +47,8 @@ struct Shared {
     batch: AtomicUsize,
     next: AtomicU64,
     asked: Mutex<HashMap<u64, oneshot::Sender<Value>>>,
+    /// Whether its sinks take no notice of what comes any more.
+    deaf: AtomicBool,
     /// Slow calls that are under way.
     slow: watch::Sender<usize>,
 }
@@ -81,7 +83,6 @@ impl Shared {
 /// A symbol that runs.
 struct Use {
     kind: String,
-    symbol: String,
     stop: CancellationToken,
     /// The last batch that was sent or acknowledged; the task is gone when the sender is.
     seq: watch::Receiver<u64>,
@@ -97,6 +98,7 @@ async fn run(address: &str) -> i32 {
         batch: AtomicUsize::new(1),
         next: AtomicU64::new(1),
         asked: Mutex::default(),
+        deaf: AtomicBool::new(false),
         slow: watch::channel(0).0,
     });
     let mut terminate = signal(SignalKind::terminate()).unwrap();
@@ -150,8 +152,12 @@ async fn run(address: &str) -> i32 {
                 };
             }
             Some("ping") if id.is_u64() => {
-                if shared.has("answers pings late") {
-                    let _ = shared.slow.subscribe().wait_for(|slow| *slow == 0).await;
+                if shared.has("answers pings late") && uses.values().any(|one| one.kind == "function") {
+                    let mut slow = shared.slow.subscribe();
+                    let _ = slow.wait_for(|slow| *slow > 0).await;
+                    let _ = slow.wait_for(|slow| *slow == 0).await;
+                    // Its result goes another way.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 shared.answer(&id, Ok(Value::Null)).await;
             }
@@ -159,23 +165,14 @@ async fn run(address: &str) -> i32 {
                 if shared.has("keeps files open") {
                     leaks.push(std::fs::File::open("/dev/null").unwrap());
                 }
-                let (Some(number), Some(symbol)) = (number, message["symbol"].as_str()) else {
+                let (Some(number), true) = (number, message["symbol"].is_string()) else {
                     shared.answer(&id, Err("start needs a use and a symbol")).await;
                     continue;
                 };
                 match start(&shared, &mut symbols, &message).await {
                     Ok((stop, seq)) => {
                         let kind = message["kind"].as_str().unwrap_or_default().to_owned();
-                        let symbol = symbol.to_owned();
-                        uses.insert(
-                            number,
-                            Use {
-                                kind,
-                                symbol,
-                                stop,
-                                seq,
-                            },
-                        );
+                        uses.insert(number, Use { kind, stop, seq });
                         shared.answer(&id, Ok(Value::Null)).await;
                     }
                     Err(error) => shared.answer(&id, Err(&error)).await,
@@ -188,11 +185,6 @@ async fn run(address: &str) -> i32 {
                 };
                 if shared.has("does not answer stop") && ending.kind == "function" {
                     continue;
-                }
-                if shared.has("stops all uses at once") {
-                    for other in uses.values().filter(|other| other.symbol == ending.symbol) {
-                        other.stop.cancel();
-                    }
                 }
                 let shared = Arc::clone(&shared);
                 tasks.spawn(async move { stop(&shared, ending, &id, message["seq"].as_u64()).await });
@@ -319,6 +311,8 @@ async fn stop(shared: &Shared, mut ending: Use, id: &Value, behind: Option<u64>)
     if ending.kind == "sink" && !shared.has("answers stop too early") {
         let behind = behind.unwrap_or_default();
         let _ = ending.seq.wait_for(|seq| *seq >= behind).await;
+        let deaf = shared.has("stops all uses at once");
+        shared.deaf.store(deaf, Ordering::Relaxed);
     }
     ending.stop.cancel();
     while ending.seq.changed().await.is_ok() {}
@@ -343,7 +337,7 @@ async fn source(
         true => 0,
         false => message["offset"].as_u64().unwrap_or(0),
     };
-    let (mut n, mut last) = (begin, 0);
+    let (mut n, mut last, mut lost) = (begin, 0, false);
     let mut hoard = Vec::new();
     let count = config["count"].as_u64().unwrap_or(u64::MAX);
     while !stop.is_cancelled() && n < count {
@@ -373,7 +367,7 @@ async fn source(
         let bytes = batch.to_string().into_bytes();
         if shared.has("loses tuples when the host is slow") {
             // With a pause for the socket's own task.
-            let _lost = push.try_send(bytes);
+            lost = push.try_send(bytes).is_err();
             tokio::time::sleep(Duration::from_millis(1)).await;
         } else if shared.has("queues without end") {
             hoard.push(bytes.clone());
@@ -387,6 +381,13 @@ async fn source(
         } else if push.send(bytes).await.is_err() {
             return;
         }
+        seq.send_replace(last);
+    }
+    if lost {
+        // So that it shows.
+        last += 1;
+        let batch = json!({"seq": last, "tuples": [{"n": n + 1}], "offset": n + 1});
+        let _ = push.send(batch.to_string().into_bytes()).await;
         seq.send_replace(last);
     }
     if n >= count && !shared.has("never ends") {
@@ -423,6 +424,9 @@ async fn sink(
         let (Some(last), Some(results)) = (batch["seq"].as_u64(), batch["results"].as_array()) else {
             continue;
         };
+        if shared.deaf.load(Ordering::Relaxed) {
+            continue;
+        }
         taken += results.len() as u64;
         if shared.has("gives up in a flood") && taken > 50_000 {
             std::future::pending::<()>().await;
