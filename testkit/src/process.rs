@@ -122,6 +122,18 @@ impl Process {
         }
     }
 
+    /// The first line of all for which `wanted` holds. It passes over nothing: of the lines of the two outputs nobody
+    /// can tell which came first.
+    ///
+    /// # Panics
+    /// As [`Process::line`].
+    pub async fn line_of_all(&mut self, what: &str, wanted: impl FnMut(&str) -> bool) -> String {
+        let seen = std::mem::take(&mut self.output.lock().seen);
+        let line = self.line(what, wanted).await;
+        self.output.lock().seen = seen;
+        line
+    }
+
     /// Waits for `future`, which needs the child alive, within [`PATIENCE`](crate::PATIENCE).
     ///
     /// # Panics
@@ -268,6 +280,18 @@ mod tests {
             "got 42"
         );
         assert_eq!(child.wait().await.code(), Some(3));
+    }
+
+    #[tokio::test]
+    async fn what_is_sought_among_all_lines_leaves_the_others_to_come() {
+        let mut child = shell("echo one; echo two; echo three");
+        for _ in 0..2 {
+            child.line_of_all("the third", |line| line == "three").await;
+            child.line_of_all("the first", |line| line == "one").await;
+        }
+        child.line("the first", |line| line == "one").await;
+        child.line_of_all("the third", |line| line == "three").await;
+        child.line("the second", |line| line == "two").await;
     }
 
     #[tokio::test]

@@ -38,7 +38,7 @@ impl Host {
     /// Waits until a program that was started with [`Host::spawn`] or in its way says that it is ready.
     pub(crate) async fn ready(mut process: Process) -> Self {
         let line = process
-            .line("its ready line", |line| {
+            .line_of_all("its ready line", |line| {
                 line.starts_with("mangrove is ready at http://")
             })
             .await;
