@@ -70,9 +70,10 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), AppError> {
     make_folders(&config.home)?;
-    let store = Store::open(&config.home.join("data/mangrove.redb")).await?;
+    let store = config.home.join("data/mangrove.redb");
     let states = config.home.join("data/states.redb");
-    let (states, keeper) = States::start(&states, config.portable.checkpoint_interval).await?;
+    let states = States::start(&states, config.portable.checkpoint_interval);
+    let (store, (states, keeper)) = tokio::try_join!(Store::open(&store), states)?;
     let address = config.rest.address;
     let listen = |source| AppError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(listen)?;
@@ -87,6 +88,7 @@ pub async fn run(
         Ok(rules) => rules,
         Err(error) => {
             plugins.shutdown().await;
+            keeper.shutdown().await;
             return Err(error.into());
         }
     };

@@ -159,9 +159,9 @@ impl Function {
     pub async fn exec_many(
         &self,
         calls: Vec<Vec<Value>>,
-        context: &FunctionContext,
+        context: &Arc<FunctionContext>,
     ) -> Vec<Result<Option<Value>, CallError>> {
-        let calls = calls.into_iter().map(|args| self.exec(args, context.clone()));
+        let calls = calls.into_iter().map(|args| self.exec(args, Arc::clone(context)));
         if self.concurrency() > 1 {
             return join_all(calls).await;
         }

@@ -60,11 +60,6 @@ impl Sender {
         }
     }
 
-    /// The data channels of our own contract.
-    pub(super) fn outlet(&self) -> &Outlet {
-        &self.outlet
-    }
-
     /// Connects with the process that listens now; at once, whatever delay the socket would take. Nothing is
     /// done when it is connected with `process` already. When this fails, the socket goes on dialing.
     pub(super) async fn connect(&self, process: Option<u32>) -> Result<(), String> {

@@ -294,7 +294,11 @@ async fn keep(file: File, mut asked: mpsc::Receiver<Question>, checkpoint: Durat
                 for reply in replies {
                     let _gone = reply.send(Err(StateError::Store(Arc::clone(&error))));
                 }
-                due = None;
+                // What went before is not on the disk yet.
+                due = match due {
+                    Some(_) if forces => Some(Instant::now() + checkpoint),
+                    due => due,
+                };
             }
         }
     }

@@ -195,7 +195,7 @@ impl Desk {
             Active::Source(_) => None,
             Active::Sink(sender, socket) => {
                 if let Some(socket) = socket.take() {
-                    sender.outlet().connect(socket, number);
+                    sender.outlet.connect(socket, number);
                 }
                 None
             }
@@ -234,7 +234,7 @@ impl Desk {
     /// It breaks the contract.
     pub(super) fn handle_ack(&self, ack: Ack) -> Result<(), String> {
         match self.uses.get(&ack.number).map(|entry| &entry.active) {
-            Some(Active::Sink(sender, _)) => sender.outlet().acknowledge(ack.number, ack.seq, ack.errors),
+            Some(Active::Sink(sender, _)) => sender.outlet.acknowledge(ack.number, ack.seq, ack.errors),
             Some(_) => Err(format!(
                 "it acknowledges for the use {}, which is no sink",
                 ack.number
@@ -296,7 +296,7 @@ fn end(number: u64, active: &Active) {
     match active {
         Active::Source(ending) => ending.gone(),
         // Dropped, it is closed.
-        Active::Sink(sender, _) => drop(sender.outlet().disconnect(number)),
+        Active::Sink(sender, _) => drop(sender.outlet.disconnect(number)),
         Active::Function(link) => link.close(),
     }
 }

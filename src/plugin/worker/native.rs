@@ -48,7 +48,9 @@ impl Worker {
         }
         self.listen().await?;
         let environment = self.open_session(current).await?;
-        self.attachment.send_replace(environment);
+        if !environment.is_empty() {
+            self.attachment.send_replace(environment);
+        }
         Ok(())
     }
 
@@ -100,7 +102,7 @@ impl Worker {
         let Some(session) = self.processes.session(generation) else {
             let ends = id.and_then(|id| self.symbols.ends(id));
             if let (Some(Ends::Sink(sender)), Command::Start(_)) = (ends, command) {
-                sender.outlet().set_native(false);
+                sender.outlet.set_native(false);
             }
             return false;
         };

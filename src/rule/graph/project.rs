@@ -34,7 +34,7 @@ pub(super) struct Project {
 pub(crate) struct Call {
     function: plugin::Function,
     aggregate: bool,
-    context: FunctionContext,
+    context: Arc<FunctionContext>,
 }
 
 /// Why a rule's portable function cannot be used.
@@ -88,7 +88,7 @@ pub(crate) async fn open_calls(
         calls.push(Call {
             function,
             aggregate,
-            context,
+            context: Arc::new(context),
         });
     }
     Ok(calls)

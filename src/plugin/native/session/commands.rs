@@ -57,7 +57,7 @@ impl Task {
                     Ok(endpoint) => endpoint,
                     Err(error) => return Some(Err(with_sources(&error))),
                 };
-                sender.outlet().set_native(true);
+                sender.outlet.set_native(true);
                 (Active::Sink(Arc::clone(sender), Some(socket)), endpoint)
             }
             (Ends::Function, UseAs::Function) => {
@@ -135,7 +135,7 @@ impl Task {
             (UseAs::Sink, Active::Sink(sender, _)) => Role::Sink {
                 place: place?.clone(),
                 config,
-                ack: sender.outlet().acknowledges(),
+                ack: sender.outlet.acknowledges(),
             },
             _ => Role::Function,
         })
@@ -148,7 +148,7 @@ impl Task {
         };
         lock(&self.links).remove(&id);
         let seq = match self.desk.entry(number).map(|entry| &entry.active) {
-            Some(Active::Sink(sender, _)) => Some(sender.outlet().last(number)),
+            Some(Active::Sink(sender, _)) => Some(sender.outlet.last(number)),
             _ => None,
         };
         let request = self.desk.ask(Asked::Stop(number));
