@@ -26,14 +26,6 @@ pub(super) struct Batch {
 pub(super) type Received = Result<Batch, String>;
 
 impl Input {
-    pub(super) fn built_in(source: io::Source) -> Self {
-        Self::BuiltIn(source)
-    }
-
-    pub(super) fn portable(source: plugin::Source) -> Self {
-        Self::Portable(Box::new(source))
-    }
-
     /// What comes next, with what is ready behind it, about [`BATCH`] messages at most; `None` when there will be
     /// no more. Cancel safe.
     pub(super) async fn recv(&mut self) -> Option<Received> {
@@ -76,11 +68,25 @@ impl Input {
         }
     }
 
-    /// How a source that says no more ends its rule: a plugin's only does so when it is gone.
+    /// Tells the source to bring nothing new. Whether something may still be on its way: then it is to be read
+    /// until there is no more.
+    pub(super) fn stop(&mut self) -> bool {
+        match self {
+            Self::BuiltIn(_) => false,
+            Self::Portable(source) => {
+                source.stop();
+                true
+            }
+        }
+    }
+
+    /// How a source that says no more ends its rule.
     pub(super) fn end(&self) -> End {
         match self {
-            Self::BuiltIn(_) => End::SourceEnded,
-            Self::Portable(_) => End::Failed("the plugin of its source is gone".to_owned()),
+            Self::Portable(source) if !source.has_ended_by_itself() => {
+                End::Failed("the plugin of its source is gone".to_owned())
+            }
+            _ => End::SourceEnded,
         }
     }
 

@@ -284,9 +284,7 @@ pub(crate) fn check_source(home: &Path, spec: &SourceUse) -> Result<(), OpenErro
 async fn open_source(rule: &Compiled, parts: &Parts<'_>) -> Result<source::Feed, String> {
     let spec = &rule.source;
     if !spec.stream.definition.options.shared {
-        return open_input(&rule.rule, spec, parts)
-            .await
-            .map(|input| source::Feed::Own(Box::new(input)));
+        return open_input(&rule.rule, spec, parts).await.map(source::Feed::Own);
     }
     let everybody: RuleId = SHARED_RULE.parse().map_err(|error| format!("{error}"))?;
     let open = open_input(&everybody, spec, parts);
@@ -301,13 +299,15 @@ async fn open_input(rule: &RuleId, spec: &SourceUse, parts: &Parts<'_>) -> Resul
     let config = source_config(parts.home, spec)?;
     let data_source = &spec.stream.definition.options.data_source;
     if let Some(source) = io::Source::open(&spec.source_type, data_source, config.clone(), parts.hub) {
-        return source.map(Input::built_in).map_err(|error| error.to_string());
+        return source.map(Input::BuiltIn).map_err(|error| error.to_string());
     }
     let opened = parts
         .plugins
         .open_source(&spec.source_type, meta(rule, &spec.op), data_source, config)
         .await;
-    opened.map(Input::portable).map_err(|error| error.to_string())
+    opened
+        .map(|source| Input::Portable(Box::new(source)))
+        .map_err(|error| error.to_string())
 }
 
 async fn open_sink(rule: &RuleId, spec: &SinkUse, parts: &Parts<'_>) -> Result<sink::Output, String> {

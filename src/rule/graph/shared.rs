@@ -4,7 +4,7 @@
 //! the source waits for the slowest of them, so that no rule misses a message.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -34,8 +34,8 @@ struct Running {
 struct Readers {
     /// `None` once the source has ended: whoever comes then has come too late.
     queues: Mutex<Option<Vec<Sender<Received>>>>,
-    /// What it means for a rule when the source has nothing more.
-    end: End,
+    /// What it means for a rule that the source has nothing more; known when it has.
+    end: OnceLock<End>,
     _stop: DropGuard,
 }
 
@@ -75,7 +75,7 @@ impl SharedSources {
         let (sender, queue) = flow::channel(buffer_length);
         let readers = Arc::new(Readers {
             queues: Mutex::new(Some(vec![sender])),
-            end: input.end(),
+            end: OnceLock::new(),
             _stop: stop.clone().drop_guard(),
         });
         let task = self.tasks.spawn(fan_out(input, Arc::downgrade(&readers), stop));
@@ -105,7 +105,8 @@ impl Subscription {
     }
 
     pub(super) fn end(&self) -> End {
-        self.readers.end.clone()
+        let broken = || End::Failed("its shared source broke".to_owned());
+        self.readers.end.get().cloned().unwrap_or_else(broken)
     }
 }
 
@@ -147,6 +148,7 @@ async fn fan_out(mut input: Input, readers: Weak<Readers>, stop: CancellationTok
         }
     }
     if let Some(readers) = readers.upgrade() {
+        readers.end.get_or_init(|| input.end());
         // The readers' queues end with the source.
         *readers.queues() = None;
     }
@@ -165,7 +167,7 @@ mod tests {
         let config = config.as_object().unwrap().clone();
         io::Source::open("simulator", "", config, hub)
             .unwrap()
-            .map(Input::built_in)
+            .map(Input::BuiltIn)
     }
 
     async fn all(mut subscription: Subscription) -> Vec<serde_json::Value> {
@@ -183,7 +185,7 @@ mod tests {
         let topic = |hub: &Arc<memory::Hub>| {
             io::Source::open("memory", "t", Object::new(), hub)
                 .unwrap()
-                .map(Input::built_in)
+                .map(Input::BuiltIn)
         };
         let mut first = sources.subscribe("s", 8, async { topic(&hub) }).await.unwrap();
         let unused = async { Err("the source was opened twice") };
@@ -216,7 +218,7 @@ mod tests {
                 .clone();
             io::Source::open("simulator", "", config, &hub)
                 .unwrap()
-                .map(Input::built_in)
+                .map(Input::BuiltIn)
         };
         let mut subscription = sources.subscribe("s", 1, endless).await.unwrap();
         assert!(subscription.recv().await.is_some());

@@ -17,7 +17,7 @@ use crate::sql::{CreateStream, Row};
 /// Where a source node's messages come from.
 pub(super) enum Feed {
     /// A source of this rule's own.
-    Own(Box<Input>),
+    Own(Input),
     /// One that other rules read too. Where it is, is nobody's alone: it is not told what is safe.
     Shared(Subscription),
 }
@@ -28,6 +28,15 @@ impl Feed {
         match self {
             Self::Own(input) => input.recv().await,
             Self::Shared(subscription) => subscription.recv().await,
+        }
+    }
+
+    /// Asks for nothing new; whether something may still come.
+    fn stop(&mut self) -> bool {
+        match self {
+            Self::Own(input) => input.stop(),
+            // It goes on for other rules.
+            Self::Shared(_) => false,
         }
     }
 
@@ -64,10 +73,17 @@ pub(super) async fn run(
     stop_intake: CancellationToken,
 ) -> Option<End> {
     let ledger = Arc::<Ledger>::default();
+    let mut is_stopping = false;
     let end = loop {
         let received = tokio::select! {
             biased;
-            () = stop_intake.cancelled() => break None,
+            () = stop_intake.cancelled(), if !is_stopping => {
+                is_stopping = true;
+                if feed.stop() {
+                    continue;
+                }
+                break None;
+            }
             () = ledger.changed() => {
                 if let Some(offset) = ledger.take_safe() {
                     feed.commit(&offset, &metrics).await;
@@ -77,6 +93,7 @@ pub(super) async fn run(
             received = feed.recv() => received,
         };
         let batch = match received {
+            None if is_stopping => break None,
             None => break Some(feed.end()),
             Some(Err(error)) => {
                 metrics.exception(&error);
