@@ -258,7 +258,7 @@ impl Config {
                 remote: String::new(),
                 remote_cert: None,
                 remote_key: None,
-                contract: CONTRACTS[0].to_owned(),
+                contract: CONTRACTS[1].to_owned(),
                 peers: "plugin".to_owned(),
                 guard: PathBuf::from("/proc/self/exe"),
             },

@@ -14,7 +14,7 @@ use super::table::printable;
 use super::terminal::Terminal;
 use crate::app;
 use crate::author::{Mirror, Mirrored};
-use crate::config::{CONTRACTS, Config, Overrides};
+use crate::config::{Config, Overrides};
 
 /// How often the author's folder is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -77,9 +77,7 @@ pub(super) async fn run(args: RunArgs, terminal: &mut Terminal<'_>) -> anyhow::R
         rest: Some(args.rest),
         log: None,
     };
-    let mut config = Config::load(home.path(), &overrides)?;
-    // Whoever writes a plugin now may write it for either.
-    config.portable.contract = CONTRACTS[1].to_owned();
+    let config = Config::load(home.path(), &overrides)?;
     log()?;
     // Before anything starts: a signal that comes early must not leave anything behind.
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -217,9 +217,6 @@ async fn a_package_is_installed_over_rest() {
     command.args(["plugin", "pack", "packed", "--json"]);
     let packed: Value = serde_json::from_str(&done(command, "plugin pack").await).unwrap();
     let zip: PathBuf = home.path().join(packed["file"].as_str().unwrap());
-    let settings = home.path().join("host/etc/mangrove.yaml");
-    std::fs::create_dir_all(settings.parent().unwrap()).unwrap();
-    std::fs::write(settings, "portable:\n  contract: both\n").unwrap();
     let host = Host::start(&home.path().join("host")).await;
     let body = json!({
         "name": "packed", "file": format!("file://{}", zip.display()), "sha256": packed["sha256"]

@@ -206,10 +206,10 @@ async fn what_is_followed_ends_with_the_host() {
     events.line("its head", |line| line.starts_with("TIME")).await;
     assert_eq!(ask(&host, "plugin stop car").await.code, Some(0));
     let line = logs
-        .line("the plugin's last line", |line| line.contains("SIGTERM"))
+        .line("the plugin's last line", |line| line.contains("as the host asks"))
         .await;
     let line: Value = serde_json::from_str(&line).unwrap();
-    assert_eq!(line["stream"], "stderr");
+    assert_eq!(line["stream"], "log");
     events
         .line("the event", |line| plain(line).contains("car v0.0.0 stopped"))
         .await;

@@ -147,9 +147,10 @@ async fn a_shared_stream_runs_its_source_once_for_all_its_rules() {
         "the other rule goes on"
     );
     assert_eq!(host.delete("/rules/e2e-second").await.status, 200);
-    host.process
-        .line("the end of the source", |line| line.contains("source ended"))
-        .await;
+    testkit::within("the end of the source", async {
+        while host.get("/plugins/portables/car/status").await.json()["refCount"] != json!({}) {}
+    })
+    .await;
     assert!(host.interrupt().await.success());
 }
 
