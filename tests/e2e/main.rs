@@ -11,3 +11,4 @@ mod plugins;
 mod rest;
 mod restart;
 mod rules;
+mod samples;

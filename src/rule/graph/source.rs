@@ -73,16 +73,17 @@ pub(super) async fn run(
     stop_intake: CancellationToken,
 ) -> Option<End> {
     let ledger = Arc::<Ledger>::default();
-    let mut is_stopping = false;
+    let (mut is_stopping, mut replays) = (false, false);
     let end = loop {
         let received = tokio::select! {
             biased;
             () = stop_intake.cancelled(), if !is_stopping => {
                 is_stopping = true;
-                if feed.stop() {
-                    continue;
+                // What a source can bring again need not be waited for.
+                if replays || !feed.stop() {
+                    break None;
                 }
-                break None;
+                continue;
             }
             () = ledger.changed() => {
                 if let Some(offset) = ledger.take_safe() {
@@ -118,6 +119,7 @@ pub(super) async fn run(
         let passed = conforming.len();
         let own = matches!(feed, Feed::Own(_));
         let offset = batch.offset.filter(|_| own);
+        replays = offset.is_some();
         let batch = Rows {
             rows: conforming,
             mark: offset.map(|offset| ledger.open(offset, sinks)),

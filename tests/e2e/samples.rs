@@ -1,0 +1,90 @@
+//! Rules over a plugin that speaks our own contract: what it counts, it also keeps, so that what is lost or doubled
+//! on the way shows.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::host::Host;
+use crate::plugins::{copy, example};
+use crate::rules::write_conf;
+
+fn home_with_samples() -> TempDir {
+    let home = TempDir::new().unwrap();
+    let folder = home.path().join("plugins/portable/samples-rust");
+    std::fs::create_dir_all(&folder).unwrap();
+    let manifest = example("samples-rust").join("samples-rust.json");
+    copy(&manifest, &folder.join("samples-rust.json"));
+    let program = testkit::built("samples-rust", "samples-rust");
+    copy(&program, &folder.join("samples-rust"));
+    let counters = "few: {count: 1000}\nendless: {count: 0, size: 5000}\n";
+    write_conf(home.path(), "sources", "counter_rust", counters);
+    home
+}
+
+/// A rule from the counter with this configuration to a file.
+async fn keep(host: &Host, home: &Path, conf_key: &str) -> PathBuf {
+    let kept = home.join("kept");
+    let sql = format!(r#"CREATE STREAM counts () WITH (TYPE="counter_rust", CONF_KEY="{conf_key}")"#);
+    host.stream(&sql).await;
+    let keep = json!({"path": kept, "sendSingle": true, "requireAck": true});
+    host.rule(
+        &json!({"id": "r1", "sql": "SELECT n FROM counts", "actions": [{"keep_rust": keep}, {"log": {}}]}),
+    )
+    .await;
+    kept
+}
+
+fn numbers(kept: &Path) -> Vec<u64> {
+    let text = std::fs::read_to_string(kept).unwrap();
+    let number = |line| {
+        serde_json::from_str::<Value>(line).unwrap()["n"]
+            .as_u64()
+            .unwrap()
+    };
+    text.lines().map(number).collect()
+}
+
+#[tokio::test]
+async fn a_portable_source_that_ends_ends_its_rule_after_the_last_result() {
+    let home = home_with_samples();
+    let mut host = Host::start(home.path()).await;
+    let kept = keep(&host, home.path(), "few").await;
+    host.process
+        .line("the end of the rule", |line| {
+            line.contains("its source has ended")
+        })
+        .await;
+    assert_eq!(numbers(&kept), (1..=1000).collect::<Vec<_>>());
+    assert!(host.interrupt().await.success());
+}
+
+#[tokio::test]
+async fn a_rule_that_is_stopped_and_started_again_loses_and_doubles_nothing() {
+    let home = home_with_samples();
+    let mut host = Host::start(home.path()).await;
+    let kept = keep(&host, home.path(), "endless").await;
+    for round in 0..3 {
+        if round > 0 {
+            let started = host.post("/rules/r1/start", &json!({})).await;
+            assert_eq!(started.status, 200, "{}", started.body);
+        }
+        host.logged("r1").await;
+        let stopped = host.post("/rules/r1/stop", &json!({})).await;
+        assert_eq!(stopped.status, 200, "{}", stopped.body);
+        host.process
+            .line("the end of the rule", |line| line.contains("rule stopped"))
+            .await;
+    }
+    let kept = numbers(&kept);
+    let expected: Vec<u64> = (1..).take(kept.len()).collect();
+    assert!(
+        kept == expected,
+        "{:?}",
+        kept.iter()
+            .zip(&expected)
+            .find(|(kept, expected)| kept != expected)
+    );
+    assert!(host.interrupt().await.success());
+}
