@@ -6,6 +6,7 @@ use mangrove::plugin::{CallError, State};
 use mangrove_protocol::native::control::ToPlugin;
 use mangrove_protocol::native::function::{ResultWriter, ToFunction};
 use serde_json::{Value, json};
+use sp_proto::Pair;
 use testkit::within;
 
 use super::{Peer, calls, context, scene};
@@ -116,14 +117,76 @@ async fn calls_that_break_off_say_so_and_later_ones_go_to_the_next_process() {
     let speaking = async {
         let peer = Peer::dial(&scene, Some(old)).await.open().await;
         let (_, pair) = peer.start_function().await;
-        let (id, _) = calls(&pair).await.remove(0);
-        let mut writer = ResultWriter::default();
-        writer.push(id, &json!("again")).unwrap();
-        pair.send(writer.finish()).await.unwrap();
+        answer_again(&pair).await;
         (peer, pair)
     };
     let call = function.exec(vec![json!(2)], context("r"));
     let (outcome, _peer) = within("the next process", async { tokio::join!(call, speaking) }).await;
+    assert_eq!(outcome.unwrap(), Some(json!("again")));
+    scene.host.shutdown().await;
+}
+
+/// Answers a call with "again".
+async fn answer_again(pair: &Pair) {
+    let (id, _) = calls(pair).await.remove(0);
+    let mut writer = ResultWriter::default();
+    writer.push(id, &json!("again")).unwrap();
+    pair.send(writer.finish()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_function_that_loses_its_connection_is_started_again() {
+    let scene = scene(|_| ()).await;
+    let peer = scene.peer().await;
+    let (function, first, pair) = scene.open_function(&peer).await;
+    let pid = scene.host.status(&scene.name).pid;
+    drop(pair);
+    let (id, stop) = peer.stop().await;
+    assert_eq!(stop.number, first.number);
+    peer.answer(id, Ok(Value::Null)).await;
+    let (again, pair) = peer.start_function().await;
+    assert_ne!(first.number, again.number);
+    let call = function.exec(vec![json!(1)], context("r"));
+    let (outcome, ()) = within("a call", async { tokio::join!(call, answer_again(&pair)) }).await;
+    assert_eq!(outcome.unwrap(), Some(json!("again")));
+    assert_eq!(scene.host.status(&scene.name).pid, pid);
+    scene.host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_process_that_cannot_connect_its_function_again_is_replaced() {
+    let scene = scene(|_| ()).await;
+    let peer = scene.peer().await;
+    let (function, _, pair) = scene.open_function(&peer).await;
+    let old = scene.host.status(&scene.name).pid;
+    drop(pair);
+    let (id, _) = peer.stop().await;
+    peer.answer(id, Ok(Value::Null)).await;
+    let (id, _) = peer.start().await;
+    peer.answer(id, Err("too many open files")).await;
+    scene
+        .host
+        .until("its end", &scene.name, |status| {
+            status.err_msg.contains("too many open files")
+        })
+        .await;
+    drop(peer);
+    // The next one says that it is connected, and is not.
+    let peer = Peer::dial(&scene, old).await.open().await;
+    let old = scene.host.status(&scene.name).pid;
+    let (id, _) = peer.start().await;
+    peer.answer(id, Ok(Value::Null)).await;
+    scene
+        .host
+        .until("its end, too", &scene.name, |status| {
+            status.err_msg.contains("has not connected it")
+        })
+        .await;
+    drop(peer);
+    let peer = Peer::dial(&scene, old).await.open().await;
+    let (_, pair) = peer.start_function().await;
+    let call = function.exec(vec![json!(1)], context("r"));
+    let (outcome, ()) = within("a call", async { tokio::join!(call, answer_again(&pair)) }).await;
     assert_eq!(outcome.unwrap(), Some(json!("again")));
     scene.host.shutdown().await;
 }

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::desk::{Answered, Asked, Desk};
 use super::link::Link;
-use super::{LAST_WORDS, Native, limits, milliseconds, opening, options, remote};
+use super::{LAST_WORDS, Native, limits, milliseconds, opening, options, remote, sleep_until};
 use crate::config::Portable;
 use crate::plugin::causes::with_sources;
 use crate::plugin::channel::Ends;
@@ -52,6 +52,8 @@ pub(in crate::plugin) enum Order {
     Validate(Validate, oneshot::Sender<Result<Value, String>>),
     /// Tell a source what is safe.
     Commit { number: u64, seq: u64 },
+    /// The channel of a function has no connection, though it may have had one.
+    Lost { number: u64, was_connected: bool },
     /// Ask the process to end within this time.
     Shutdown(Duration),
     /// Forget the process; another one may come.
@@ -71,6 +73,8 @@ pub(in crate::plugin) enum News {
     Deaf(Duration),
     /// The connection is gone.
     Gone(PipeId),
+    /// The process runs this function, whose channel has no connection. False: it has never had one.
+    Lost(UseId, bool),
 }
 
 /// What a session is made of.
@@ -479,6 +483,7 @@ impl Task {
         match answered {
             Answered::Command(outcome, link) => {
                 if let Some((id, link)) = link {
+                    link.note_started();
                     super::lock(&self.links).insert(id, link);
                 }
                 self.tell(News::Answered(pipe, outcome)).await;
@@ -530,6 +535,14 @@ impl Task {
                     self.send(&ToPlugin::Commit(Commit { number, seq }));
                 }
             }
+            Order::Lost {
+                number,
+                was_connected,
+            } => {
+                if let Some(id) = self.running_function(number) {
+                    self.tell(News::Lost(id, was_connected)).await;
+                }
+            }
             Order::Shutdown(limit) => {
                 let timeout = milliseconds(limit);
                 self.send(&ToPlugin::Shutdown(Shutdown { timeout }));
@@ -546,13 +559,6 @@ impl Task {
 async fn send(socket: &Pair, message: Option<&Message>) -> Result<(), sp_proto::SendError> {
     match message {
         Some(message) => socket.send(message.clone()).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }
