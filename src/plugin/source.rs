@@ -312,9 +312,10 @@ impl Source {
                     }
                 }
                 // The process that another one has replaced, or a second connection of the same.
-                Wake::Pipe(sp_proto::Event::PipeRemoved { .. }) if !self.socket.pipes().is_empty() => {}
+                Wake::Pipe(sp_proto::Event::PipeRemoved { .. } | sp_proto::Event::Missed(_))
+                    if !self.socket.pipes().is_empty() => {}
                 // Another one may be about to take its place.
-                Wake::Pipe(event @ sp_proto::Event::PipeRemoved { .. }) if is_orderly(&event) => {
+                Wake::Pipe(event) if is_orderly(&event) => {
                     self.alone = Some((Instant::now() + ALONE, event));
                 }
                 Wake::Pipe(sp_proto::Event::PipeAdded(_)) => self.alone = None,
@@ -407,9 +408,14 @@ async fn brought(feeds: &mut [Feed]) -> (usize, Brought) {
     }
 }
 
-/// The plugin has closed its connection, which it had not broken before: `sp-proto` says so in these words.
+/// The plugin has closed its connection, which it had not broken before: `sp-proto` says so in these words. Or nobody
+/// knows how it ended.
 fn is_orderly(event: &sp_proto::Event) -> bool {
-    matches!(event, sp_proto::Event::PipeRemoved { reason, .. } if reason == "the peer closed the connection")
+    match event {
+        sp_proto::Event::PipeRemoved { reason, .. } => reason == "the peer closed the connection",
+        sp_proto::Event::Missed(_) => true,
+        _ => false,
+    }
 }
 
 async fn alone(since: Option<&(Instant, sp_proto::Event)>) {

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ABSENT, Answer, Call, Channel, LINE, Line};
 use crate::plugin::error::OpenError;
 use crate::plugin::guard;
+use crate::plugin::missed;
 use crate::plugin::native::link::{Link, RECONNECT};
 use crate::plugin::turn::{Heard, Standing, Turn};
 
@@ -122,6 +123,12 @@ impl Task {
                 Wake::Message(message) => {
                     core.note_process(&self.socket, message.pipe());
                     core.handle_message(message);
+                }
+                Wake::Pipe(sp_proto::Event::Missed(_)) => {
+                    let known: Vec<PipeId> = core.processes.keys().copied().collect();
+                    for event in missed::events(known, self.socket.pipes()) {
+                        core.handle_pipe(event);
+                    }
                 }
                 Wake::Pipe(event) => core.handle_pipe(event),
                 Wake::GivenUp => core.handle_given_up(),

@@ -27,6 +27,7 @@ use crate::config::Portable;
 use crate::plugin::causes::with_sources;
 use crate::plugin::channel::Ends;
 use crate::plugin::lifecycle::{Generation, UseId};
+use crate::plugin::missed;
 use crate::plugin::output::Output;
 use crate::plugin::peers::Peers;
 use crate::plugin::record::Records;
@@ -275,7 +276,7 @@ impl Task {
                 Wake::Order(order) => self.handle_order(order).await,
                 Wake::Message(message) => self.handle_message(&message).await,
                 Wake::Sent => drop(self.outbox.pop_front()),
-                Wake::Pipe(event) => self.handle_pipe(event).await,
+                Wake::Pipe(event) => self.handle_event(event).await,
                 Wake::Ping => self.handle_ping().await,
                 Wake::Expelled => self.disconnect(),
                 Wake::Linked => {}
@@ -306,9 +307,19 @@ impl Task {
         self.standing = Standing::Silent(None);
     }
 
+    async fn handle_event(&mut self, event: sp_proto::Event) {
+        if !matches!(event, sp_proto::Event::Missed(_)) {
+            return self.handle_pipe(event).await;
+        }
+        for event in missed::events(self.pipe, self.socket.pipes()) {
+            self.handle_pipe(event).await;
+        }
+    }
+
     async fn handle_pipe(&mut self, event: sp_proto::Event) {
         match event {
-            sp_proto::Event::PipeAdded(info) => {
+            // Later ones have higher ids; one that comes late was seen when others were missed.
+            sp_proto::Event::PipeAdded(info) if self.pipe < Some(info.id) => {
                 self.pipe = Some(info.id);
                 let until = self.setup.remote.then(|| Instant::now() + HELLO);
                 self.standing = Standing::Silent(until);
@@ -357,7 +368,7 @@ impl Task {
         while self.pipe.is_some() && self.standing == Standing::Open {
             tokio::select! {
                 biased;
-                Some(event) = self.events.recv() => self.handle_pipe(event).await,
+                Some(event) = self.events.recv() => self.handle_event(event).await,
                 Ok(message) = self.socket.recv() => self.handle_message(&message).await,
                 () = tokio::time::sleep_until(end) => return,
             }
