@@ -9,7 +9,7 @@ use mangrove_protocol::native::control::{Ack, Answer, StateOperation, StateReque
 use mangrove_protocol::native::opening::Hello;
 use mangrove_protocol::native::{MAX_KEY_LEN, MAX_VALUE_LEN, UseNumber};
 use serde_json::{Value, json};
-use sp_proto::Pair;
+use sp_proto::{Event, Pair};
 use tokio::sync::Notify;
 
 /// How many breaches of the contract are kept; the first tells most.
@@ -139,7 +139,8 @@ impl Desk {
             let message = tokio::select! {
                 message = control.recv() => message,
                 event = events.recv() => {
-                    self.board().closed |= matches!(event, Some(sp_proto::Event::PipeRemoved { .. }));
+                    let closed = matches!(event, Some(Event::PipeRemoved { .. } | Event::Missed(_)));
+                    self.board().closed |= closed;
                     self.changed.notify_waiters();
                     if event.is_none() {
                         return;

@@ -171,6 +171,10 @@ pub(super) fn broken(plugin: &PluginName, event: Event) -> Option<ChannelError> 
             plugin: plugin.clone(),
             reason,
         }),
+        Event::Missed(_) => Some(ChannelError::Closed {
+            plugin: plugin.clone(),
+            reason: "it is not known why".to_owned(),
+        }),
         _ => None,
     }
 }

@@ -10,6 +10,7 @@
 //! | pure | `diff` | what has to be done so that what runs is what lies in the folder |
 //! | pure | `lifecycle` | the states of one plugin, which command comes next, and how a new version takes over |
 //! | pure | `turn` | whose turn it is on a turned-around channel |
+//! | pure | `missed` | what stands for events of a socket that came too fast |
 //! | pure | `backoff` | how long to wait before the next process |
 //! | pure | `launch` | how a process is called |
 //! | I/O | `package`, `archive`, `download`, `install` | folders, zips, and how one becomes the other |
@@ -54,6 +55,7 @@ mod lifecycle;
 mod limits;
 mod locks;
 mod manager;
+mod missed;
 mod native;
 mod operate;
 mod output;

@@ -312,9 +312,14 @@ impl Source {
                     }
                 }
                 // The process that another one has replaced, or a second connection of the same.
-                Wake::Pipe(sp_proto::Event::PipeRemoved { .. }) if !self.socket.pipes().is_empty() => {}
+                Wake::Pipe(sp_proto::Event::PipeRemoved { .. } | sp_proto::Event::Missed(_))
+                    if !self.socket.pipes().is_empty() => {}
                 // Another one may be about to take its place.
-                Wake::Pipe(event @ sp_proto::Event::PipeRemoved { is_orderly: true, .. }) => {
+                // Or nobody knows how it ended.
+                Wake::Pipe(
+                    event @ (sp_proto::Event::PipeRemoved { is_orderly: true, .. }
+                    | sp_proto::Event::Missed(_)),
+                ) => {
                     self.alone = Some((Instant::now() + ALONE, event));
                 }
                 Wake::Pipe(sp_proto::Event::PipeAdded(_)) => self.alone = None,

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
-use std::time::Duration;
 
 use mangrove_protocol::address;
 use mangrove_protocol::control;
@@ -17,12 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::{ABSENT, Answer, Call, Channel, LINE, Line};
 use crate::plugin::error::OpenError;
 use crate::plugin::guard;
-use crate::plugin::native::link::Link;
+use crate::plugin::missed;
+use crate::plugin::native::link::{Link, RECONNECT};
 use crate::plugin::turn::{Heard, Standing, Turn};
-
-/// How long a function may be without a connection before it is started again. Dialers come back within this
-/// time.
-const RECONNECT: Duration = Duration::from_secs(3);
 
 /// The task that owns the channel's socket.
 pub(in crate::plugin) struct Task {
@@ -127,6 +123,12 @@ impl Task {
                 Wake::Message(message) => {
                     core.note_process(&self.socket, message.pipe());
                     core.handle_message(message);
+                }
+                Wake::Pipe(sp_proto::Event::Missed(_)) => {
+                    let known: Vec<PipeId> = core.processes.keys().copied().collect();
+                    for event in missed::events(known, self.socket.pipes()) {
+                        core.handle_pipe(event);
+                    }
                 }
                 Wake::Pipe(event) => core.handle_pipe(event),
                 Wake::GivenUp => core.handle_given_up(),

@@ -96,6 +96,9 @@ pub(super) enum Event<P> {
     Close(UseId),
     /// A function that should be running has no connection.
     Silent(UseId),
+    /// The process runs this function, whose own connection is gone although it is alive. False: it has never had
+    /// one, though the plugin has said that the function runs.
+    Lost(UseId, bool),
     /// A call of this function was given up; or, when there is none, what was late has been answered.
     Late(Option<String>),
     /// The process was found stopped (true) or running.

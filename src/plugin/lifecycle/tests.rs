@@ -571,6 +571,59 @@ fn a_function_without_a_connection_is_started_again() {
 }
 
 #[test]
+fn a_function_that_has_lost_its_connection_is_stopped_and_started_again() {
+    let mut world = World::with("fun");
+    assert_eq!(world.on(Event::Lost(A, true)), [end("fun")]);
+    assert_eq!(world.hears(1, Request::Done), [begin("fun")]);
+    assert_eq!(world.hears(1, Request::Done), [Action::Started(A)]);
+    // It has been mended: later it is refused like any other.
+    world.on(exited());
+    world.ticks();
+    assert_eq!(world.hears(2, Request::Handshake), [begin_on(2, "fun")]);
+    let refusal = Refusal::Plugin("no".to_owned());
+    assert_eq!(
+        world.hears(2, Request::Failed("no".to_owned())),
+        [Action::Ended(A, refusal)]
+    );
+    assert_eq!(world.state(), State::Running);
+}
+
+#[test]
+fn a_function_that_cannot_be_connected_again_costs_the_process() {
+    let mut world = World::with("fun");
+    world.on(Event::Lost(A, true));
+    // That it could not even be stopped does not matter.
+    assert_eq!(world.hears(1, Request::Failed("busy".to_owned())), [begin("fun")]);
+    assert_eq!(
+        world.hears(1, Request::Failed("no socket".to_owned())),
+        [Action::Kill]
+    );
+    world.on(exited());
+    let reason = world.reason().to_owned();
+    assert!(
+        reason.contains(r#"the function "fun" has lost its connection: no socket"#),
+        "{reason}"
+    );
+    world.ticks();
+    assert_eq!(world.hears(2, Request::Handshake), [begin_on(2, "fun")]);
+    // Nor is a process kept that leaves the start unanswered.
+    world.hears(2, Request::Done);
+    world.on(Event::Lost(A, true));
+    world.hears(2, Request::Done);
+    assert_eq!(world.ticks(), [Action::Kill]);
+}
+
+#[test]
+fn a_function_that_was_never_connected_costs_the_process() {
+    let mut world = World::with("fun");
+    assert_eq!(world.on(Event::Lost(B, false)), [], "nobody uses that one");
+    assert_eq!(world.on(Event::Lost(A, false)), [Action::Kill]);
+    world.on(exited());
+    let reason = world.reason().to_owned();
+    assert!(reason.contains("has not connected it"), "{reason}");
+}
+
+#[test]
 fn a_command_that_stays_unanswered_costs_the_process_in_the_end() {
     let mut world = World::with("src");
     world.on(Event::Close(A));

@@ -49,6 +49,8 @@ pub(super) struct Use {
     running: bool,
     /// Whether it runs is unknown: it is stopped and started again.
     again: bool,
+    /// Its connection is gone although the process is alive, and it has not been started again yet.
+    lost: bool,
     /// Nobody wants it any more.
     closing: bool,
 }
@@ -72,6 +74,7 @@ impl Uses {
                 opened: false,
                 running: false,
                 again: false,
+                lost: false,
                 closing: false,
             },
         );
@@ -99,6 +102,24 @@ impl Uses {
         if let Some(found) = self.uses.get_mut(&id) {
             found.running = false;
         }
+    }
+
+    /// A running function has lost its connection: it has to be stopped and started again.
+    pub(super) fn note_lost(&mut self, id: UseId) {
+        if let Some(found) = self.uses.get_mut(&id).filter(|found| found.running) {
+            found.again = true;
+            found.lost = true;
+        }
+    }
+
+    /// Whether the command is the start of a function again that has lost its connection.
+    pub(super) fn is_mending(&self, order: &Order) -> bool {
+        let found = self.uses.get(&order.id);
+        order.verb == Verb::Start && found.is_some_and(|found| found.lost && !found.closing)
+    }
+
+    pub(super) fn name(&self, id: UseId) -> Option<&SymbolName> {
+        self.uses.get(&id).map(|found| &found.symbol.name)
     }
 
     /// The next difference between wanted and running. What is no longer wanted goes first: its address may
@@ -145,6 +166,7 @@ impl Uses {
                 Some(Action::Closed(id))
             }
             (Verb::Start, Ok(())) => {
+                found.lost = false;
                 found.running = true;
                 found.opened = true;
                 Some(Action::Started(id))
@@ -197,6 +219,7 @@ impl Uses {
         for found in self.uses.values_mut() {
             found.running = false;
             found.again = false;
+            found.lost = false;
         }
         self.take(|found| found.closing)
     }
@@ -221,6 +244,7 @@ impl Uses {
         let adopted = Use {
             running: false,
             again: false,
+            lost: false,
             ..found
         };
         self.uses.entry(id).or_insert(adopted);

@@ -5,12 +5,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use mangrove_protocol::native::control::Validate;
 use mangrove_protocol::native::function::{CallWriter, FunctionContext, Results, encode_cancel};
 use serde_json::Value;
-use sp_proto::Pair;
+use sp_proto::{Pair, PipeId};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::session::Order;
@@ -23,6 +25,10 @@ const LINE: usize = 4096;
 
 /// Calls that may be in the plugin at the same time.
 const IN_FLIGHT: usize = 16_384;
+
+/// How long a function may be without a connection before it is started again. Dialers come back within this
+/// time.
+pub(in crate::plugin) const RECONNECT: Duration = Duration::from_secs(3);
 
 /// What has come of a call.
 #[derive(Debug)]
@@ -61,6 +67,8 @@ pub(in crate::plugin) struct Link {
     /// There is room for more calls, or something to cancel.
     changed: Notify,
     orders: mpsc::Sender<Order>,
+    /// The plugin has said that it runs the function.
+    started: Notify,
     closed: CancellationToken,
 }
 
@@ -122,6 +130,11 @@ impl Link {
         !self.closed.is_cancelled()
     }
 
+    /// The plugin says that it runs the function: it has a connection, or is to have one soon.
+    pub(super) fn note_started(&self) {
+        self.started.notify_one();
+    }
+
     /// Ends both tasks.
     pub(super) fn close(&self) {
         self.closed.cancel();
@@ -156,16 +169,24 @@ pub(super) struct Writer {
     message: usize,
 }
 
-/// Receives results.
+/// Receives results, and sees to it that there is a connection.
 pub(super) struct Reader {
     link: Arc<Link>,
     socket: Pair,
+    /// The use's in its process.
+    number: u64,
+    /// The connection, when there is one.
+    pipe: Option<PipeId>,
+    was_connected: bool,
+    /// When it has been without one for too long.
+    lost_at: Option<Instant>,
     record: Arc<Record>,
     batch: usize,
 }
 
 pub(super) fn new(
     socket: Pair,
+    number: u64,
     aggregate: bool,
     orders: mpsc::Sender<Order>,
     record: Arc<Record>,
@@ -180,6 +201,7 @@ pub(super) fn new(
         pending: Mutex::default(),
         changed: Notify::new(),
         orders,
+        started: Notify::new(),
         closed: CancellationToken::new(),
     });
     Parts {
@@ -194,6 +216,10 @@ pub(super) fn new(
         reader: Reader {
             link: Arc::clone(&link),
             socket,
+            number,
+            pipe: None,
+            was_connected: false,
+            lost_at: None,
             record,
             batch: limits.batch,
         },
@@ -296,8 +322,9 @@ impl Writer {
 
 impl Reader {
     /// Runs until the link is closed.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut events = self.socket.events();
+        self.look();
         loop {
             tokio::select! {
                 biased;
@@ -306,14 +333,47 @@ impl Reader {
                     Ok(message) => self.handle(&message),
                     Err(_) => break,
                 },
-                Some(event) = events.recv() => {
-                    if let sp_proto::Event::PipeRemoved { reason, .. } = event {
-                        self.break_all(&reason);
-                    }
-                }
+                Some(event) = events.recv() => self.handle_event(&event),
+                () = self.link.started.notified() => self.look(),
+                () = super::sleep_until(self.lost_at) => self.handle_lost(),
             }
         }
         self.socket.close().await;
+    }
+
+    fn handle_event(&mut self, event: &sp_proto::Event) {
+        let before = self.pipe;
+        self.look();
+        match event {
+            sp_proto::Event::PipeRemoved { reason, .. } => self.break_all(reason),
+            sp_proto::Event::Missed(_) if before.is_some() && before != self.pipe => {
+                self.break_all("another one has taken its place");
+            }
+            _ => {}
+        }
+    }
+
+    /// Looks whether there is a connection.
+    fn look(&mut self) {
+        self.pipe = self.socket.pipes().first().map(|info| info.id);
+        if self.pipe.is_some() {
+            self.was_connected = true;
+            self.lost_at = None;
+        } else {
+            self.lost_at.get_or_insert_with(|| Instant::now() + RECONNECT);
+        }
+    }
+
+    fn handle_lost(&mut self) {
+        self.lost_at = None;
+        self.look();
+        if self.pipe.is_none() {
+            // When nobody heeds it now, once more.
+            let _ = self.link.orders.try_send(Order::Lost {
+                number: self.number,
+                was_connected: self.was_connected,
+            });
+        }
     }
 
     fn handle(&self, message: &[u8]) {

@@ -31,6 +31,7 @@ use super::backoff::Backoff;
 use super::events::Events;
 use super::launch::Launch;
 use super::lifecycle::{Event, Generation, Generations, Happening, Limits, Ticket, UseId};
+use super::missed;
 use super::native::Native;
 use super::native::session::News;
 use super::output::Output;
@@ -233,15 +234,12 @@ impl Worker {
                     }
                 }
                 Wake::Message(message) => self.handle_message(message).await,
-                Wake::Pipe(sp_proto::Event::PipeRemoved { pipe, .. }) => {
-                    if let Some(owner) = self.processes.forget(pipe) {
-                        self.handle(Happening::Of(owner, Event::Gone(pipe))).await;
+                Wake::Pipe(sp_proto::Event::Missed(_)) => {
+                    for event in missed::events(self.processes.foreign_pipes(), self.control.pipes()) {
+                        self.handle_pipe(event).await;
                     }
                 }
-                Wake::Pipe(sp_proto::Event::PeerRefused { peer_address, reason }) => {
-                    let plugin = &self.plugin;
-                    tracing::warn!(%plugin, "refused a control connection of {peer_address}: {reason}");
-                }
+                Wake::Pipe(event) => self.handle_pipe(event).await,
                 Wake::Ended(generation) => self.handle_ended(generation).await,
                 Wake::News(generation, news) => self.handle_news(generation, news).await,
                 Wake::Silent(symbol) => self.handle_silent(&symbol).await,
@@ -260,7 +258,7 @@ impl Worker {
                 Wake::Joined(Err(error)) | Wake::Moved(Err(error)) => {
                     tracing::error!(plugin = %self.plugin, "the task of a symbol died: {error}");
                 }
-                Wake::Joined(Ok(())) | Wake::Pipe(_) => {}
+                Wake::Joined(Ok(())) => {}
             }
             if self.processes.is_empty() {
                 // Nothing has to be started, but there has to be something to connect to.
@@ -331,6 +329,21 @@ impl Worker {
         let ticket = Ticket(self.tickets);
         self.starting.insert(ticket, reply);
         ticket
+    }
+
+    async fn handle_pipe(&mut self, event: sp_proto::Event) {
+        match event {
+            sp_proto::Event::PipeRemoved { pipe, .. } => {
+                if let Some(owner) = self.processes.forget(pipe) {
+                    self.handle(Happening::Of(owner, Event::Gone(pipe))).await;
+                }
+            }
+            sp_proto::Event::PeerRefused { peer_address, reason } => {
+                let plugin = &self.plugin;
+                tracing::warn!(%plugin, "refused a control connection of {peer_address}: {reason}");
+            }
+            _ => {}
+        }
     }
 
     async fn handle_message(&mut self, message: sp_proto::Request) {

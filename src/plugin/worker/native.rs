@@ -73,6 +73,10 @@ impl Worker {
                 self.processes.forget(pipe);
                 Event::Gone(pipe)
             }
+            News::Lost(id, was_connected) => {
+                tracing::warn!(plugin = %self.plugin, "a function has no connection: starting it again");
+                Event::Lost(id, was_connected)
+            }
         };
         self.handle(Happening::Of(generation, event)).await;
     }

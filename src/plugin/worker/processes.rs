@@ -185,6 +185,15 @@ impl Processes {
         self.owners.get(&pipe).copied()
     }
 
+    /// The connections of processes that speak the other contract.
+    pub(super) fn foreign_pipes(&self) -> Vec<PipeId> {
+        let owners = self.owners.iter();
+        owners
+            .filter(|(_, generation)| self.session(**generation).is_none())
+            .map(|(pipe, _)| *pipe)
+            .collect()
+    }
+
     /// Whose this new connection is, which the socket has admitted.
     pub(super) fn identify(&self, info: &PipeInfo) -> Owner {
         let pid = info.credentials.and_then(|peer| peer.pid);

@@ -210,6 +210,7 @@ impl<P: Copy + Ord> Generations<P> {
             // What moves gets its connection anew anyway.
             Happening::Silent(id) if !self.is_moving() => self.feed(current, Event::Silent(id), now, deeds),
             Happening::Silent(_) => {}
+            Happening::Of(_, Event::Lost(..)) if self.is_moving() => {}
             Happening::Late(function) => self.feed(current, Event::Late(function), now, deeds),
             Happening::Of(id, event) => self.feed(id, event, now, deeds),
             Happening::Held(id) => self.report(id, &[Step::Hold], Fact::Done, now, deeds),

@@ -129,6 +129,7 @@ impl<P: Copy + Ord> Lifecycle<P> {
                 }
             }
             Event::Silent(id) => self.uses.note_silent(id),
+            Event::Lost(id, was_connected) => self.handle_lost(id, was_connected, now, &mut actions),
             Event::Late(function) => self.health.note_late(function),
             Event::Halted(halted) => self.health.note_halted(halted),
             Event::Condemn(reason) => self.handle_condemned(reason, now, &mut actions),
@@ -230,7 +231,17 @@ impl<P: Copy + Ord> Lifecycle<P> {
         }
     }
 
-    fn handle_condemned(&mut self, reason: String, now: Instant, actions: &mut Vec<Action<P>>) {
+    /// A process that has said that a function runs and never connected it, would say so again.
+    fn handle_lost(&mut self, id: UseId, was_connected: bool, now: Instant, actions: &mut Vec<Action<P>>) {
+        if was_connected {
+            self.uses.note_lost(id);
+        } else if let Some(name) = self.uses.name(id) {
+            let reason = format!("it says that the function \"{name}\" runs, and has not connected it");
+            self.handle_condemned(reason, now, actions);
+        }
+    }
+
+    pub(super) fn handle_condemned(&mut self, reason: String, now: Instant, actions: &mut Vec<Action<P>>) {
         let up = match &self.phase {
             Phase::Running { since, .. } => now.saturating_duration_since(*since),
             Phase::Starting { .. } => Duration::ZERO,
@@ -361,7 +372,10 @@ impl<P: Copy + Ord> Lifecycle<P> {
                 if let Some(sent) = self.outstanding.as_ref().filter(|sent| now >= sent.deadline) {
                     self.health.note_unanswered(sent.order.to_string(), now);
                     self.turn.handle_abandoned();
-                    self.settle(Err(Refusal::TimedOut(self.limits.command)), actions);
+                    self.settle(Err(Refusal::TimedOut(self.limits.command)), now, actions);
+                    if !matches!(self.phase, Phase::Running { .. }) {
+                        return;
+                    }
                 }
                 self.health.handle_tick(now, self.is_quiet());
                 if self.patience_ends().is_some_and(|end| now >= end)

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use mangrove_protocol::control::{Command, Request};
+use mangrove_protocol::name::SymbolName;
 
 use super::super::uses::Verb;
 use super::super::{Action, Refusal};
@@ -47,7 +48,7 @@ impl<P: Copy + Ord> Lifecycle<P> {
                     Request::Failed(text) => Err(Refusal::Plugin(text)),
                     Request::Done | Request::Handshake => Ok(()),
                 };
-                self.settle(verdict, actions);
+                self.settle(verdict, now, actions);
             }
             Heard::Ready | Heard::Late | Heard::Aside | Heard::Ignored => {}
         }
@@ -80,9 +81,23 @@ impl<P: Copy + Ord> Lifecycle<P> {
     }
 
     /// What was sent last has come to an end.
-    pub(super) fn settle(&mut self, verdict: Result<(), Refusal>, actions: &mut Vec<Action<P>>) {
-        if let Some(sent) = self.outstanding.take() {
-            actions.extend(self.uses.settle(&sent.order, verdict));
+    pub(super) fn settle(
+        &mut self,
+        verdict: Result<(), Refusal>,
+        now: Instant,
+        actions: &mut Vec<Action<P>>,
+    ) {
+        let Some(sent) = self.outstanding.take() else {
+            return;
+        };
+        match verdict {
+            // The next process may do what this one cannot.
+            Err(refusal) if self.uses.is_mending(&sent.order) => {
+                let name = self.uses.name(sent.order.id).map_or("", SymbolName::as_str);
+                let reason = format!("the function \"{name}\" has lost its connection: {refusal}");
+                self.handle_condemned(reason, now, actions);
+            }
+            verdict => actions.extend(self.uses.settle(&sent.order, verdict)),
         }
     }
 

@@ -69,7 +69,7 @@ impl Task {
                 let aggregate = self.symbols.is_aggregate(&symbol.name);
                 let settings = &self.setup.settings;
                 let record = Arc::clone(&record);
-                let parts = link::new(socket, aggregate, own, record, settings);
+                let parts = link::new(socket, number, aggregate, own, record, settings);
                 self.functions.spawn(parts.writer.run());
                 self.functions.spawn(parts.reader.run());
                 (Active::Function(parts.link), endpoint)
@@ -139,6 +139,13 @@ impl Task {
             },
             _ => Role::Function,
         })
+    }
+
+    /// The use of a function that this process runs under this number, and is not about to stop.
+    pub(super) fn running_function(&self, number: u64) -> Option<UseId> {
+        let id = self.desk.entry(number)?.id;
+        let is_newest = self.desk.number_of(id) == Some(number);
+        (is_newest && lock(&self.links).contains_key(&id)).then_some(id)
     }
 
     pub(super) fn stop_use(&mut self, id: UseId) -> Option<Result<(), String>> {

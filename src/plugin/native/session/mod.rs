@@ -22,11 +22,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::desk::{Answered, Asked, Desk};
 use super::link::Link;
-use super::{LAST_WORDS, Native, limits, milliseconds, opening, options, remote};
+use super::{LAST_WORDS, Native, limits, milliseconds, opening, options, remote, sleep_until};
 use crate::config::Portable;
 use crate::plugin::causes::with_sources;
 use crate::plugin::channel::Ends;
 use crate::plugin::lifecycle::{Generation, UseId};
+use crate::plugin::missed;
 use crate::plugin::output::Output;
 use crate::plugin::peers::Peers;
 use crate::plugin::record::Records;
@@ -52,6 +53,8 @@ pub(in crate::plugin) enum Order {
     Validate(Validate, oneshot::Sender<Result<Value, String>>),
     /// Tell a source what is safe.
     Commit { number: u64, seq: u64 },
+    /// The channel of a function has no connection, though it may have had one.
+    Lost { number: u64, was_connected: bool },
     /// Ask the process to end within this time.
     Shutdown(Duration),
     /// Forget the process; another one may come.
@@ -71,6 +74,8 @@ pub(in crate::plugin) enum News {
     Deaf(Duration),
     /// The connection is gone.
     Gone(PipeId),
+    /// The process runs this function, whose channel has no connection. False: it has never had one.
+    Lost(UseId, bool),
 }
 
 /// What a session is made of.
@@ -271,7 +276,7 @@ impl Task {
                 Wake::Order(order) => self.handle_order(order).await,
                 Wake::Message(message) => self.handle_message(&message).await,
                 Wake::Sent => drop(self.outbox.pop_front()),
-                Wake::Pipe(event) => self.handle_pipe(event).await,
+                Wake::Pipe(event) => self.handle_event(event).await,
                 Wake::Ping => self.handle_ping().await,
                 Wake::Expelled => self.disconnect(),
                 Wake::Linked => {}
@@ -302,9 +307,19 @@ impl Task {
         self.standing = Standing::Silent(None);
     }
 
+    async fn handle_event(&mut self, event: sp_proto::Event) {
+        if !matches!(event, sp_proto::Event::Missed(_)) {
+            return self.handle_pipe(event).await;
+        }
+        for event in missed::events(self.pipe, self.socket.pipes()) {
+            self.handle_pipe(event).await;
+        }
+    }
+
     async fn handle_pipe(&mut self, event: sp_proto::Event) {
         match event {
-            sp_proto::Event::PipeAdded(info) => {
+            // Later ones have higher ids; one that comes late was seen when others were missed.
+            sp_proto::Event::PipeAdded(info) if self.pipe < Some(info.id) => {
                 self.pipe = Some(info.id);
                 let until = self.setup.remote.then(|| Instant::now() + HELLO);
                 self.standing = Standing::Silent(until);
@@ -353,7 +368,7 @@ impl Task {
         while self.pipe.is_some() && self.standing == Standing::Open {
             tokio::select! {
                 biased;
-                Some(event) = self.events.recv() => self.handle_pipe(event).await,
+                Some(event) = self.events.recv() => self.handle_event(event).await,
                 Ok(message) = self.socket.recv() => self.handle_message(&message).await,
                 () = tokio::time::sleep_until(end) => return,
             }
@@ -479,6 +494,7 @@ impl Task {
         match answered {
             Answered::Command(outcome, link) => {
                 if let Some((id, link)) = link {
+                    link.note_started();
                     super::lock(&self.links).insert(id, link);
                 }
                 self.tell(News::Answered(pipe, outcome)).await;
@@ -530,6 +546,14 @@ impl Task {
                     self.send(&ToPlugin::Commit(Commit { number, seq }));
                 }
             }
+            Order::Lost {
+                number,
+                was_connected,
+            } => {
+                if let Some(id) = self.running_function(number) {
+                    self.tell(News::Lost(id, was_connected)).await;
+                }
+            }
             Order::Shutdown(limit) => {
                 let timeout = milliseconds(limit);
                 self.send(&ToPlugin::Shutdown(Shutdown { timeout }));
@@ -546,13 +570,6 @@ impl Task {
 async fn send(socket: &Pair, message: Option<&Message>) -> Result<(), sp_proto::SendError> {
     match message {
         Some(message) => socket.send(message.clone()).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }
