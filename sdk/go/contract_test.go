@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	mangrove "mangrove.dev/sdk/go"
-	"mangrove.dev/sdk/go/internal/sp"
+	mangrove "mangrove.invalid/sdk/go"
+	"mangrove.invalid/sdk/go/internal/sp"
 )
 
 type sourceFunc func(ctx context.Context, out *mangrove.Output) error

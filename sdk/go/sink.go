@@ -9,8 +9,8 @@ import (
 	"sync"
 	"time"
 
-	"mangrove.dev/sdk/go/internal/link"
-	"mangrove.dev/sdk/go/internal/sp"
+	"mangrove.invalid/sdk/go/internal/link"
+	"mangrove.invalid/sdk/go/internal/sp"
 )
 
 // Sink takes results out. Results come one after the other; when Collect returns nil the result is safe, and the host
