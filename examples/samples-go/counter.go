@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	mangrove "mangrove.dev/sdk/go"
+	mangrove "mangrove.invalid/sdk/go"
 )
 
 type counterConfig struct {

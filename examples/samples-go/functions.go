@@ -6,7 +6,7 @@ import (
 	"errors"
 	"time"
 
-	mangrove "mangrove.dev/sdk/go"
+	mangrove "mangrove.invalid/sdk/go"
 )
 
 func oneArgument(args []json.RawMessage) error {

@@ -2,6 +2,6 @@ module samples-go
 
 go 1.22
 
-require mangrove.dev/sdk/go v0.0.0
+require mangrove.invalid/sdk/go v0.0.0
 
-replace mangrove.dev/sdk/go => ../../sdk/go
+replace mangrove.invalid/sdk/go => ../../sdk/go

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"os"
 
-	mangrove "mangrove.dev/sdk/go"
+	mangrove "mangrove.invalid/sdk/go"
 )
 
 type keepConfig struct {

@@ -1,7 +1,7 @@
 // Samples-go has every kind of symbol, each small enough to read at once.
 package main
 
-import mangrove "mangrove.dev/sdk/go"
+import mangrove "mangrove.invalid/sdk/go"
 
 func main() { plugin().Main() }
 

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"mangrove.dev/sdk/go/mangrovetest"
+	"mangrove.invalid/sdk/go/mangrovetest"
 )
 
 func TestTheCounterCountsReportsAndEnds(t *testing.T) {

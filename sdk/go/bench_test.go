@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	mangrove "mangrove.dev/sdk/go"
+	mangrove "mangrove.invalid/sdk/go"
 )
 
 // BenchmarkTuples sends objects of 200 bytes; what they hold is encoded for each.

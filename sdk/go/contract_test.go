@@ -10,9 +10,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
-	mangrove "mangrove.dev/sdk/go"
-	"mangrove.dev/sdk/go/internal/sp"
+	mangrove "mangrove.invalid/sdk/go"
+	"mangrove.invalid/sdk/go/internal/sp"
 )
 
 type sourceFunc func(ctx context.Context, out *mangrove.Output) error
@@ -324,6 +325,47 @@ func TestAShutdownStillCollectsWhatWasSent(t *testing.T) {
 	close(hold)
 	equal(t, <-s.ended, nil)
 	equal(t, collected, 3)
+}
+
+func TestASinkThatHasNothingToReadFromEndsAtOnce(t *testing.T) {
+	const late = 100 * patience / time.Millisecond
+	ends := map[string]object{
+		"shutdown":             {"type": "shutdown", "timeout": late},
+		"stop, nothing to add": {"type": "stop", "id": 5, "use": 4, "timeout": late, "seq": 0},
+	}
+	for name, end := range ends {
+		for _, noticed := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, noticed %v", name, noticed), func(t *testing.T) {
+				s := play(t, withSink(func(context.Context, mangrove.Result) error { return nil }))
+				data := listen(t, sp.Push)
+				s.send(object{"type": "start", "id": 1, "use": 4, "kind": "sink", "symbol": "sink", "address": data.address,
+					"ruleId": "rule1", "opId": "op", "instanceId": 0, "config": object{}})
+				conn := data.accept()
+				equal(t, s.next("answer")["error"], nil)
+				conn.Close()
+				if noticed {
+					// It dials again, and is not greeted.
+					again, err := data.listener.Accept()
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer again.Close()
+				}
+				s.send(end)
+				if end["type"] == "stop" {
+					equal(t, s.next("answer")["error"], nil)
+					s.finish()
+					return
+				}
+				select {
+				case err := <-s.ended:
+					equal(t, err, nil)
+				case <-time.After(patience):
+					t.Fatal("the plugin waits for a connection that it does not need")
+				}
+			})
+		}
+	}
 }
 
 func TestASlowCallDoesNotHoldOthers(t *testing.T) {

@@ -10,8 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"mangrove.dev/sdk/go/internal/link"
-	"mangrove.dev/sdk/go/internal/sp"
+	"mangrove.invalid/sdk/go/internal/link"
+	"mangrove.invalid/sdk/go/internal/sp"
 )
 
 // Call is one call of a function. Its context ends when nobody waits for the result any more.

@@ -6,8 +6,8 @@ import (
 	"errors"
 	"testing"
 
-	"mangrove.dev/sdk/go/internal/link"
-	"mangrove.dev/sdk/go/internal/sp"
+	"mangrove.invalid/sdk/go/internal/link"
+	"mangrove.invalid/sdk/go/internal/sp"
 )
 
 type nowhere struct{}

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"mangrove.dev/sdk/go/internal/link"
+	"mangrove.invalid/sdk/go/internal/link"
 )
 
 // Version is what the plugin tells its host about its SDK.

@@ -19,8 +19,8 @@ import (
 	"testing"
 	"time"
 
-	mangrove "mangrove.dev/sdk/go"
-	"mangrove.dev/sdk/go/internal/sp"
+	mangrove "mangrove.invalid/sdk/go"
+	"mangrove.invalid/sdk/go/internal/sp"
 )
 
 // TestMain makes this program a plugin when a test has started it as one.

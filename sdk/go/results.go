@@ -5,7 +5,7 @@ import (
 	"strconv"
 	"sync"
 
-	"mangrove.dev/sdk/go/internal/link"
+	"mangrove.invalid/sdk/go/internal/link"
 )
 
 // result is what a call gave: its value, or the text of its error, as JSON.

@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
-	mangrove "mangrove.dev/sdk/go"
-	"mangrove.dev/sdk/go/internal/link"
-	"mangrove.dev/sdk/go/internal/sp"
+	mangrove "mangrove.invalid/sdk/go"
+	"mangrove.invalid/sdk/go/internal/link"
+	"mangrove.invalid/sdk/go/internal/sp"
 )
 
 const (

@@ -9,8 +9,8 @@ import (
 	"sync"
 	"time"
 
-	"mangrove.dev/sdk/go/internal/link"
-	"mangrove.dev/sdk/go/internal/sp"
+	"mangrove.invalid/sdk/go/internal/link"
+	"mangrove.invalid/sdk/go/internal/sp"
 )
 
 // Sink takes results out. Results come one after the other; when Collect returns nil the result is safe, and the host
@@ -95,6 +95,7 @@ type sinkRun struct {
 	last   uint64 // the batch that was collected last
 	target *uint64
 	drain  bool // to the last batch that has been sent, without knowing which
+	lost   bool // conn is broken, and there is no other yet
 	ack    *ack // waits in the queue and may still grow
 }
 
@@ -141,14 +142,26 @@ func (r *sinkRun) read() (message []byte, ok bool) {
 			r.use.session.report(r.use.id, err)
 		}
 		broken = conn
+		if r.lose() {
+			return nil, false
+		}
 	}
+}
+
+// lose notes that the connection is broken, and tells whether no other is needed: in a drain, what a host would send
+// over a new one was not on its way when the end was asked for.
+func (r *sinkRun) lose() (over bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lost = true
+	return r.drain || r.target != nil && r.last >= *r.target
 }
 
 // finished tells whether the batch that has to be the last one was collected.
 func (r *sinkRun) finished(conn *sp.Conn) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.conn = conn
+	r.conn, r.lost = conn, false
 	if r.drain {
 		conn.SetReadDeadline(time.Now().Add(idle))
 	}
@@ -225,7 +238,11 @@ func (r *sinkRun) collected(seq uint64, failed []failure) {
 func (r *sinkRun) stop(ctx context.Context, seq *uint64) (any, error) {
 	r.mu.Lock()
 	r.target, r.drain = seq, seq == nil
-	if r.conn != nil && (r.drain || r.last >= *r.target) {
+	switch {
+	case !r.drain && r.last < *r.target: // more has to come
+	case r.lost:
+		r.channel.Close() // ends the wait for another connection
+	case r.conn != nil:
 		deadline := time.Now()
 		if r.drain {
 			deadline = deadline.Add(idle)

@@ -10,8 +10,8 @@ import (
 	"sync"
 	"unicode/utf8"
 
-	"mangrove.dev/sdk/go/internal/link"
-	"mangrove.dev/sdk/go/internal/sp"
+	"mangrove.invalid/sdk/go/internal/link"
+	"mangrove.invalid/sdk/go/internal/sp"
 )
 
 // Source brings data in. Run sends tuples until ctx ends, or until there are none any more: when it returns by itself

@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
-	"mangrove.dev/sdk/go/internal/link"
-	"mangrove.dev/sdk/go/internal/sp"
+	"mangrove.invalid/sdk/go/internal/link"
+	"mangrove.invalid/sdk/go/internal/sp"
 )
 
 const (

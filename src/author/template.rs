@@ -139,7 +139,7 @@ fn values(project: &Project<'_>, sdk: Option<&str>) -> Vec<(&'static str, String
         (Language::Typescript, None) => (executable("node", "dist/main.js"), format!("^{version}")),
         (Language::Typescript, Some(path)) => (executable("node", "dist/main.js"), format!("file:{path}")),
     };
-    let replace = sdk.map(|path| format!("\nreplace mangrove.dev/sdk/go => {path}\n"));
+    let replace = sdk.map(|path| format!("\nreplace mangrove.invalid/sdk/go => {path}\n"));
     let mut build = String::new();
     for line in language.build() {
         // With the SDK from a folder, Python has to be told where it is.

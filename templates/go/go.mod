@@ -2,5 +2,5 @@ module {{name}}
 
 go 1.22
 
-require mangrove.dev/sdk/go v{{version}}
+require mangrove.invalid/sdk/go v{{version}}
 {{replace}}

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"os"
 
-	mangrove "mangrove.dev/sdk/go"
+	mangrove "mangrove.invalid/sdk/go"
 )
 
 type linesConfig struct {

@@ -1,7 +1,7 @@
 // The plugin {{name}}: a source, a sink and a function.
 package main
 
-import mangrove "mangrove.dev/sdk/go"
+import mangrove "mangrove.invalid/sdk/go"
 
 func main() { plugin().Main() }
 

@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"mangrove.dev/sdk/go/mangrovetest"
+	"mangrove.invalid/sdk/go/mangrovetest"
 )
 
 func TestNumbersBecomeLines(t *testing.T) {

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"time"
 
-	mangrove "mangrove.dev/sdk/go"
+	mangrove "mangrove.invalid/sdk/go"
 )
 
 type numbersConfig struct {

@@ -4,6 +4,7 @@
 //! first use.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -71,7 +72,7 @@ pub fn prepare_python(ekuiper: &str, may_install: bool) -> Result<PathBuf, Strin
     if !may_install {
         return Err("not prepared".to_owned());
     }
-    install(&folder, &[&format!("ekuiper=={ekuiper}"), "pynng"])?;
+    install(&folder, &[format!("ekuiper=={ekuiper}").as_str(), "pynng"])?;
     if imports(&interpreter) {
         Ok(interpreter)
     } else {
@@ -82,8 +83,37 @@ pub fn prepare_python(ekuiper: &str, may_install: bool) -> Result<PathBuf, Strin
     }
 }
 
+/// The interpreter of the Python environment `name` with what the file `requirements` asks for; makes it anew
+/// if that has changed and `may_install`.
+///
+/// # Errors
+/// The reason why there is none, in one line.
+pub fn prepare_environment(name: &str, requirements: &Path, may_install: bool) -> Result<PathBuf, String> {
+    let environments = target_folder().join("testkit");
+    std::fs::create_dir_all(&environments)
+        .map_err(|error| format!("cannot create {}: {error}", environments.display()))?;
+    let _lock = exclusive_at(&environments.join("python.lock"));
+    let folder = environments.join(name);
+    let interpreter = folder.join("bin/python");
+    let wanted = std::fs::read(requirements)
+        .map_err(|error| format!("cannot read {}: {error}", requirements.display()))?;
+    // Written last, so that half of an environment is none.
+    let made_of = folder.join("made-of.txt");
+    let made = std::fs::read(&made_of).is_ok_and(|made| made == wanted);
+    if made && run(Command::new(&interpreter).arg("--version")).is_ok() {
+        return Ok(interpreter);
+    }
+    if !may_install {
+        return Err("not prepared".to_owned());
+    }
+    install(&folder, &["--requirement".as_ref(), requirements.as_os_str()])?;
+    std::fs::write(&made_of, wanted)
+        .map_err(|error| format!("cannot write {}: {error}", made_of.display()))?;
+    Ok(interpreter)
+}
+
 /// Makes a Python environment in `folder` anew, with these packages.
-fn install(folder: &Path, packages: &[&str]) -> Result<(), String> {
+fn install<S: AsRef<OsStr>>(folder: &Path, packages: &[S]) -> Result<(), String> {
     let base = find_program("python3").ok_or("python3 is not installed")?;
     // Half of an earlier attempt, or one whose base interpreter is gone.
     if folder.exists() {

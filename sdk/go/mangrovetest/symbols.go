@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"mangrove.dev/sdk/go/internal/sp"
+	"mangrove.invalid/sdk/go/internal/sp"
 )
 
 // Event is what a source has sent: a tuple, or an error that it survived.

@@ -7,11 +7,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Iterator
 
 import pytest
 
 from mangrove import Error
+from mangrove._version import __version__
 from mangrove.testing import Host
 
 from .scripted import TIMEOUT, ScriptedHost
@@ -89,10 +90,14 @@ def test_the_functions_do_what_their_check_says(host: Host, symbol: str) -> None
             assert function.call(*call["args"]) == call["result"]
 
 
+def test_its_requirement_is_the_wheel_of_this_version() -> None:
+    lines = (FOLDER / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [f"./mangrove_sdk-{__version__}-py3-none-any.whl"]
+
+
 def test_it_runs_from_its_folder_as_the_manifest_says(tmp_path: Path) -> None:
-    environment: dict[str, Any] = MANIFEST["environment"]
     with ScriptedHost(tmp_path) as scripted:
-        scripted.spawn_in(FOLDER, MANIFEST["executable"], **environment)
+        scripted.spawn_in(FOLDER, MANIFEST["executable"])
         scripted.welcome()
         _, channel = scripted.start("source", "counter_python", config={"count": 1})
         message = channel.recv()

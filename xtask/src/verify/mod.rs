@@ -8,6 +8,7 @@ mod fuzz;
 mod layering;
 mod package;
 mod report;
+mod sdk;
 mod setup;
 mod toolchain;
 
@@ -47,7 +48,10 @@ type Step = (&'static str, fn(&Checkout) -> Result<Outcome>);
 
 /// In this order: preparations first, then what fails fast.
 const STEPS: &[Step] = &[
-    ("set-up: foreign peers and a C++ compiler", setup::programs),
+    (
+        "set-up: foreign peers, Go, Node and a C++ compiler",
+        setup::programs,
+    ),
     ("set-up: python with ekuiper 2.4.2", |checkout| {
         setup::python(checkout, "2.4.2")
     }),
@@ -56,6 +60,7 @@ const STEPS: &[Step] = &[
     }),
     ("set-up: uv", setup::uv),
     ("set-up: the mangos peer", setup::mangos),
+    ("set-up: what checks the Python SDK", sdk::set_up),
     ("committed content", contents::check),
     ("layering", layering::check),
     ("lock files", lock_files),
@@ -66,6 +71,10 @@ const STEPS: &[Step] = &[
     ("documentation", documentation),
     ("sp-proto with its features one by one", features),
     ("tests", tests),
+    ("the Python SDK", sdk::python),
+    ("the Go SDK", sdk::go),
+    ("the Node SDK", sdk::node),
+    ("the conformance kit on the samples", sdk::kit),
     ("sp-proto's engine under loom", models),
     ("fuzz targets, some seconds each", fuzz::check),
     ("packages", package::check),
@@ -131,9 +140,14 @@ impl Checkout {
         )))
     }
 
-    /// Runs tools one after another until one fails.
+    /// Runs tools one after another until one fails. The log is that of the last.
     fn tools(&self, log: &str, commands: impl IntoIterator<Item = Command>) -> Result<Outcome> {
-        for mut command in commands {
+        self.each(commands.into_iter().map(|command| (log, command)))
+    }
+
+    /// The same with a log for each.
+    fn each<'a>(&self, commands: impl IntoIterator<Item = (&'a str, Command)>) -> Result<Outcome> {
+        for (log, mut command) in commands {
             match self.tool(log, &mut command)? {
                 Outcome::Passed => {}
                 other => return Ok(other),

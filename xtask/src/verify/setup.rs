@@ -38,6 +38,22 @@ const NEEDS: &[Need] = &[
         packages: &["python3", "python3-venv"],
         check: &["-c", "import ensurepip"],
     },
+    // For the SDKs, and for a peer. How new they must be, who needs them says.
+    Need {
+        program: "go",
+        packages: &["golang-go"],
+        check: &["version"],
+    },
+    Need {
+        program: "node",
+        packages: &["nodejs"],
+        check: &["--version"],
+    },
+    Need {
+        program: "npm",
+        packages: &["npm"],
+        check: &["--version"],
+    },
     // Folders of plugins come by these, among others.
     Need {
         program: "rsync",

@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"mangrove.dev/sdk/go/internal/sp"
+	"mangrove.invalid/sdk/go/internal/sp"
 )
 
 // Dialer opens one connection.
