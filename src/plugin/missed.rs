@@ -14,6 +14,7 @@ pub(super) fn events(known: impl IntoIterator<Item = PipeId>, now: Vec<PipeInfo>
             None => events.push(Event::PipeRemoved {
                 pipe,
                 reason: "more happened to its connections than could be followed".to_owned(),
+                is_orderly: false,
             }),
         }
     }
