@@ -245,6 +245,13 @@ pub(super) async fn validate(bench: &Bench<'_>) -> Verdict {
 
 pub(super) async fn aggregates(bench: &Bench<'_>) -> Verdict {
     let (session, hello) = bench.open_with(Limits::default()).await?;
+    for (symbol, plan) in &bench.plan.functions {
+        let said = hello.symbols.is_aggregate(symbol);
+        demand(plan.aggregate.is_none_or(|expected| said == expected), || {
+            let is = if said { "says" } else { "does not say" };
+            format!("it {is} that {symbol} works on groups; expected what check.json tells")
+        })?;
+    }
     let functions = bench.plan.functions.iter();
     let groups: Vec<_> = functions
         .filter(|(symbol, _)| hello.symbols.is_aggregate(symbol))

@@ -90,6 +90,8 @@ pub(super) struct FunctionPlan {
     pub(super) calls: Vec<CallPlan>,
     /// It returns its only argument, whatever that is.
     pub(super) echo: bool,
+    /// Whether it works on groups, and must say so; by default what it says is taken for true.
+    pub(super) aggregate: Option<bool>,
     /// It works with the state of its rule. Its calls are made in order, and what it keeps outlives its process.
     pub(super) state: bool,
 }
