@@ -18,7 +18,7 @@ fn home_with_samples() -> TempDir {
     copy(&manifest, &folder.join("samples-rust.json"));
     let program = testkit::built("samples-rust", "samples-rust");
     copy(&program, &folder.join("samples-rust"));
-    let counters = "few: {count: 1000}\nendless: {count: 0, size: 5000}\n";
+    let counters = "few: {count: 1000}\nendless: {count: 0, size: 5000}\nslow: {count: 0, interval: 1}\n";
     write_conf(home.path(), "sources", "counter_rust", counters);
     home
 }
@@ -46,8 +46,19 @@ fn numbers(kept: &Path) -> Vec<u64> {
     text.lines().map(number).collect()
 }
 
+fn assert_whole(kept: &[u64]) {
+    let wrong = kept.iter().zip(1..).find(|(kept, expected)| **kept != *expected);
+    assert!(wrong.is_none(), "{wrong:?}");
+}
+
+/// The next number that the rule brings.
+async fn next_number(host: &mut Host) -> u64 {
+    host.logged("r1").await[0]["n"].as_u64().unwrap()
+}
+
 #[tokio::test]
 async fn a_portable_source_that_ends_ends_its_rule_after_the_last_result() {
+    let _samples = testkit::exclusive("samples-rust");
     let home = home_with_samples();
     let mut host = Host::start(home.path()).await;
     let kept = keep(&host, home.path(), "few").await;
@@ -62,6 +73,7 @@ async fn a_portable_source_that_ends_ends_its_rule_after_the_last_result() {
 
 #[tokio::test]
 async fn a_rule_that_is_stopped_and_started_again_loses_and_doubles_nothing() {
+    let _samples = testkit::exclusive("samples-rust");
     let home = home_with_samples();
     let mut host = Host::start(home.path()).await;
     let kept = keep(&host, home.path(), "endless").await;
@@ -77,14 +89,56 @@ async fn a_rule_that_is_stopped_and_started_again_loses_and_doubles_nothing() {
             .line("the end of the rule", |line| line.contains("rule stopped"))
             .await;
     }
-    let kept = numbers(&kept);
-    let expected: Vec<u64> = (1..).take(kept.len()).collect();
-    assert!(
-        kept == expected,
-        "{:?}",
-        kept.iter()
-            .zip(&expected)
-            .find(|(kept, expected)| kept != expected)
-    );
+    assert_whole(&numbers(&kept));
     assert!(host.interrupt().await.success());
+}
+
+#[tokio::test]
+async fn a_source_goes_on_where_it_was_when_its_host_starts_again() {
+    let _samples = testkit::exclusive("samples-rust");
+    let home = home_with_samples();
+    let mut host = Host::start(home.path()).await;
+    let kept = keep(&host, home.path(), "slow").await;
+    for _ in 0..2 {
+        next_number(&mut host).await;
+        assert!(host.interrupt().await.success());
+        let before = numbers(&kept).len() as u64;
+        assert!(before > 0);
+        host = Host::start(home.path()).await;
+        assert_eq!(next_number(&mut host).await, before + 1);
+    }
+    assert!(host.interrupt().await.success());
+    assert_whole(&numbers(&kept));
+}
+
+#[tokio::test]
+async fn a_source_goes_on_where_it_was_when_its_host_was_killed() {
+    let _samples = testkit::exclusive("samples-rust");
+    let home = home_with_samples();
+    let settings = "portable: {checkpointInterval: 20}\n";
+    std::fs::write(home.path().join("etc/mangrove.yaml"), settings).unwrap();
+    let mut host = Host::start(home.path()).await;
+    let kept = keep(&host, home.path(), "slow").await;
+    let mut first = next_number(&mut host).await;
+    assert_eq!(first, 1);
+    // Nobody is told of checkpoints; a host may be killed before its first one.
+    for _ in 0..10 {
+        while next_number(&mut host).await < first + 200 {}
+        host.process.kill().await;
+        let text = std::fs::read_to_string(&kept).unwrap();
+        // The last line may be half a one.
+        let safe = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let safe = safe.filter_map(|line| line["n"].as_u64()).max().unwrap();
+        host = Host::start(home.path()).await;
+        let again = next_number(&mut host).await;
+        assert!(again >= first && again <= safe + 1, "{first} {again} {safe}");
+        if again > first {
+            assert!(host.interrupt().await.success());
+            return;
+        }
+        first = again;
+    }
+    panic!("it begins with {first} again and again");
 }

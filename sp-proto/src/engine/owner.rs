@@ -60,6 +60,14 @@ struct EndpointTask {
     task: JoinSet<()>,
 }
 
+impl EndpointTask {
+    /// First of all it cannot be found any more.
+    async fn end(mut self) {
+        self.file = None;
+        self.task.shutdown().await;
+    }
+}
+
 impl<P: Pattern> Owner<P> {
     pub(crate) fn new(core: Core<P>) -> Self {
         Self {
@@ -151,9 +159,8 @@ impl<P: Pattern> Owner<P> {
     }
 
     pub(crate) async fn close_endpoint(&self, id: EndpointId) {
-        if let Some(EndpointTask { file, mut task }) = self.tasks(|tasks| tasks.endpoints.remove(&id)) {
-            drop(file);
-            task.shutdown().await;
+        if let Some(endpoint) = self.tasks(|tasks| tasks.endpoints.remove(&id)) {
+            endpoint.end().await;
         }
     }
 
@@ -203,9 +210,8 @@ impl<P: Pattern> Owner<P> {
             while tasks.attached.join_next().await.is_some() {}
         };
         let _ = tokio::time::timeout(self.core.options.linger, flushed).await;
-        for (_, EndpointTask { file, mut task }) in tasks.endpoints.drain() {
-            drop(file);
-            task.shutdown().await;
+        for (_, endpoint) in tasks.endpoints.drain() {
+            endpoint.end().await;
         }
         tasks.attached.shutdown().await;
         self.core.events.close();

@@ -198,8 +198,12 @@ fn formatting(checkout: &Checkout) -> Result<Outcome> {
     )
 }
 
+fn has_clippy(checkout: &Checkout) -> bool {
+    output(&mut checkout.cargo(["clippy", "--version"])).is_ok()
+}
+
 fn clippy(checkout: &Checkout) -> Result<Outcome> {
-    if output(&mut checkout.cargo(["clippy", "--version"])).is_err() {
+    if !has_clippy(checkout) {
         return Ok(Outcome::Skipped("clippy is not installed".to_owned()));
     }
     let lint = |what: &[&str]| {
@@ -236,14 +240,15 @@ const FEATURES: &[&str] = &[
 ];
 
 fn features(checkout: &Checkout) -> Result<Outcome> {
+    if !has_clippy(checkout) {
+        return Ok(Outcome::Skipped("clippy is not installed".to_owned()));
+    }
     let check = |features: &&str| {
-        let mut command = checkout.cargo(["check", "--package", "sp-proto", "--no-default-features"]);
+        let mut command = checkout.cargo(["clippy", "--package", "sp-proto"]);
         command
-            .args(["--features", features])
-            .env("RUSTFLAGS", "-D warnings");
-        command
-            .arg("--target-dir")
-            .arg(testkit::target_folder().join("features"));
+            .args(["--no-default-features", "--features", features, "--target-dir"])
+            .arg(testkit::target_folder().join("features"))
+            .args(["--", "--deny", "warnings"]);
         command
     };
     checkout.tools("features", FEATURES.iter().map(check))

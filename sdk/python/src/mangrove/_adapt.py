@@ -159,7 +159,9 @@ def _check_arguments(name: str, signature: inspect.Signature, args: list[Any]) -
     raise ValueError(f"{name} takes {takes}, found {len(args)}")
 
 
-class _FunctionOf(Function):
+class _Wrapped:
+    """What a wrapped function and a wrapped coroutine function have in common."""
+
     def __init__(
         self, name: str, function: Callable[..., Any], signature: inspect.Signature, wants_ctx: bool, aggregate: bool
     ) -> None:
@@ -172,25 +174,15 @@ class _FunctionOf(Function):
     def validate(self, args: list[Any]) -> None:
         _check_arguments(self._name, self._signature, args)
 
+
+class _FunctionOf(_Wrapped, Function):
     def exec(self, args: list[Any], ctx: Context) -> Any:
         if self._wants_ctx:
             return self._function(*args, ctx=ctx)
         return self._function(*args)
 
 
-class _AsyncFunctionOf(AsyncFunction):
-    def __init__(
-        self, name: str, function: Callable[..., Any], signature: inspect.Signature, wants_ctx: bool, aggregate: bool
-    ) -> None:
-        self._name = name
-        self._function = function
-        self._signature = signature
-        self._wants_ctx = wants_ctx
-        self.aggregate = aggregate
-
-    def validate(self, args: list[Any]) -> None:
-        _check_arguments(self._name, self._signature, args)
-
+class _AsyncFunctionOf(_Wrapped, AsyncFunction):
     async def exec(self, args: list[Any], ctx: AsyncContext) -> Any:
         if self._wants_ctx:
             return await self._function(*args, ctx=ctx)
