@@ -8,6 +8,7 @@ use mangrove_protocol::name::{self, OpId, PluginName, RuleId};
 use sp_proto::Event;
 use tokio::sync::oneshot::error::TryRecvError;
 
+use super::doorstep::Doorstep;
 use super::error::{ChannelError, OpenError};
 use super::lifecycle::{self, UseId};
 use super::native::feed::Inlet;
@@ -20,10 +21,10 @@ use super::users::User;
 /// Where the worker puts what belongs to a use, in the process that runs it.
 #[derive(Clone, Debug)]
 pub(super) enum Ends {
-    Source(Arc<Inlet>),
+    Source(Arc<Inlet>, Arc<Doorstep>),
     Sink(Arc<Sender>),
     /// Its channel is the worker's own.
-    Function,
+    Function(Arc<Doorstep>),
 }
 
 /// A symbol that runs for somebody, and is started again in every new process. Dropped: the worker stops it.

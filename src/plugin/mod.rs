@@ -20,7 +20,7 @@
 //! | I/O | `process`, `output` | processes and what they say |
 //! | I/O | `worker`, `remote` | one plugin at run time: the task around its `lifecycle`, and the way to it |
 //! | I/O | `source`, `sink`, `function` | the data channels, as rules use them |
-//! | I/O | `sender`, `calls` | the parts of them that move with the plugin's processes |
+//! | I/O | `sender`, `calls`, `doorstep` | the parts of them that move with the plugin's processes |
 //! | I/O | `native` | our own contract: its control channel, and what is its own of the data channels |
 //! | I/O | `record` | when each symbol last worked |
 //! | I/O | `events` | what happened to them, for whoever listens |
@@ -40,6 +40,7 @@ mod causes;
 mod channel;
 mod checksum;
 mod diff;
+mod doorstep;
 mod download;
 mod environment;
 mod error;

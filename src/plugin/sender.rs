@@ -9,6 +9,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::timeout;
 
 use super::causes::with_sources;
+use super::doorstep::Doorstep;
 use super::guard;
 use super::native::outlet::Outlet;
 
@@ -26,6 +27,8 @@ pub(super) struct Sender {
     endpoint: Mutex<Option<EndpointId>>,
     pub(super) turnstile: Arc<Mutex<()>>,
     pub(super) link: watch::Sender<Link>,
+    /// For acknowledgements. Even when nobody wants them: the SDKs dial it before they answer the start command.
+    pub(super) doorstep: Doorstep,
     /// The data channels of our own contract.
     pub(super) outlet: Outlet,
 }
@@ -43,6 +46,7 @@ impl Sender {
     pub(super) fn new(
         address: String,
         options: sp_proto::SocketOptions,
+        doorstep: Doorstep,
         outlet: Outlet,
         limit: Duration,
     ) -> Self {
@@ -56,6 +60,7 @@ impl Sender {
             endpoint: Mutex::default(),
             turnstile: Arc::default(),
             link: watch::Sender::new(Link::default()),
+            doorstep,
             outlet,
         }
     }

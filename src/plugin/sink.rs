@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::channel::{self, Ends, Use};
+use super::doorstep::{Doorstep, Listener};
 use super::error::{ChannelError, OpenError};
 use super::native::outlet::{Failure, Outcomes, Outlet, Woken};
 use super::remote::Remote;
@@ -99,12 +100,10 @@ impl Sink {
         let ack_address = address::acknowledgements(ids.0, ids.1, meta.instance_id)?;
         let options = super::socket_options(&remote.settings, &remote.peers);
         let acknowledgements = Pull::with_options(options.clone());
-        // Even when nobody wants acknowledgements: the SDKs dial this address before they answer the start
-        // command.
-        acknowledgements.listen(&ack_address).await?;
+        let doorstep = Doorstep::new(Listener::Pull(acknowledgements.clone()), ack_address);
         let outlet = Outlet::new(require_ack, &remote.settings);
         let limit = remote.settings.send_timeout;
-        let sender = Arc::new(Sender::new(address, options, outlet, limit));
+        let sender = Arc::new(Sender::new(address, options, doorstep, outlet, limit));
         let plugin_name = name.to_string();
         let held = Use::open(
             remote,

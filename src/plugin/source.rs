@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::channel::{self, Ends, Use};
+use super::doorstep::{Doorstep, Listener};
 use super::error::{ChannelError, OpenError};
 use super::native::feed::{Brought, Feed, Inlet};
 use super::native::offset_key;
@@ -121,13 +123,12 @@ impl Source {
         let address = address::data(ids.0, ids.1, meta.instance_id)?;
         let socket = Pull::with_options(super::socket_options(&remote.settings, &remote.peers));
         let events = socket.events();
-        // The host listens first: some SDKs dial only once.
-        socket.listen(&address).await?;
         let mut status = remote.status.clone();
         let use_as = UseAs::Source {
             data_source: data_source.to_owned(),
         };
         let (inlet, new_feeds) = Inlet::new();
+        let doorstep = Doorstep::new(Listener::Pull(socket.clone()), address);
         let held = Use::open(
             remote,
             Symbol {
@@ -136,7 +137,7 @@ impl Source {
                 use_as,
                 config,
             },
-            Ends::Source(inlet),
+            Ends::Source(inlet, Arc::new(doorstep)),
         )
         .await?;
         status.mark_unchanged();

@@ -11,6 +11,7 @@ use sp_proto::{Message, PipeId};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::doorstep::Doorstep;
 use super::native::link::Link;
 use super::turn::{self, Turn};
 pub(super) use task::Task;
@@ -98,12 +99,18 @@ pub(super) struct Channel {
     line: Line,
     favoured: watch::Sender<Option<u32>>,
     link: watch::Sender<Option<Arc<Link>>>,
+    doorstep: Arc<Doorstep>,
     stop: CancellationToken,
 }
 
 impl Channel {
     pub(super) fn line(&self) -> Line {
         self.line.clone()
+    }
+
+    /// Where a process of eKuiper's contract dials.
+    pub(super) fn doorstep(&self) -> Arc<Doorstep> {
+        Arc::clone(&self.doorstep)
     }
 
     /// Whether anybody besides the worker can call.

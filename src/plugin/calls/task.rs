@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
 
-use mangrove_protocol::address;
+use mangrove_protocol::address::{self, AddressTooLong};
 use mangrove_protocol::control;
 use mangrove_protocol::name::{PluginName, SymbolName};
 use sp_proto::{Events, PipeId, Rep, SocketOptions};
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{ABSENT, Answer, Call, Channel, LINE, Line};
-use crate::plugin::error::OpenError;
+use crate::plugin::doorstep::{Doorstep, Listener};
 use crate::plugin::guard;
 use crate::plugin::missed;
 use crate::plugin::native::link::{Link, RECONNECT};
@@ -45,18 +45,17 @@ enum Wake {
 }
 
 impl Task {
-    /// Listens, so that the plugin can dial as soon as it is told to start the symbol.
-    pub(in crate::plugin) async fn listen(
+    /// The task's work, and the worker's end of the channel.
+    pub(in crate::plugin) fn new(
         plugin: &PluginName,
         symbol: &SymbolName,
         options: SocketOptions,
         silent: mpsc::Sender<SymbolName>,
         changed: Arc<Notify>,
-    ) -> Result<(Self, Channel), OpenError> {
+    ) -> Result<(Self, Channel), AddressTooLong> {
         let address = address::function(symbol)?;
         let socket = Rep::with_options(options);
         let events = socket.events();
-        socket.listen(&address).await?;
         let (sender, calls) = mpsc::channel(LINE);
         let standing = Arc::new(super::Standing {
             turn: AtomicU8::new(ABSENT),
@@ -86,6 +85,7 @@ impl Task {
             },
             favoured: favour,
             link: serve,
+            doorstep: Arc::new(Doorstep::new(Listener::Rep(socket.clone()), address)),
             stop: stop.clone(),
         };
         Ok((

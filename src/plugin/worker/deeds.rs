@@ -52,6 +52,9 @@ impl Worker {
             }
             Deed::Send(generation, _, command) if self.command(generation, &command) => {}
             Deed::Send(generation, pipe, command) => {
+                if let Err(error) = self.open_doorstep(generation, &command).await {
+                    return Some(self.refuse(generation, pipe, with_sources(&error)));
+                }
                 let message = self.processes.take_held(pipe)?;
                 tracing::trace!(plugin = %self.plugin, ?pipe, ?command, "control command");
                 if let Err(error) = message.reply(command.encode()).await {
@@ -190,11 +193,10 @@ impl Worker {
         };
         let (silent, changed) = (self.silent.0.clone(), self.symbols.changed.clone());
         let options = crate::plugin::socket_options(&self.settings, &self.peers);
-        let listening = Task::listen(&self.plugin, &symbol, options, silent, changed).await;
-        let (task, channel) = match listening {
-            Ok(listening) => listening,
+        let (task, channel) = match Task::new(&self.plugin, &symbol, options, silent, changed) {
+            Ok(channel) => channel,
             Err(error) => {
-                answer(reply, Err(error));
+                answer(reply, Err(error.into()));
                 return;
             }
         };

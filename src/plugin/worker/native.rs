@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use mangrove_protocol::control::{Command, Request};
-use sp_proto::PipeId;
+use sp_proto::{ListenError, PipeId};
 
 use super::Worker;
 use crate::plugin::channel::Ends;
@@ -115,6 +115,34 @@ impl Worker {
             session.order(Order::Command(id, Box::new(command.clone()), ends));
         }
         true
+    }
+
+    /// A process of the other contract finds the host where it dials when it is told to start the symbol: some SDKs
+    /// dial only once.
+    pub(super) async fn open_doorstep(
+        &self,
+        generation: Generation,
+        command: &Command,
+    ) -> Result<(), ListenError> {
+        let Some(id) = self.generations.commanded(generation) else {
+            return Ok(());
+        };
+        if matches!(command, Command::Stop(_)) {
+            return Ok(());
+        }
+        match self.symbols.ends(id) {
+            Some(Ends::Source(_, doorstep)) => doorstep.open().await,
+            Some(Ends::Sink(sender)) => sender.doorstep.open().await,
+            Some(Ends::Function(doorstep)) => doorstep.open().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The answer to a command that could not even be given, as the process would give it.
+    pub(super) fn refuse(&mut self, generation: Generation, pipe: PipeId, why: String) -> Happening<PipeId> {
+        self.heard = self.heard.wrapping_add(1);
+        let answer = Event::Message(pipe, self.heard, Request::Failed(why));
+        Happening::Of(generation, answer)
     }
 
     /// A function's calls go to this process from now on. True when it speaks our own contract.

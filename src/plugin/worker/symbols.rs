@@ -97,9 +97,11 @@ impl Symbols {
 
     /// Where a process puts what belongs to the use.
     pub(super) fn ends(&self, id: UseId) -> Option<Ends> {
-        let is_function = || self.functions.values().any(|function| function.id == id);
         let ends = self.ends.get(&id).cloned();
-        ends.or_else(|| is_function().then_some(Ends::Function))
+        ends.or_else(|| {
+            let function = self.functions.values().find(|function| function.id == id)?;
+            Some(Ends::Function(function.channel.doorstep()))
+        })
     }
 
     /// The calls of a function go over this link from now on; or, when there is none, over the channel of the other

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::plugin::channel::Ends;
+use crate::plugin::doorstep::{Doorstep, Listener};
 use crate::plugin::native::feed::Inlet;
 use crate::store::{Keeper, States};
 
@@ -138,9 +139,11 @@ async fn a_process_that_the_author_starts_is_attached_and_gets_what_is_open() {
         config: Default::default(),
     };
     let id = scene.remote.users.next_id();
+    let nowhere = Doorstep::new(Listener::Pull(sp_proto::Pull::new()), format!("inproc://{id:?}"));
+    let ends = Ends::Source(Inlet::new().0, Arc::new(nowhere));
     let opening = scene
         .remote
-        .ask(|reply| Request::Open(id, Box::new(symbol), Ends::Source(Inlet::new().0), reply));
+        .ask(|reply| Request::Open(id, Box::new(symbol), ends, reply));
     let speaking = async {
         let (socket, mut context) = scene.peer().await;
         let command = Command::decode(&context.recv().await.unwrap()).unwrap();

@@ -1,12 +1,13 @@
 //! The control channel: who is let in, what a plugin says and keeps there, and how it ends.
 
+use std::path::Path;
 use std::time::Duration;
 
 use mangrove::plugin::State;
-use mangrove_protocol::Object;
 use mangrove_protocol::native::control::{
     Level, Log, Metric, MetricKind, StateOperation, StateRequest, ToHost, ToPlugin,
 };
+use mangrove_protocol::{Object, address};
 use serde_json::{Value, json};
 use testkit::within;
 
@@ -228,4 +229,25 @@ async fn it_is_asked_to_end_before_it_is_told_to() {
     stopped.unwrap();
     scene.host.shutdown().await;
     drop(scene.home);
+}
+
+#[tokio::test]
+async fn no_address_of_ekuipers_contract_is_taken_for_its_uses() {
+    let scene = scene(|_| ()).await;
+    let peer = scene.peer().await;
+    let (_source, ..) = scene.open_source(&peer).await;
+    let (_sink, ..) = scene.open_sink(&peer, true).await;
+    let (_function, ..) = scene.open_function(&peer).await;
+    let (rule, op) = (scene.rule.parse().unwrap(), "op".parse().unwrap());
+    for address in [
+        address::control(&scene.name.parse().unwrap()),
+        address::data(&rule, &op, 0),
+        address::acknowledgements(&rule, &op, 0),
+        address::function(&scene.function.parse().unwrap()),
+    ] {
+        let address = address.unwrap();
+        let path = Path::new(address.strip_prefix("ipc://").unwrap());
+        assert!(!path.exists(), "{}", path.display());
+    }
+    scene.host.shutdown().await;
 }

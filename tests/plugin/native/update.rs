@@ -6,7 +6,7 @@ use std::time::Duration;
 use mangrove_protocol::native::function::ResultWriter;
 use mangrove_protocol::{Object, address};
 use serde_json::{Value, json};
-use sp_proto::Pull;
+use sp_proto::{Pull, Push};
 use testkit::within;
 
 use super::{Peer, batch, calls, context, environment, numbers, results, scene, taken};
@@ -145,5 +145,36 @@ async fn a_new_version_may_speak_our_own_contract_where_the_old_one_did_not() {
     };
     let (outcome, ()) = within("a call", async { tokio::join!(call, answering) }).await;
     assert_eq!(outcome.unwrap(), Some(json!(2)));
+    scene.host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_new_version_may_speak_ekuipers_contract_where_the_old_one_did_not() {
+    let scene = scene(|_| ()).await;
+    let peer = scene.peer().await;
+    let (mut source, _, push) = scene.open_source(&peer).await;
+    let data = address::data(&scene.rule.parse().unwrap(), &"op".parse().unwrap(), 0).unwrap();
+    let pid = scene.host.status(&scene.name).pid;
+    scene.write_next_version();
+    next_environment(&scene.name, pid).await;
+    let mut new = crate::peer::Peer::control(&scene.name).await;
+    new.command().await;
+    let new_push = Push::new();
+    new_push.dial(&data).await.unwrap();
+    new.say("ok").await;
+    let (id, _) = peer.stop().await;
+    push.send(batch(1, 0..1, None)).await.unwrap();
+    peer.answer(id, Ok(json!({"seq": 1}))).await;
+    new_push.send(r#"{"message":{"n":1},"meta":null}"#).await.unwrap();
+    scene
+        .host
+        .until("the new version", &scene.name, |status| status.version == "2.0")
+        .await;
+    let mut read = numbers(&mut source).await;
+    while read.len() < 2 {
+        read.extend(numbers(&mut source).await);
+    }
+    read.sort_unstable();
+    assert_eq!(read, [0, 1]);
     scene.host.shutdown().await;
 }

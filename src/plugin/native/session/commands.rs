@@ -39,7 +39,7 @@ impl Task {
         let options = self.options.clone();
         let batch = limits(&self.setup.settings).batch;
         let (active, endpoint) = match (&ends, &symbol.use_as) {
-            (Ends::Source(inlet), UseAs::Source { .. }) => {
+            (Ends::Source(inlet, _), UseAs::Source { .. }) => {
                 let socket = Pull::with_options(options);
                 let endpoint = match socket.listen(&address).await {
                     Ok(endpoint) => endpoint,
@@ -60,7 +60,7 @@ impl Task {
                 sender.outlet.set_native(true);
                 (Active::Sink(Arc::clone(sender), Some(socket)), endpoint)
             }
-            (Ends::Function, UseAs::Function) => {
+            (Ends::Function(_), UseAs::Function) => {
                 let socket = Pair::with_options(options);
                 let endpoint = match socket.listen(&address).await {
                     Ok(endpoint) => endpoint,
