@@ -25,6 +25,7 @@ impl Worker {
         let manifest = attached.or_else(|| self.generations.manifest(generation));
         let setup = Setup {
             generation,
+            instance: self.instance,
             manifest: manifest.ok_or("there is nothing to run")?,
             settings: Arc::clone(&self.settings),
             peers: Arc::clone(&self.peers),
@@ -91,6 +92,9 @@ impl Worker {
         if !is_first {
             // It has come back and runs nothing any more.
             self.handle(Happening::Of(generation, Event::Reset)).await;
+        }
+        if self.instances.wanted() > 1 {
+            self.open_wanted().await;
         }
         // Nobody is left who might speak the other contract.
         if self.processes.are_native()
