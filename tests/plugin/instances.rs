@@ -210,18 +210,19 @@ impl Reading {
 struct Callers {
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
-    done: Arc<AtomicUsize>,
+    done: watch::Receiver<usize>,
     broken: Arc<AtomicUsize>,
 }
 
 impl Callers {
     fn start(function: &Function) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let (done, broken) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (count, done) = watch::channel(0);
+        let broken = Arc::<AtomicUsize>::default();
         let mut tasks = JoinSet::new();
         for caller in 0..4_u64 {
             let (function, stopped) = (function.clone(), stopped.clone());
-            let (done, broken) = (Arc::clone(&done), Arc::clone(&broken));
+            let (count, broken) = (count.clone(), Arc::clone(&broken));
             tasks.spawn(async move {
                 let mut n = caller;
                 while !*stopped.borrow() {
@@ -237,8 +238,8 @@ impl Callers {
                             Err(error) => panic!("{error}"),
                         }
                         n += 4;
-                        done.fetch_add(1, Ordering::Relaxed);
                     }
+                    count.send_modify(|count| *count += 8);
                 }
             });
         }
@@ -252,13 +253,11 @@ impl Callers {
 
     /// Waits for so many more outcomes.
     async fn more(&self, calls: usize) {
-        let wanted = self.done.load(Ordering::Relaxed) + calls;
-        within("calls", async {
-            while self.done.load(Ordering::Relaxed) < wanted {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        let mut done = self.done.clone();
+        let wanted = *done.borrow() + calls;
+        within("calls", done.wait_for(|done| *done >= wanted))
+            .await
+            .unwrap();
     }
 
     /// How many calls were in a process that ended.
