@@ -8,7 +8,7 @@
 //! | pure | `whole` | how the plugin is, when its instances are so and so |
 //! | | `pool` | who answers the calls of one function |
 //!
-//! It tells no worker what to do: that is for `shared`, which makes them. A worker says how it is and which channels
+//! It tells no worker what to do: that is for `order`. A worker says how it is and which channels
 //! it has, and opens the functions that are wanted here.
 
 mod choice;
