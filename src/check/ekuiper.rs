@@ -84,6 +84,7 @@ fn variables(control: &str, manifest: &Manifest) -> BTreeMap<String, String> {
         (native::CONTROL_VARIABLE.to_owned(), control.to_owned()),
         (native::TOKEN_VARIABLE.to_owned(), "0".repeat(32)),
         (native::PLUGIN_VARIABLE.to_owned(), manifest.name.to_string()),
+        (native::INSTANCE_VARIABLE.to_owned(), "0".to_owned()),
     ])
 }
 

@@ -12,7 +12,9 @@ use mangrove_protocol::name::SymbolName;
 use mangrove_protocol::native;
 use mangrove_protocol::native::control::{Place, Role, Start, Stop, ToPlugin, Validate};
 use mangrove_protocol::native::opening::{Hello, Limits, Refused, Welcome};
-use mangrove_protocol::native::{CONTROL_VARIABLE, PLUGIN_VARIABLE, TOKEN_VARIABLE, UseNumber};
+use mangrove_protocol::native::{
+    CONTROL_VARIABLE, INSTANCE_VARIABLE, PLUGIN_VARIABLE, TOKEN_VARIABLE, UseNumber,
+};
 use serde_json::Value;
 use sp_proto::{Connection, Listener, ListenerOptions, Pair, Protocol, SocketOptions};
 use tempfile::TempDir;
@@ -81,6 +83,7 @@ impl Session {
         let variables = BTreeMap::from([
             (CONTROL_VARIABLE.to_owned(), address),
             (TOKEN_VARIABLE.to_owned(), token.clone()),
+            (INSTANCE_VARIABLE.to_owned(), "0".to_owned()),
             (
                 PLUGIN_VARIABLE.to_owned(),
                 entry.candidate.manifest().name.to_string(),

@@ -118,7 +118,21 @@ struct Status {
     rules: Vec<String>,
     refused_peers: u64,
     attached: bool,
+    instances: Vec<Instance>,
     symbols: BTreeMap<String, BTreeMap<String, Symbol>>,
+}
+
+/// One of several processes beside each other.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Instance {
+    instance: u32,
+    status: String,
+    err_msg: String,
+    version: String,
+    pid: Option<u32>,
+    restarts: u32,
+    uptime_seconds: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -390,6 +404,24 @@ fn status(name: &str, status: &Status) -> String {
             },
         ),
     ]);
+    if !status.instances.is_empty() {
+        let mut table = Table::new(&[
+            "INSTANCE", "VERSION", "STATE", "PID", "UPTIME", "RESTARTS", "REASON",
+        ]);
+        for one in &status.instances {
+            table.row([
+                one.instance.to_string(),
+                one.version.clone(),
+                one.status.clone(),
+                optional(one.pid),
+                span(one.uptime_seconds),
+                one.restarts.to_string(),
+                one.err_msg.clone(),
+            ]);
+        }
+        text.push('\n');
+        text.push_str(&table.render());
+    }
     if status.symbols.values().any(|symbols| !symbols.is_empty()) {
         let mut table = Table::new(&["KIND", "SYMBOL", "LAST OK", "ERRORS", "LAST ERROR"]);
         for (kind, symbols) in &status.symbols {
@@ -466,6 +498,33 @@ mod tests {
         KIND      SYMBOL  LAST OK                   ERRORS  LAST ERROR
         function  link    -                         3       no
         source    json    2026-11-22T15:00:00.120Z  0       -
+        ");
+    }
+
+    #[test]
+    fn a_status_has_a_line_per_instance() {
+        let several = json!({
+            "status": "restarting", "version": "v1.0.0", "pid": 7, "restarts": 1, "uptimeSeconds": 67,
+            "errMsg": "1 of 2 instances run; instance 1 is restarting (it ended: killed)",
+            "instances": [
+                {"instance": 0, "status": "running", "errMsg": "", "pid": 7, "restarts": 0, "version": "v1.0.0",
+                 "uptimeSeconds": 67},
+                {"instance": 1, "status": "restarting", "errMsg": "it ended: killed", "pid": null, "restarts": 1,
+                 "version": "v1.0.0", "uptimeSeconds": null}
+            ]
+        });
+        insta::assert_snapshot!(status("car", &serde_json::from_value(several).unwrap()), @r"
+        name         car
+        version      v1.0.0
+        state        restarting
+        reason       1 of 2 instances run; instance 1 is restarting (it ended: killed)
+        pid          7
+        uptime       1m7s
+        restarts     1
+
+        INSTANCE  VERSION  STATE       PID  UPTIME  RESTARTS  REASON
+        0         v1.0.0   running     7    1m7s    0         -
+        1         v1.0.0   restarting  -    -       1         it ended: killed
         ");
     }
 

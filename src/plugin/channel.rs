@@ -23,8 +23,8 @@ use super::users::User;
 pub(super) enum Ends {
     Source(Arc<Inlet>, Arc<Doorstep>),
     Sink(Arc<Sender>),
-    /// Its channel is the worker's own.
-    Function(Arc<Doorstep>),
+    /// Its channel is the worker's own. Instances beside number 0 have no place for a process of eKuiper's contract.
+    Function(Option<Arc<Doorstep>>),
 }
 
 /// A symbol that runs for somebody, and is started again in every new process. Dropped: the worker stops it.

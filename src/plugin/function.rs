@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::calls::{Answer, Call, Line};
 use super::error::{CallError, OpenError};
+use super::instances::Links;
 use super::native::link::{Link, Reply};
 use super::record::Record;
 use super::remote::{Remote, Request};
@@ -42,6 +43,8 @@ impl fmt::Debug for Function {
 impl Function {
     pub(super) async fn open(remote: Remote, name: SymbolName, rule: &str) -> Result<Self, OpenError> {
         let user = Arc::new(remote.users.enter(rule, None));
+        // The others start it on their own.
+        remote.instances.want_function(&name);
         let line = remote.ask(|reply| Request::Function(name.clone(), reply)).await;
         let line = line.ok_or(OpenError::Stopping)??;
         Ok(Self {
@@ -146,7 +149,7 @@ impl Function {
     /// How many calls of one rule the function takes at once: so many belong into one
     /// [`exec_many`](Self::exec_many). Another version of the plugin may take more, or fewer.
     pub fn concurrency(&self) -> usize {
-        match *self.line.link.borrow() {
+        match *self.line.links.borrow() {
             Some(_) => TOGETHER,
             None => 1,
         }
@@ -172,14 +175,26 @@ impl Function {
         outcomes
     }
 
-    /// The channel of our own contract; `None` when the process speaks the other one.
+    /// A channel of our own contract; `None` when the process speaks the other one.
     async fn link(&self) -> Result<Option<Arc<Link>>, CallError> {
-        let mut link = self.line.link.clone();
+        loop {
+            let Some(links) = self.links().await? else {
+                return Ok(None);
+            };
+            if let Some(link) = links.choose() {
+                return Ok(Some(Arc::clone(link)));
+            }
+        }
+    }
+
+    /// The channels of our own contract, at least one of them open; `None` when the process speaks the other one.
+    async fn links(&self) -> Result<Option<Links>, CallError> {
+        let mut links = self.line.links.clone();
         let limit = self.remote.settings.call_timeout;
         // Between two processes nobody knows what the next one will speak.
-        let ready = link.wait_for(|link| link.as_ref().is_none_or(|link| link.is_open()));
+        let ready = links.wait_for(|links| links.as_ref().is_none_or(Links::are_open));
         match tokio::time::timeout(limit, ready).await {
-            Ok(Ok(link)) => Ok(link.clone()),
+            Ok(Ok(links)) => Ok(links.clone()),
             Ok(Err(_)) => Err(self.ended()),
             Err(_) => Err(self.timed_out()),
         }
@@ -191,7 +206,7 @@ impl Function {
         args: Vec<Value>,
         context: &Arc<FunctionContext>,
     ) -> Result<Result<Value, CallError>, Vec<Value>> {
-        let now = self.line.link.borrow().clone();
+        let now = self.line.links.borrow().clone();
         if now.is_none() {
             return Err(args);
         }
@@ -204,13 +219,13 @@ impl Function {
 
     async fn exec_linked(
         &self,
-        mut link: Option<Arc<Link>>,
+        mut links: Option<Links>,
         mut args: Vec<Value>,
         context: &Arc<FunctionContext>,
     ) -> Result<Result<Value, CallError>, Vec<Value>> {
         loop {
-            let Some(open) = link else { return Err(args) };
-            if open.is_open() {
+            let Some(served) = links else { return Err(args) };
+            if let Some(open) = served.choose() {
                 match open.call(args, Arc::clone(context)).await {
                     Reply::Result(result) => return Ok(Ok(result)),
                     Reply::Error(text) => return Ok(Err(CallError::Plugin(text))),
@@ -219,8 +234,8 @@ impl Function {
                     Reply::NotSent(unsent) => args = unsent,
                 }
             }
-            link = match self.link().await {
-                Ok(link) => link,
+            links = match self.links().await {
+                Ok(links) => links,
                 Err(error) => return Ok(Err(error)),
             };
         }
@@ -244,8 +259,8 @@ impl Function {
             function: self.name.to_string(),
             plugin: self.remote.plugin.clone(),
             limit: self.remote.settings.call_timeout,
-            channel: match &*self.line.link.borrow() {
-                Some(link) if link.is_open() => "it is connected",
+            channel: match &*self.line.links.borrow() {
+                Some(links) if links.are_open() => "it is connected",
                 Some(_) => "it is not connected",
                 None => self.line.standing.describe(),
             },

@@ -273,7 +273,7 @@ impl Handle {
         config: Object,
     ) -> Result<Source, OpenError> {
         let (remote, name) = self.find(SymbolKind::Source, symbol).await?;
-        Source::open(remote, name, meta, data_source, config).await
+        Source::open(remote.instances.seat(&remote), name, meta, data_source, config).await
     }
 
     /// Starts a sink, as [`Handle::open_source`] does a source. With `require_ack` each message waits for its
@@ -292,7 +292,7 @@ impl Handle {
         require_ack: bool,
     ) -> Result<Sink, OpenError> {
         let (remote, name) = self.find(SymbolKind::Sink, symbol).await?;
-        Sink::open(remote, name, meta, config, require_ack).await
+        Sink::open(remote.instances.seat(&remote), name, meta, config, require_ack).await
     }
 
     /// A function, which is started once for all rules. `rule` counts as its user until the value and its
@@ -305,7 +305,7 @@ impl Handle {
     /// May be dropped; the function is started all the same.
     pub async fn function(&self, symbol: &str, rule: &str) -> Result<Function, OpenError> {
         let (remote, name) = self.find(SymbolKind::Function, symbol).await?;
-        Function::open(remote, name, rule).await
+        Function::open(remote.instances.desk(&remote), name, rule).await
     }
 
     /// Waits while the plugin that defines the symbol is about to be started.

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::handle::Handle;
 use super::install;
 use super::reconcile::Reconciler;
+use super::remote::Remote;
 use super::shared::{Shared, blocking};
 use crate::config::Config;
 use crate::store::States;
@@ -56,7 +57,12 @@ impl Manager {
             .is_err()
         {
             let workers = self.shared.workers();
-            let late = workers.values().filter(|remote| !remote.requests.is_closed());
+            let is_late = |remote: &Remote| {
+                let others = remote.instances.others();
+                let mut all = std::iter::once(remote).chain(others.values());
+                all.any(|remote| !remote.requests.is_closed())
+            };
+            let late = workers.values().filter(|remote| is_late(remote));
             let late: Vec<&str> = late.map(|remote| remote.plugin.as_str()).collect();
             tracing::error!(
                 "these plugins have not ended within {limit:?}: {}",

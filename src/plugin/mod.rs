@@ -1,8 +1,8 @@
 //! Portable plugins: separate processes that bring sources, sinks and functions, in any language.
 //!
 //! The rest of the host sees a [`Handle`] and what it gives out; it knows neither processes nor sockets. This
-//! module knows neither rules nor REST. Decisions are pure; one task per plugin (and one per function symbol)
-//! carries them out.
+//! module knows neither rules nor REST. Decisions are pure; one task per instance of a plugin (mostly there is one),
+//! and one per function symbol, carries them out.
 //!
 //! | | module | what it owns |
 //! |---|---|---|
@@ -19,12 +19,14 @@
 //! | I/O | `script`, `environment` | programs that run while a plugin is installed, and the Python environments that some build |
 //! | I/O | `process`, `output` | processes and what they say |
 //! | I/O | `worker`, `remote` | one plugin at run time: the task around its `lifecycle`, and the way to it |
+//! | I/O | `instances` | what the workers of one plugin have in common, when there are several |
 //! | I/O | `source`, `sink`, `function` | the data channels, as rules use them |
 //! | I/O | `sender`, `calls`, `doorstep` | the parts of them that move with the plugin's processes |
 //! | I/O | `native` | our own contract: its control channel, and what is its own of the data channels |
 //! | I/O | `record` | when each symbol last worked |
 //! | I/O | `events` | what happened to them, for whoever listens |
 //! | I/O | `reconcile`, `operate` | what is done because the folder changed, and what by hand |
+//! | I/O | `order` | how the workers of a plugin are told what to run, and to stop |
 //! | I/O | `shared` | what all that is done with plugins shares |
 //! | I/O | `trial` | a plugin's folder and process without a host, for those who try a plugin out |
 //! | I/O | `manager`, `handle` | all of it together, and the edge |
@@ -51,6 +53,7 @@ pub mod guard;
 mod handle;
 mod inspect;
 mod install;
+mod instances;
 mod launch;
 mod lifecycle;
 mod limits;
@@ -59,6 +62,7 @@ mod manager;
 mod missed;
 mod native;
 mod operate;
+mod order;
 mod output;
 mod package;
 mod peers;
@@ -97,7 +101,7 @@ pub use package::PackageError;
 pub use script::{Said, ScriptError};
 pub use sink::{Settled, Sink};
 pub use source::{Source, Tuple};
-pub use status::{Plugin, State, Status, SymbolStatus, Symbols};
+pub use status::{Instance, Plugin, State, Status, SymbolStatus, Symbols};
 pub use trial::TrialError;
 pub(crate) use trial::{Candidate, End, Trial, check_package};
 

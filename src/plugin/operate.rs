@@ -258,7 +258,7 @@ impl Shared {
         let is_stopped = matches!(self.catalog().entry(&name), Some(Entry::Held(..)));
         let remote = self.remote(&name);
         let is_attached = remote.is_some_and(|remote| remote.status.borrow().attached);
-        if !is_stopped && !is_attached && self.is_up(&name) {
+        if !is_stopped && !is_attached && self.are_all_up(&name) {
             return Ok(());
         }
         self.begin(name, None).await
@@ -283,6 +283,7 @@ impl Shared {
         let (Some(manifest), Some(remote)) = (manifest, remote) else {
             return Err(ControlError::Interrupted(name));
         };
+        self.stop_others(&remote, "another process is attached").await;
         let attach = |reply| Request::Attach(Arc::clone(&manifest), reply);
         if remote.ask(attach).await.is_none() {
             return Err(ControlError::Interrupted(name));
@@ -355,10 +356,14 @@ impl Shared {
 
     /// Whether there is a process that may be made use of.
     pub(super) fn is_up(&self, name: &str) -> bool {
-        self.remote(name).is_some_and(|remote| {
-            let state = remote.status.borrow().state;
-            matches!(state, State::Running | State::Unhealthy | State::Starting)
-        })
+        let remote = self.remote(name);
+        remote.is_some_and(|remote| is_up(remote.status.borrow().state))
+    }
+
+    /// The same of every instance that is to run.
+    fn are_all_up(&self, name: &str) -> bool {
+        let remote = self.remote(name);
+        remote.is_some_and(|remote| is_up(remote.instances.describe().0.state))
     }
 
     /// The version that the catalog has.
@@ -366,6 +371,10 @@ impl Shared {
         let catalog = self.catalog();
         Some(catalog.entry(name)?.manifest()?.version.clone())
     }
+}
+
+fn is_up(state: State) -> bool {
+    matches!(state, State::Running | State::Unhealthy | State::Starting)
 }
 
 /// What tells a folder from another one in its place; `None` when there is nothing.

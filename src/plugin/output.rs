@@ -1,9 +1,10 @@
 //! Owns what a plugin's processes have said last on their standard output and error: a bounded number of
 //! bounded lines, which survive the process. Every line also goes to whoever follows, and into the host's log
-//! unless there are too many for that.
+//! unless there are too many for that. The instances of a plugin have one such memory between them; each knows what
+//! it has said last itself.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use mangrove_protocol::native::control::{Level, Log};
@@ -44,9 +45,16 @@ pub struct Line {
     pub text: String,
 }
 
-/// The last lines of a plugin.
+/// The last lines of a plugin, as one of its instances writes them.
 #[derive(Debug)]
 pub(super) struct Output {
+    shared: Arc<Shared>,
+    /// What this one has written last to standard error, and when.
+    last_error: Mutex<Option<(SystemTime, String)>>,
+}
+
+#[derive(Debug)]
+struct Shared {
     plugin: String,
     most: usize,
     lines: Mutex<VecDeque<Line>>,
@@ -58,11 +66,22 @@ impl Output {
     /// Keeps at most `most` lines.
     pub(super) fn new(plugin: &str, most: usize) -> Self {
         Self {
-            plugin: plugin.to_owned(),
-            most,
-            lines: Mutex::default(),
-            followers: broadcast::channel(BEHIND).0,
-            throttle: Mutex::new(Throttle::new(BURST, PER_SECOND, Instant::now())),
+            shared: Arc::new(Shared {
+                plugin: plugin.to_owned(),
+                most,
+                lines: Mutex::default(),
+                followers: broadcast::channel(BEHIND).0,
+                throttle: Mutex::new(Throttle::new(BURST, PER_SECOND, Instant::now())),
+            }),
+            last_error: Mutex::default(),
+        }
+    }
+
+    /// The same lines, as another instance writes them.
+    pub(super) fn beside(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            last_error: Mutex::default(),
         }
     }
 
@@ -73,16 +92,15 @@ impl Output {
     /// The last lines, and every one after them.
     pub(super) fn replay(&self) -> (Vec<Line>, broadcast::Receiver<Line>) {
         let lines = self.lock();
-        (lines.iter().cloned().collect(), self.followers.subscribe())
+        (lines.iter().cloned().collect(), self.shared.followers.subscribe())
     }
 
     /// The last line with something in it that was written to standard error since `since`.
     pub(super) fn last_error(&self, since: SystemTime) -> Option<String> {
-        let lines = self.lock();
-        let mut recent = lines.iter().rev().take_while(|line| line.at >= since);
-        recent
-            .find(|line| line.stream == Stream::Stderr && !line.text.trim().is_empty())
-            .map(|line| line.text.trim().to_owned())
+        let last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref()
+            .filter(|(at, _)| *at >= since)
+            .map(|(_, text)| text.clone())
     }
 
     /// Reads `from` until its end. A process that writes without end is read without end; nothing grows.
@@ -95,7 +113,7 @@ impl Output {
                 Ok([]) => break,
                 Ok(piece) => piece,
                 Err(error) => {
-                    tracing::debug!(plugin = self.plugin, "its output cannot be read: {error}");
+                    tracing::debug!(plugin = self.shared.plugin, "its output cannot be read: {error}");
                     break;
                 }
             };
@@ -141,7 +159,7 @@ impl Output {
             kept.push('…');
         }
         if self.may_log() {
-            let plugin = &self.plugin;
+            let plugin = &self.shared.plugin;
             match level {
                 Level::Trace => tracing::trace!(plugin, "{kept}"),
                 Level::Debug => tracing::debug!(plugin, "{kept}"),
@@ -166,7 +184,7 @@ impl Output {
             text.push('…');
         }
         if self.may_log() {
-            let plugin = &self.plugin;
+            let plugin = &self.shared.plugin;
             let name = if stream == Stream::Stdout {
                 "stdout"
             } else {
@@ -183,27 +201,36 @@ impl Output {
             stream,
             text,
         };
+        if stream == Stream::Stderr && !line.text.trim().is_empty() {
+            let said = Some((line.at, line.text.trim().to_owned()));
+            *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = said;
+        }
+        let most = self.shared.most;
         let mut lines = self.lock();
-        if lines.len() >= self.most {
+        if lines.len() >= most {
             lines.pop_front();
         }
-        if self.most > 0 {
+        if most > 0 {
             lines.push_back(line.clone());
         }
         // Under the lock, so that all see the same order. Mostly nobody follows.
-        let _unfollowed = self.followers.send(line);
+        let _unfollowed = self.shared.followers.send(line);
     }
 
     /// Whether there is room in the host's log.
     fn may_log(&self) -> bool {
         let allowed = {
-            let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut throttle = self
+                .shared
+                .throttle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             throttle.take(Instant::now())
         };
         let Some(left_out) = allowed else {
             return false;
         };
-        let plugin = &self.plugin;
+        let plugin = &self.shared.plugin;
         if left_out > 0 {
             tracing::warn!(plugin, "{left_out} lines of its output were left out here");
         }
@@ -211,7 +238,7 @@ impl Output {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Line>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -269,6 +296,9 @@ mod tests {
             output.last_error(SystemTime::UNIX_EPOCH).unwrap(),
             "ValueError: no"
         );
+        let other = output.beside();
+        assert_eq!(other.last_error(SystemTime::UNIX_EPOCH), None);
+        assert_eq!(other.lines().len(), 3);
         let later = SystemTime::now() + std::time::Duration::from_secs(1);
         assert_eq!(output.last_error(later), None);
     }

@@ -11,13 +11,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::calls::Line;
 use super::channel::Ends;
 use super::error::OpenError;
+use super::instances::{Instances, Seat};
 use super::launch::Launch;
 use super::lifecycle::{Refusal, UseId};
 use super::native::Native;
 use super::output::Output;
 use super::peers::Peers;
 use super::record::{Records, milliseconds};
-use super::status::{Snapshot, Status};
+use super::status::{Instance, Snapshot, Status};
 use super::users::Users;
 use crate::config::Portable;
 
@@ -54,6 +55,8 @@ pub(super) enum Request {
     ),
     /// Stop what was opened. Answered when it has stopped.
     Close(UseId, oneshot::Sender<()>),
+    /// It is one too many: end as soon as it runs no source and no sink any more.
+    Spare,
     /// Run a function, if it does not run yet.
     Function(SymbolName, oneshot::Sender<Result<Line, OpenError>>),
 }
@@ -72,6 +75,10 @@ pub(super) struct Remote {
     pub(super) native: Arc<Native>,
     /// What a process that somebody else starts has to find in its environment. Has the token.
     pub(super) attachment: watch::Receiver<Vec<(String, String)>>,
+    /// It and the others.
+    pub(super) instances: Arc<Instances>,
+    /// Of the source or sink that was given it.
+    pub(super) seat: Option<Arc<Seat>>,
 }
 
 impl Remote {
@@ -84,8 +91,19 @@ impl Remote {
 
     /// How the plugin is; `manifest` names its symbols.
     pub(super) fn describe(&self, manifest: &Manifest) -> Status {
-        let snapshot = self.status.borrow().clone();
+        let (snapshot, each) = self.instances.describe();
         let up = |at: SystemTime| at.elapsed().unwrap_or_default().as_secs();
+        let others = self.instances.others();
+        let others = others.values().map(|other| other.peers.refused());
+        let instances = each.into_iter().map(|(instance, one)| Instance {
+            instance,
+            status: one.state,
+            err_msg: one.reason,
+            pid: one.pid,
+            restarts: one.restarts,
+            version: one.version,
+            uptime_seconds: one.started.map(up),
+        });
         Status {
             ref_count: self.users.rules(),
             status: snapshot.state,
@@ -97,7 +115,8 @@ impl Remote {
             uptime_seconds: snapshot.started.map(up),
             note: snapshot.note,
             symbols: self.records.symbols(manifest),
-            refused_peers: self.peers.refused(),
+            refused_peers: self.peers.refused() + others.sum::<u64>(),
+            instances: instances.collect(),
             attached: snapshot.attached,
         }
     }

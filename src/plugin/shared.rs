@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mangrove_protocol::manifest::Manifest;
 use mangrove_protocol::name::PluginName;
-use tokio::sync::{Semaphore, TryAcquireError, oneshot, watch};
+use tokio::sync::{Semaphore, TryAcquireError, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,11 +20,13 @@ use super::environment;
 use super::events::Events;
 use super::fingerprint::Fingerprint;
 use super::inspect::{self, Unfit, Whole};
+use super::instances::Instances;
 use super::launch::Launch;
 use super::locks::{Haste, Locked, Locks};
 use super::native::Native;
+use super::output::Output;
 use super::process::Spawner;
-use super::remote::{Assignment, Remote, Request};
+use super::remote::{Assignment, Remote};
 use super::script::{self, ScriptError};
 use super::settings::Settings;
 use super::status::State;
@@ -388,6 +390,14 @@ impl Shared {
 
     /// How a plugin is called whose environment is there.
     pub(super) async fn assignment(&self, whole: &Whole) -> Result<Assignment, String> {
+        let instances = whole.manifest.instances;
+        if instances > 1 && !self.settings.offers_own_contract() {
+            return Err(format!(
+                "its manifest asks for {instances} instances, which only a plugin of Mangrove's own contract can have; \
+                 portable.contract is {:?}",
+                self.settings.contract
+            ));
+        }
         let (whole, portable, settings) = (whole.clone(), self.portable.clone(), Arc::clone(&self.settings));
         let assignment = blocking(move || Ok(whole.assignment(&portable, &settings))).await;
         assignment.unwrap_or_else(|error| Err(error.to_string()))
@@ -457,22 +467,9 @@ impl Shared {
             self.install_settings(&assignment.manifest).await;
         }
         let started = async {
-            loop {
-                let remote = self.worker(&assignment.manifest.name).ok_or_else(stopping)?;
-                let (reply, answer) = oneshot::channel();
-                let request = Request::Start(Box::new(assignment.clone()), reply);
-                // If it is just ending, because nobody used it any more, there is no answer.
-                let _ = remote.requests.send(request).await;
-                if accept {
-                    // Not before the worker knows: who uses a symbol now finds it starting.
-                    let manifest = Arc::clone(&assignment.manifest);
-                    self.change(|catalog| catalog.accept(manifest))
-                        .map_err(|conflict| conflict.to_string())?;
-                }
-                if let Ok(outcome) = answer.await {
-                    return outcome;
-                }
-                remote.requests.closed().await;
+            match accept {
+                true => self.start_all(&assignment).await,
+                false => self.take_over(&assignment).await,
             }
         };
         let mut started = std::pin::pin!(started);
@@ -483,7 +480,7 @@ impl Shared {
         started.await
     }
 
-    fn spawner(&self) -> Option<Spawner> {
+    pub(super) fn spawner(&self) -> Option<Spawner> {
         (!self.is_stopping()).then(|| self.spawner.clone())
     }
 
@@ -494,27 +491,37 @@ impl Shared {
         if let Some(known) = workers.get(plugin).filter(|remote| !remote.requests.is_closed()) {
             return Some(known.clone());
         }
-        let (settings, events) = (Arc::clone(&self.settings), self.events.clone());
-        let output = workers.get(plugin).map(|ended| Arc::clone(&ended.output));
-        let native = Arc::clone(&self.native);
-        let (worker, remote) = Worker::new(plugin.clone(), settings, spawner, native, events, output);
-        self.tasks.spawn(worker.run(self.shutdown.child_token()));
+        let instances = workers.get(plugin).map(|ended| Arc::clone(&ended.instances));
+        let instances = instances.unwrap_or_else(|| {
+            let output = Output::new(plugin.as_str(), self.settings.log_lines);
+            Arc::new(Instances::new(Arc::new(output)))
+        });
+        let remote = self.employ(spawner, plugin, 0, instances);
         workers.insert(plugin.clone(), remote.clone());
         Some(remote)
     }
 
-    /// Stops the plugin's process and waits for its end. Uses stay, and wait for its return.
-    pub(super) async fn stop_worker(&self, name: &str, reason: &str) {
-        if let Some(remote) = self.remote(name) {
-            let reason = reason.to_owned();
-            let _ = remote
-                .ask(|reply| Request::Stop {
-                    reason,
-                    retire: true,
-                    reply,
-                })
-                .await;
-        }
+    /// A worker that runs nothing yet.
+    pub(super) fn employ(
+        &self,
+        spawner: Spawner,
+        plugin: &PluginName,
+        instance: u32,
+        instances: Arc<Instances>,
+    ) -> Remote {
+        let (settings, events) = (Arc::clone(&self.settings), self.events.clone());
+        let native = Arc::clone(&self.native);
+        let (worker, remote) = Worker::new(
+            plugin.clone(),
+            settings,
+            spawner,
+            native,
+            events,
+            instance,
+            instances,
+        );
+        self.tasks.spawn(worker.run(self.shutdown.child_token()));
+        remote
     }
 
     /// Takes the plugin's symbols away and gives the rules that use them time to let go. Returns their names.

@@ -76,6 +76,30 @@ pub struct Status {
     pub refused_peers: u64,
     /// Its process is one that its author starts.
     pub attached: bool,
+    /// Each of its instances, when it has several. Process, start and uptime above are those of number 0, the
+    /// restarts are those of all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<Instance>,
+}
+
+/// One of several instances of a plugin.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Instance {
+    /// Its number, from 0.
+    pub instance: u32,
+    /// Its state.
+    pub status: State,
+    /// Why it is in this state; empty when all is well.
+    pub err_msg: String,
+    /// Its process, if one runs.
+    pub pid: Option<u32>,
+    /// How often its process was started again after a failure, since the host started.
+    pub restarts: u32,
+    /// The version that runs, or would.
+    pub version: String,
+    /// For how many seconds its process has been running.
+    pub uptime_seconds: Option<u64>,
 }
 
 /// The symbols of a plugin, by kind and name.
@@ -120,6 +144,7 @@ impl Status {
             symbols: Symbols::default(),
             refused_peers: 0,
             attached: false,
+            instances: Vec::new(),
         }
     }
 }
@@ -147,6 +172,11 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
+    /// What a worker is before it is told anything.
+    pub(super) fn unstarted() -> Self {
+        Self::new(State::Stopped, "not started")
+    }
+
     pub(super) fn new(state: State, reason: &str) -> Self {
         Self {
             state,

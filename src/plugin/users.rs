@@ -1,6 +1,6 @@
-//! Owns who uses a plugin: how many symbols each rule holds, and which uses were dropped. Values of [`User`]
-//! sit in the channels' public handles, whose `drop` can wait for nothing; the worker picks up what they
-//! leave.
+//! Owns who uses a plugin: how many symbols each rule holds, which is one count for all of its instances, and which
+//! uses were dropped, which each worker has for itself. Values of [`User`] sit in the channels' public handles, whose
+//! `drop` can wait for nothing; the worker picks up what they leave.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,23 +10,38 @@ use tokio::sync::Notify;
 
 use super::lifecycle::UseId;
 
-/// The users of one plugin.
+/// How many symbols of a plugin each rule holds.
 #[derive(Debug, Default)]
-pub(super) struct Users {
-    next: AtomicU64,
-    shared: Mutex<Shared>,
-    changed: Notify,
+pub(super) struct Rules {
+    counts: Mutex<BTreeMap<String, u32>>,
     idle: Notify,
 }
 
+/// The users of one instance of a plugin.
 #[derive(Debug, Default)]
-struct Shared {
-    rules: BTreeMap<String, u32>,
+pub(super) struct Users {
+    next: AtomicU64,
+    rules: Arc<Rules>,
     /// Uses that were dropped, for the worker; at most as many as were opened.
-    left: Vec<UseId>,
+    left: Mutex<Vec<UseId>>,
+    changed: Notify,
+}
+
+impl Rules {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+        lock(&self.counts)
+    }
 }
 
 impl Users {
+    /// Nobody yet, of a plugin that `rules` may use elsewhere already.
+    pub(super) fn of(rules: Arc<Rules>) -> Self {
+        Self {
+            rules,
+            ..Self::default()
+        }
+    }
+
     /// An id that was never used before.
     pub(super) fn next_id(&self) -> UseId {
         UseId(self.next.fetch_add(1, Ordering::Relaxed))
@@ -35,7 +50,7 @@ impl Users {
     /// Counts `rule` as a user until the returned value is dropped; then the worker is told that the use
     /// `id`, if there is one, is over.
     pub(super) fn enter(self: &Arc<Self>, rule: &str, id: Option<UseId>) -> User {
-        *self.lock().rules.entry(rule.to_owned()).or_default() += 1;
+        *self.rules.lock().entry(rule.to_owned()).or_default() += 1;
         User {
             users: Arc::clone(self),
             rule: rule.to_owned(),
@@ -45,7 +60,7 @@ impl Users {
 
     /// How many symbols each rule uses.
     pub(super) fn rules(&self) -> BTreeMap<String, u32> {
-        self.lock().rules.clone()
+        self.rules.lock().clone()
     }
 
     /// Waits until no rule uses the plugin any more.
@@ -53,15 +68,15 @@ impl Users {
     /// # Cancel safety
     /// May be dropped.
     pub(super) async fn idle(&self) {
-        let mut idle = std::pin::pin!(self.idle.notified());
+        let mut idle = std::pin::pin!(self.rules.idle.notified());
         loop {
             // Listens before it looks, so that the last one's leave is not missed.
             idle.as_mut().enable();
-            if self.lock().rules.is_empty() {
+            if self.rules.lock().is_empty() {
                 return;
             }
             idle.as_mut().await;
-            idle.set(self.idle.notified());
+            idle.set(self.rules.idle.notified());
         }
     }
 
@@ -75,12 +90,12 @@ impl Users {
 
     /// The uses that were dropped since the last time.
     pub(super) fn take_left(&self) -> Vec<UseId> {
-        std::mem::take(&mut self.lock().left)
+        std::mem::take(&mut lock(&self.left))
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One use of a plugin by a rule.
@@ -93,19 +108,19 @@ pub(super) struct User {
 
 impl Drop for User {
     fn drop(&mut self) {
-        let mut shared = self.users.lock();
-        if let Some(count) = shared.rules.get_mut(&self.rule) {
+        lock(&self.users.left).extend(self.id);
+        let mut rules = self.users.rules.lock();
+        if let Some(count) = rules.get_mut(&self.rule) {
             *count -= 1;
             if *count == 0 {
-                shared.rules.remove(&self.rule);
+                rules.remove(&self.rule);
             }
         }
-        shared.left.extend(self.id);
-        let idle = shared.rules.is_empty();
-        drop(shared);
+        let idle = rules.is_empty();
+        drop(rules);
         self.users.changed.notify_one();
         if idle {
-            self.users.idle.notify_waiters();
+            self.users.rules.idle.notify_waiters();
         }
     }
 }
@@ -130,6 +145,23 @@ mod tests {
         drop(second);
         assert!(users.rules().is_empty());
         assert_ne!(users.next_id(), id);
+    }
+
+    #[tokio::test]
+    async fn rules_are_counted_over_all_instances_and_each_worker_gets_what_left_it() {
+        let rules = Arc::new(Rules::default());
+        let (one, other) = (
+            Arc::new(Users::of(Arc::clone(&rules))),
+            Arc::new(Users::of(Arc::clone(&rules))),
+        );
+        let id = other.next_id();
+        let (first, second) = (one.enter("r1", Some(one.next_id())), other.enter("r1", Some(id)));
+        assert_eq!(one.rules(), [("r1".to_owned(), 2)].into());
+        drop(second);
+        assert_eq!((one.take_left(), other.take_left()), (vec![], vec![id]));
+        assert_eq!(other.rules(), [("r1".to_owned(), 1)].into());
+        drop(first);
+        other.idle().await;
     }
 
     #[tokio::test]

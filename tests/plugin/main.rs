@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `control`, `channels` | a process that only sleeps, with a scripted peer in the test on its sockets |
 //! | `native` | the same, in our own contract |
+//! | `instances` | the same, on the Python SDK: several processes of one plugin |
 //! | `operate` | the same, stopped and started by hand |
 //! | `folder`, `install` | the same, in folders and zips that are good, broken or hostile, from near and far |
 //! | `watch` | the same, in folders and zips that come, change and go |
@@ -21,6 +22,7 @@ mod folder;
 mod guard;
 mod home;
 mod install;
+mod instances;
 mod load;
 mod native;
 mod operate;

@@ -16,6 +16,9 @@ pub const MAX_SIZE: usize = 256 * 1024;
 /// The longest `startTimeout`, in milliseconds: one hour is longer than anybody should wait for a plugin.
 pub const MAX_START_TIMEOUT: u64 = 3_600_000;
 
+/// The most processes that one plugin can have.
+pub const MAX_INSTANCES: u32 = 64;
+
 /// What a plugin folder says of itself.
 ///
 /// ```
@@ -65,6 +68,9 @@ pub struct Manifest {
     /// What each of its processes may use at most.
     #[serde(skip_serializing_if = "Limits::is_none")]
     pub limits: Limits,
+    /// How many processes of it run beside each other, from 1 to [`MAX_INSTANCES`].
+    #[serde(skip_serializing_if = "is_one")]
+    pub instances: u32,
     /// What it is for, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -90,6 +96,10 @@ impl Limits {
     fn is_none(&self) -> bool {
         *self == Self::default()
     }
+}
+
+fn is_one(instances: &u32) -> bool {
+    *instances == 1
 }
 
 /// How a plugin's program is run.
@@ -203,6 +213,12 @@ pub enum ManifestError {
         /// What was expected.
         expected: &'static str,
     },
+    /// A number of processes that no plugin can have.
+    #[error("\"instances\" is {found}; expected an integer from 1 to {MAX_INSTANCES} (processes)")]
+    Instances {
+        /// What it says.
+        found: serde_json::Number,
+    },
     /// A NUL byte or a `=` where the system's environment can't hold it.
     #[error("{field:?} holds {text:?}, which cannot be handed to a process")]
     Unpassable {
@@ -302,6 +318,7 @@ struct Raw {
     environment: Option<BTreeMap<String, String>>,
     start_timeout: Option<u64>,
     limits: Option<Limits>,
+    instances: Option<serde_json::Number>,
     description: Option<String>,
 }
 
@@ -347,6 +364,7 @@ impl Raw {
             environment: self.environment.unwrap_or_default(),
             start_timeout: check_start_timeout(self.start_timeout)?,
             limits: check_limits(self.limits.unwrap_or_default())?,
+            instances: check_instances(self.instances)?,
             description: self.description,
         };
         if SymbolKind::ALL
@@ -407,6 +425,15 @@ fn check_start_timeout(milliseconds: Option<u64>) -> Result<Option<u64>, Manifes
             Err(ManifestError::StartTimeout { found })
         }
         milliseconds => Ok(milliseconds),
+    }
+}
+
+fn check_instances(instances: Option<serde_json::Number>) -> Result<u32, ManifestError> {
+    let Some(found) = instances else { return Ok(1) };
+    let count = found.as_u64().and_then(|count| u32::try_from(count).ok());
+    match count {
+        Some(count) if (1..=MAX_INSTANCES).contains(&count) => Ok(count),
+        _ => Err(ManifestError::Instances { found }),
     }
 }
 
@@ -539,6 +566,19 @@ mod tests {
                 "{said}"
             );
         }
+        for instances in ["0", "65", "-1", "2.5", "99999999999999999999"] {
+            let said = refusal(&with(&format!(r#","instances":{instances}"#)));
+            assert!(
+                said.starts_with(r#""instances" is "#)
+                    && said.ends_with("; expected an integer from 1 to 64 (processes)"),
+                "{said}"
+            );
+        }
+        assert_eq!(
+            refusal(&with(r#","instances":65"#)),
+            r#""instances" is 65; expected an integer from 1 to 64 (processes)"#
+        );
+        assert!(refusal(&with(r#","instances":"2""#)).contains("expected a JSON number"));
         assert_eq!(
             refusal(&with(r#","limits":{"cpuShare":101}"#)),
             r#""limits": "cpuShare" is 101; expected an integer from 1 to 100 (percent)"#
@@ -547,6 +587,25 @@ mod tests {
         assert!(refusal(&with(r#","limits":{"disk":1}"#)).contains("unknown field `disk`"));
         assert!(refusal(r#"{"version":"1","language":"go","executable":"x"}"#).contains("no symbol"));
         assert!(refusal(r#"{"language":"go","executable":"x","functions":["f"]}"#).contains(r#""version""#));
+    }
+
+    #[test]
+    fn several_instances_are_kept_and_one_is_not_worth_a_word() {
+        let with = |fields: &str| {
+            let json =
+                format!(r#"{{"version":"1","language":"go","executable":"x","functions":["f"]{fields}}}"#);
+            let manifest = parse(&json).unwrap();
+            let again = parse(&serde_json::to_string(&manifest).unwrap()).unwrap();
+            assert_eq!(manifest, again);
+            (
+                manifest.instances,
+                serde_json::to_value(again).unwrap()["instances"].as_u64(),
+            )
+        };
+        assert_eq!(with(r#","instances":64"#), (64, Some(64)));
+        assert_eq!(with(r#","instances":1"#), (1, None));
+        assert_eq!(with(r#","instances":null"#), (1, None));
+        assert_eq!(with(""), (1, None));
     }
 
     #[test]

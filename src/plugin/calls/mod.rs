@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::doorstep::Doorstep;
+use super::instances::{Links, Pool};
 use super::native::link::Link;
 use super::turn::{self, Turn};
 pub(super) use task::Task;
@@ -53,6 +54,15 @@ const BUSY: u8 = 2;
 const LATE: u8 = 3;
 
 impl Standing {
+    fn new(changed: Arc<Notify>) -> Self {
+        Self {
+            turn: AtomicU8::new(ABSENT),
+            process: AtomicU32::new(0),
+            overdue: AtomicBool::new(false),
+            changed,
+        }
+    }
+
     fn note(&self, turn: &Turn<PipeId>, process: u32) {
         let word = match turn.standing() {
             None => ABSENT,
@@ -90,27 +100,46 @@ impl Standing {
 pub(super) struct Line {
     pub(super) calls: mpsc::Sender<Call>,
     pub(super) standing: Arc<Standing>,
-    /// The channel of our own contract, when the process speaks that.
-    pub(super) link: watch::Receiver<Option<Arc<Link>>>,
+    /// The channels of our own contract, when the processes speak that.
+    pub(super) links: watch::Receiver<Option<Links>>,
 }
 
 /// The worker's end of a channel.
 pub(super) struct Channel {
     line: Line,
     favoured: watch::Sender<Option<u32>>,
-    link: watch::Sender<Option<Arc<Link>>>,
-    doorstep: Arc<Doorstep>,
+    /// Where a process of eKuiper's contract dials; `None` where there can be none.
+    doorstep: Option<Arc<Doorstep>>,
+    /// The instance whose channel it is, and where it is known.
+    instance: u32,
+    pool: Arc<Pool>,
     stop: CancellationToken,
 }
 
 impl Channel {
+    /// That of an instance beside number 0, which can only be of our own contract.
+    pub(super) fn beside(instance: u32, pool: Arc<Pool>) -> Self {
+        Self {
+            line: Line {
+                calls: mpsc::channel(1).0,
+                standing: Arc::new(Standing::new(Arc::default())),
+                links: pool.subscribe(),
+            },
+            favoured: watch::Sender::new(None),
+            doorstep: None,
+            instance,
+            pool,
+            stop: CancellationToken::new(),
+        }
+    }
+
     pub(super) fn line(&self) -> Line {
         self.line.clone()
     }
 
     /// Where a process of eKuiper's contract dials.
-    pub(super) fn doorstep(&self) -> Arc<Doorstep> {
-        Arc::clone(&self.doorstep)
+    pub(super) fn doorstep(&self) -> Option<Arc<Doorstep>> {
+        self.doorstep.clone()
     }
 
     /// Whether anybody besides the worker can call.
@@ -120,7 +149,7 @@ impl Channel {
 
     /// Puts calls into this link from now on; without one, into the channel of the other contract.
     pub(super) fn serve(&self, link: Option<Arc<Link>>) {
-        self.link.send_replace(link);
+        self.pool.serve(self.instance, link);
     }
 
     /// The process whose turn it is.
@@ -141,5 +170,6 @@ impl Channel {
 
     pub(super) fn stop(&self) {
         self.stop.cancel();
+        self.pool.serve(self.instance, None);
     }
 }

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
 
 use mangrove_protocol::address::{self, AddressTooLong};
 use mangrove_protocol::control;
@@ -13,11 +12,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{ABSENT, Answer, Call, Channel, LINE, Line};
+use super::{Answer, Call, Channel, LINE, Line};
 use crate::plugin::doorstep::{Doorstep, Listener};
 use crate::plugin::guard;
+use crate::plugin::instances::{Links, Pool};
 use crate::plugin::missed;
-use crate::plugin::native::link::{Link, RECONNECT};
+use crate::plugin::native::link::RECONNECT;
 use crate::plugin::turn::{Heard, Standing, Turn};
 
 /// The task that owns the channel's socket.
@@ -27,8 +27,8 @@ pub(in crate::plugin) struct Task {
     calls: mpsc::Receiver<Call>,
     silent: mpsc::Sender<SymbolName>,
     favoured: watch::Receiver<Option<u32>>,
-    /// The channel of our own contract, when the process speaks that.
-    link: watch::Receiver<Option<Arc<Link>>>,
+    /// The channels of our own contract, when the processes speak that.
+    links: watch::Receiver<Option<Links>>,
     stop: CancellationToken,
     core: Core,
 }
@@ -50,6 +50,7 @@ impl Task {
         plugin: &PluginName,
         symbol: &SymbolName,
         options: SocketOptions,
+        pool: Arc<Pool>,
         silent: mpsc::Sender<SymbolName>,
         changed: Arc<Notify>,
     ) -> Result<(Self, Channel), AddressTooLong> {
@@ -57,14 +58,9 @@ impl Task {
         let socket = Rep::with_options(options);
         let events = socket.events();
         let (sender, calls) = mpsc::channel(LINE);
-        let standing = Arc::new(super::Standing {
-            turn: AtomicU8::new(ABSENT),
-            process: AtomicU32::new(0),
-            overdue: AtomicBool::new(false),
-            changed,
-        });
+        let standing = Arc::new(super::Standing::new(changed));
         let (favour, favoured) = watch::channel(None);
-        let (serve, link) = watch::channel(None);
+        let links = pool.subscribe();
         let stop = CancellationToken::new();
         let core = Core {
             plugin: plugin.clone(),
@@ -81,11 +77,12 @@ impl Task {
             line: Line {
                 calls: sender,
                 standing,
-                link: link.clone(),
+                links: links.clone(),
             },
             favoured: favour,
-            link: serve,
-            doorstep: Arc::new(Doorstep::new(Listener::Rep(socket.clone()), address)),
+            doorstep: Some(Arc::new(Doorstep::new(Listener::Rep(socket.clone()), address))),
+            instance: 0,
+            pool,
             stop: stop.clone(),
         };
         Ok((
@@ -95,7 +92,7 @@ impl Task {
                 calls,
                 silent,
                 favoured,
-                link,
+                links,
                 stop,
                 core,
             },
@@ -116,7 +113,7 @@ impl Task {
                 Some(call) = self.calls.recv(), if idle => Wake::Call(call),
                 () = sleep_until(core.silent_at) => Wake::Silent,
                 Ok(()) = self.favoured.changed() => Wake::Favour,
-                Ok(()) = self.link.changed() => Wake::Link,
+                Ok(()) = self.links.changed() => Wake::Link,
             };
             match wake {
                 Wake::Stop => break,
@@ -134,12 +131,12 @@ impl Task {
                 Wake::GivenUp => core.handle_given_up(),
                 Wake::Call(call) => {
                     core.current = Some(call);
-                    if self.link.borrow().is_some() {
+                    if self.links.borrow().is_some() {
                         core.redirect();
                     }
                 }
                 Wake::Link => {
-                    if self.link.borrow_and_update().is_some() {
+                    if self.links.borrow_and_update().is_some() {
                         core.redirect();
                     }
                 }
@@ -148,7 +145,7 @@ impl Task {
                     core.choose();
                 }
                 // The process that has closed it, speaks our own contract from now on.
-                Wake::Silent if self.link.borrow().is_some() => core.silent_at = None,
+                Wake::Silent if self.links.borrow().is_some() => core.silent_at = None,
                 Wake::Silent => {
                     // When it has not come back by then, or the worker is too busy now, once more.
                     core.silent_at = Some(Instant::now() + RECONNECT);

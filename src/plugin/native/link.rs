@@ -3,7 +3,7 @@
 //! sends, one receives.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -70,6 +70,12 @@ pub(in crate::plugin) struct Link {
     /// The plugin has said that it runs the function.
     started: Notify,
     closed: CancellationToken,
+    /// Somebody is at the other end.
+    connected: AtomicBool,
+    /// Calls that somebody waits for.
+    awaited: AtomicUsize,
+    /// Calls that were given up since the last result came.
+    given_up: AtomicUsize,
 }
 
 /// A call that somebody waits for. Dropped: nobody does any more.
@@ -80,10 +86,12 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        self.link.awaited.fetch_sub(1, Ordering::Relaxed);
         let mut pending = super::lock(&self.link.pending);
         if pending.calls.remove(&self.id).is_some() {
             pending.cancelled.push(self.id);
             drop(pending);
+            self.link.given_up.fetch_add(1, Ordering::Relaxed);
             self.link.changed.notify_one();
         }
     }
@@ -97,6 +105,7 @@ impl Link {
     pub(in crate::plugin) async fn call(&self, args: Vec<Value>, context: Arc<FunctionContext>) -> Reply {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
+        self.awaited.fetch_add(1, Ordering::Relaxed);
         let waiting = Waiting { link: self, id };
         let call = Call {
             id,
@@ -110,6 +119,7 @@ impl Link {
         };
         // It is no longer pending, so there is nothing to cancel.
         std::mem::forget(waiting);
+        self.awaited.fetch_sub(1, Ordering::Relaxed);
         reply
     }
 
@@ -133,6 +143,17 @@ impl Link {
     /// The plugin says that it runs the function: it has a connection, or is to have one soon.
     pub(super) fn note_started(&self) {
         self.started.notify_one();
+    }
+
+    /// Whether somebody is at the other end just now.
+    pub(in crate::plugin) fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// How many calls the process owes. Those that were given up count until it answers another one: where nothing comes
+    /// out, nothing more should go in.
+    pub(in crate::plugin) fn load(&self) -> usize {
+        self.awaited.load(Ordering::Relaxed) + self.given_up.load(Ordering::Relaxed)
     }
 
     /// Ends both tasks.
@@ -203,6 +224,9 @@ pub(super) fn new(
         orders,
         started: Notify::new(),
         closed: CancellationToken::new(),
+        connected: AtomicBool::new(false),
+        awaited: AtomicUsize::new(0),
+        given_up: AtomicUsize::new(0),
     });
     Parts {
         writer: Writer {
@@ -355,7 +379,11 @@ impl Reader {
 
     /// Looks whether there is a connection.
     fn look(&mut self) {
-        self.pipe = self.socket.pipes().first().map(|info| info.id);
+        let before = std::mem::replace(&mut self.pipe, self.socket.pipes().first().map(|info| info.id));
+        self.link.connected.store(self.pipe.is_some(), Ordering::Relaxed);
+        if self.pipe != before {
+            self.link.given_up.store(0, Ordering::Relaxed);
+        }
         if self.pipe.is_some() {
             self.was_connected = true;
             self.lost_at = None;
@@ -381,6 +409,9 @@ impl Reader {
             Ok(read) => read,
             Err(error) => return self.record.note_error(&error.to_string()),
         };
+        if self.link.given_up.load(Ordering::Relaxed) > 0 {
+            self.link.given_up.store(0, Ordering::Relaxed);
+        }
         let mut pending = super::lock(&self.link.pending);
         let was_full = pending.calls.len() >= IN_FLIGHT;
         for (id, result) in read.results {

@@ -3,11 +3,12 @@
 use mangrove_protocol::address;
 use mangrove_protocol::control::{Meta, Symbol, UseAs};
 use mangrove_protocol::name::SymbolName;
+use mangrove_protocol::native::INSTANCE_VARIABLE;
 use sp_proto::PipeId;
 use tokio::sync::oneshot;
 
 use super::{Moved, Worker, answer};
-use crate::plugin::calls::{Line, Task};
+use crate::plugin::calls::{Channel, Line, Task};
 use crate::plugin::causes::with_sources;
 use crate::plugin::error::OpenError;
 use crate::plugin::lifecycle::{Deed, Event, Generation, Happening, Ticket};
@@ -115,7 +116,8 @@ impl Worker {
 
     /// The host listens first: some SDKs dial only once.
     pub(super) async fn listen(&mut self) -> Result<(), String> {
-        if self.endpoint.is_none() {
+        // The address is that of the whole plugin.
+        if self.endpoint.is_none() && self.instance == 0 {
             let address = address::control(&self.plugin).map_err(|error| error.to_string())?;
             let endpoint = self.control.listen(&address).await;
             let endpoint = endpoint.map_err(|error| with_sources(&error))?;
@@ -133,6 +135,10 @@ impl Worker {
             .ok_or("there is nothing to run")?
             .clone();
         launch.environment.extend(environment);
+        if self.settings.offers_own_contract() {
+            let variable = INSTANCE_VARIABLE.to_owned();
+            launch.environment.insert(variable, self.instance.to_string());
+        }
         let process = self.spawner.spawn(&launch, &self.output, &self.peers).await;
         let process =
             process.map_err(|error| format!("cannot start {}: {error}", launch.program.to_string_lossy()))?;
@@ -183,6 +189,17 @@ impl Worker {
         }
     }
 
+    /// Opens the functions that every instance is to run.
+    pub(super) async fn open_wanted(&mut self) {
+        let wanted = self.functions.borrow_and_update().clone();
+        for symbol in wanted {
+            if self.symbols.function(&symbol).is_none() {
+                let (reply, _nobody) = oneshot::channel();
+                self.open_function(symbol, reply).await;
+            }
+        }
+    }
+
     pub(super) async fn open_function(
         &mut self,
         symbol: SymbolName,
@@ -191,9 +208,15 @@ impl Worker {
         let Some(reply) = self.symbols.join_function(&symbol, reply) else {
             return;
         };
+        let pool = self.instances.pool(&symbol);
+        if self.instance > 0 {
+            let channel = Channel::beside(self.instance, pool);
+            self.start_function(symbol, channel, reply).await;
+            return;
+        }
         let (silent, changed) = (self.silent.0.clone(), self.symbols.changed.clone());
         let options = crate::plugin::socket_options(&self.settings, &self.peers);
-        let (task, channel) = match Task::new(&self.plugin, &symbol, options, silent, changed) {
+        let (task, channel) = match Task::new(&self.plugin, &symbol, options, pool, silent, changed) {
             Ok(channel) => channel,
             Err(error) => {
                 answer(reply, Err(error.into()));
@@ -201,6 +224,15 @@ impl Worker {
             }
         };
         self.tasks.spawn(task.run());
+        self.start_function(symbol, channel, reply).await;
+    }
+
+    async fn start_function(
+        &mut self,
+        symbol: SymbolName,
+        channel: Channel,
+        reply: oneshot::Sender<Result<Line, OpenError>>,
+    ) {
         let id = self.users.next_id();
         self.symbols.insert_function(symbol.clone(), id, channel, reply);
         let symbol = Symbol {

@@ -14,7 +14,7 @@ mod native;
 mod processes;
 mod symbols;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::events::Events;
+use super::instances::Instances;
 use super::launch::Launch;
 use super::lifecycle::{Event, Generation, Generations, Happening, Limits, Ticket, UseId};
 use super::missed;
@@ -54,6 +55,11 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The task's state. Made by [`Worker::new`], driven by [`Worker::run`].
 pub(super) struct Worker {
     plugin: PluginName,
+    /// Which of the plugin's instances it is; number 0 stands for all of them where there can be one alone.
+    instance: u32,
+    instances: Arc<Instances>,
+    /// The functions that every instance is to run.
+    functions: watch::Receiver<BTreeSet<SymbolName>>,
     settings: Arc<Portable>,
     spawner: Spawner,
     requests: mpsc::Receiver<Request>,
@@ -86,6 +92,8 @@ pub(super) struct Worker {
     silent: Queue<SymbolName>,
     stopping: Vec<oneshot::Sender<()>>,
     retiring: bool,
+    /// There are enough instances without it.
+    spare: bool,
     /// What a process that somebody else starts is to be.
     attached: Option<Arc<Manifest>>,
     /// What it has to find in its environment.
@@ -118,6 +126,7 @@ enum Wake {
     News(Generation, News),
     Silent(SymbolName),
     Functions,
+    Wanted,
     Moved(Result<Moved, tokio::task::JoinError>),
     Look,
     Tick,
@@ -125,22 +134,25 @@ enum Wake {
 }
 
 impl Worker {
-    /// A worker that runs nothing yet, and the way to it. `output` is what an earlier one of the same plugin has
-    /// heard.
+    /// A worker that runs nothing yet, and the way to it. It is this one of the plugin's `instances`.
     pub(super) fn new(
         plugin: PluginName,
         settings: Arc<Portable>,
         spawner: Spawner,
         native: Arc<Native>,
         events: Events,
-        output: Option<Arc<Output>>,
+        instance: u32,
+        instances: Arc<Instances>,
     ) -> (Self, Remote) {
         let (sender, requests) = mpsc::channel(QUEUE);
-        let (status, snapshot) = watch::channel(Snapshot::new(State::Stopped, "not started"));
-        let users = Arc::<Users>::default();
-        let records = Arc::<Records>::default();
-        let none = || Arc::new(Output::new(plugin.as_str(), settings.log_lines));
-        let output = output.unwrap_or_else(none);
+        let (status, snapshot) = watch::channel(Snapshot::unstarted());
+        instances.begin(instance);
+        let users = Arc::new(Users::of(Arc::clone(&instances.rules)));
+        let records = Arc::clone(&instances.records);
+        let output = match instance {
+            0 => Arc::clone(&instances.output),
+            _ => Arc::new(instances.output.beside()),
+        };
         let changes = events.changes.clone();
         let peers = Arc::new(Peers::new(plugin.as_str(), settings.admits_any_peer(), changes));
         let backoff = Backoff::new(
@@ -150,6 +162,9 @@ impl Worker {
         );
         let worker = Self {
             plugin: plugin.clone(),
+            instance,
+            instances: Arc::clone(&instances),
+            functions: instances.functions(),
             settings: Arc::clone(&settings),
             spawner,
             requests,
@@ -176,6 +191,7 @@ impl Worker {
             silent: mpsc::channel(1),
             stopping: Vec::new(),
             retiring: false,
+            spare: false,
             attached: None,
             attachment: watch::Sender::default(),
         };
@@ -193,6 +209,8 @@ impl Worker {
                 settings,
                 native,
                 attachment,
+                instances,
+                seat: None,
             },
         )
     }
@@ -216,6 +234,7 @@ impl Worker {
                 Some((generation, news)) = self.news.1.recv() => Wake::News(generation, news),
                 Some(symbol) = self.silent.1.recv() => Wake::Silent(symbol),
                 () = self.symbols.changed.notified() => Wake::Functions,
+                Ok(()) = self.functions.changed(), if self.instance > 0 => Wake::Wanted,
                 Some(moved) = self.moves.join_next() => Wake::Moved(moved),
                 _ = look.tick(), if !self.processes.is_empty() => Wake::Look,
                 () = sleep_until(deadline) => Wake::Tick,
@@ -244,6 +263,7 @@ impl Worker {
                 Wake::News(generation, news) => self.handle_news(generation, news).await,
                 Wake::Silent(symbol) => self.handle_silent(&symbol).await,
                 Wake::Functions => self.handle_functions().await,
+                Wake::Wanted => self.open_wanted().await,
                 Wake::Moved(Ok(moved)) => self.handle_moved(moved).await,
                 Wake::Look => {
                     for (generation, halted) in self.processes.look() {
@@ -259,6 +279,11 @@ impl Worker {
                     tracing::error!(plugin = %self.plugin, "the task of a symbol died: {error}");
                 }
                 Wake::Joined(Ok(())) => {}
+            }
+            if self.spare && !self.symbols.have_ends() {
+                (self.spare, self.retiring) = (false, true);
+                self.handle(Happening::Stop("its version has fewer instances".to_owned()))
+                    .await;
             }
             if self.processes.is_empty() {
                 // Nothing has to be started, but there has to be something to connect to.
@@ -277,13 +302,16 @@ impl Worker {
         self.processes.close_sessions();
         while self.tasks.join_next().await.is_some() {}
         self.control.close().await;
+        // Whoever takes its place may listen where it did.
+        self.requests.close();
+        self.instances.end(self.instance);
     }
 
     async fn handle_request(&mut self, request: Request) {
         match request {
             Request::Start(assignment, reply) => {
                 let Assignment { manifest, launch } = *assignment;
-                self.retiring = false;
+                (self.retiring, self.spare) = (false, false);
                 self.records.retain_defined(&manifest);
                 let ticket = self.ticket(reply);
                 self.launches.insert(ticket, launch);
@@ -320,6 +348,7 @@ impl Worker {
                 self.symbols.note_closing(id, reply);
                 self.handle(Happening::Close(id)).await;
             }
+            Request::Spare => self.spare = true,
             Request::Function(symbol, reply) => self.open_function(symbol, reply).await,
         }
     }
@@ -354,6 +383,14 @@ impl Worker {
             self.control.disconnect(pipe);
             return;
         }
+        let manifest = self.generations.manifest(owner);
+        // One that its author starts is alone.
+        let is_attached = self.generations.standing().attached && owner == self.generations.current();
+        if let Some(manifest) = manifest.filter(|manifest| manifest.instances > 1 && !is_attached) {
+            self.control.disconnect(pipe);
+            self.condemn_foreign(owner, manifest.instances).await;
+            return;
+        }
         let request = control::Request::decode(message.body());
         tracing::trace!(plugin = %self.plugin, ?pipe, ?request, "control message");
         let id = message.id();
@@ -362,6 +399,28 @@ impl Worker {
         self.processes.hold(message);
         self.handle(Happening::Of(owner, Event::Message(pipe, id, request)))
             .await;
+    }
+
+    /// Its addresses are fixed, so two processes of it cannot be told apart; and one would do less than the manifest
+    /// says.
+    async fn condemn_foreign(&mut self, owner: Generation, instances: u32) {
+        let reason = format!(
+            "it speaks eKuiper's contract, of which only one process can run; \
+             its manifest asks for {instances} instances"
+        );
+        if owner == self.generations.current() {
+            for other in self.instances.others().values() {
+                let (reply, _nobody) = oneshot::channel();
+                let (reason, retire) = (reason.clone(), false);
+                // One that is too busy gives up by itself: it is not listened to either.
+                let _ = other.requests.try_send(Request::Stop {
+                    reason,
+                    retire,
+                    reply,
+                });
+            }
+        }
+        self.handle(Happening::Of(owner, Event::Condemn(reason))).await;
     }
 
     /// Whose connection this is; a stranger's is closed.
@@ -457,23 +516,26 @@ impl Worker {
             let changed = *current != snapshot;
             if changed {
                 let plugin = &self.plugin;
+                // Nothing in a log about a plugin that has but one.
+                let instance = (self.instances.wanted() > 1).then_some(self.instance);
                 match snapshot.state {
                     State::Restarting | State::Failed | State::Unhealthy => {
-                        tracing::warn!(%plugin, "{snapshot}");
+                        tracing::warn!(%plugin, instance, "{snapshot}");
                     }
-                    _ => tracing::info!(%plugin, version = snapshot.version, "{snapshot}"),
+                    _ => tracing::info!(%plugin, instance, version = snapshot.version, "{snapshot}"),
                 }
                 if !snapshot.note.is_empty() && snapshot.note != current.note {
-                    tracing::warn!(%plugin, "{}", snapshot.note);
-                }
-                if !snapshot.is_same_state(current) {
-                    self.events.announce(&self.plugin, &snapshot);
+                    tracing::warn!(%plugin, instance, "{}", snapshot.note);
                 }
                 *current = snapshot;
             }
             changed
         });
         if changed {
+            let whole = self.instances.note(self.instance, &self.status.borrow());
+            if let Some(whole) = whole {
+                self.events.announce(&self.plugin, &whole);
+            }
             self.events.changes.note();
         }
     }

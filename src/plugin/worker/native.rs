@@ -25,6 +25,7 @@ impl Worker {
         let manifest = attached.or_else(|| self.generations.manifest(generation));
         let setup = Setup {
             generation,
+            instance: self.instance,
             manifest: manifest.ok_or("there is nothing to run")?,
             settings: Arc::clone(&self.settings),
             peers: Arc::clone(&self.peers),
@@ -92,6 +93,9 @@ impl Worker {
             // It has come back and runs nothing any more.
             self.handle(Happening::Of(generation, Event::Reset)).await;
         }
+        if self.instances.wanted() > 1 {
+            self.open_wanted().await;
+        }
         // Nobody is left who might speak the other contract.
         if self.processes.are_native()
             && let Some(endpoint) = self.endpoint.take()
@@ -133,8 +137,8 @@ impl Worker {
         match self.symbols.ends(id) {
             Some(Ends::Source(_, doorstep)) => doorstep.open().await,
             Some(Ends::Sink(sender)) => sender.doorstep.open().await,
-            Some(Ends::Function(doorstep)) => doorstep.open().await,
-            None => Ok(()),
+            Some(Ends::Function(Some(doorstep))) => doorstep.open().await,
+            Some(Ends::Function(None)) | None => Ok(()),
         }
     }
 

@@ -215,6 +215,11 @@ impl Symbols {
         changed.then_some(late)
     }
 
+    /// Whether a source or a sink runs, or is about to.
+    pub(super) fn have_ends(&self) -> bool {
+        !self.ends.is_empty()
+    }
+
     pub(super) fn function(&self, symbol: &SymbolName) -> Option<UseId> {
         self.functions.get(symbol).map(|function| function.id)
     }

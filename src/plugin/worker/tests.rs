@@ -39,13 +39,16 @@ async fn scene(test: &str) -> Scene {
     let path = home.path().join("states");
     let (states, keeper) = States::start(&path, Duration::from_secs(1)).await.unwrap();
     let native = Native::prepare(home.path(), states).unwrap();
+    let output = Arc::new(Output::new(&plugin, settings.log_lines));
+    let instances = Arc::new(Instances::new(output));
     let (worker, remote) = Worker::new(
         plugin.parse().unwrap(),
         settings,
         spawner,
         Arc::new(native),
         Events::default(),
-        None,
+        0,
+        instances,
     );
     let shutdown = CancellationToken::new();
     let mut task = JoinSet::new();

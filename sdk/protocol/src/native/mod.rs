@@ -38,6 +38,8 @@ pub const CONTROL_VARIABLE: &str = "MANGROVE_CONTROL";
 pub const TOKEN_VARIABLE: &str = "MANGROVE_TOKEN";
 /// The environment variable with the plugin's name.
 pub const PLUGIN_VARIABLE: &str = "MANGROVE_PLUGIN";
+/// The environment variable that says which of the plugin's instances a process is, from 0; 0 when it is not there.
+pub const INSTANCE_VARIABLE: &str = "MANGROVE_INSTANCE";
 /// The environment variable with the PEM file of those whom a plugin trusts on `tls+tcp`.
 pub const CA_VARIABLE: &str = "MANGROVE_CA";
 

@@ -81,6 +81,8 @@ pub(in crate::plugin) enum News {
 /// What a session is made of.
 pub(in crate::plugin) struct Setup {
     pub(in crate::plugin) generation: Generation,
+    /// Which of the plugin's instances it belongs to.
+    pub(in crate::plugin) instance: u32,
     pub(in crate::plugin) manifest: Arc<Manifest>,
     pub(in crate::plugin) settings: Arc<Portable>,
     pub(in crate::plugin) peers: Arc<Peers>,
@@ -478,7 +480,7 @@ impl Task {
         self.send(&ToPlugin::Welcome(Welcome {
             version: agreed.version,
             host: concat!("mangrove/", env!("CARGO_PKG_VERSION")).to_owned(),
-            instance: 0,
+            instance: self.setup.instance,
             encoding: "json".to_owned(),
             limits: limits(&self.setup.settings),
             ping_interval: milliseconds(self.setup.settings.ping_interval),
