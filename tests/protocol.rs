@@ -47,7 +47,7 @@ fn every_message_that_the_page_shows_is_one() {
             }
             "source" => {
                 let objects = SourceBatch::<Object>::decode(bytes, 1024).unwrap();
-                let raw = SourceBatch::decode_raw(&Bytes::copy_from_slice(bytes), 1024).unwrap();
+                let raw = SourceBatch::decode_fields(&Bytes::copy_from_slice(bytes), 1024).unwrap();
                 assert_eq!(objects.seq, raw.seq);
             }
             "sink" => drop(SinkBatch::<Value>::decode(bytes).unwrap()),

@@ -217,12 +217,15 @@ pub fn native(input: &[u8]) {
     }
     let bytes = Bytes::copy_from_slice(input);
     if let Ok(batch) = SourceBatch::<Object>::decode(input, MAX_ITEMS) {
-        let raw = SourceBatch::decode_raw(&bytes, MAX_ITEMS).expect("the same as text");
+        let raw = SourceBatch::decode_fields(&bytes, MAX_ITEMS).expect("the same as text");
         assert_eq!(raw.seq, batch.seq);
         if let (SourceContent::Tuples { tuples, .. }, SourceContent::Tuples { tuples: texts, .. }) =
             (batch.content, raw.content)
         {
             assert_eq!(tuples.len(), texts.len());
+            for (object, text) in tuples.into_iter().zip(texts) {
+                assert_eq!(object, text.into_object().expect("the same as text"));
+            }
         }
     }
     if let Ok(batch) = SinkBatch::<&RawValue>::decode(input) {

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mangrove_protocol::Object;
+use mangrove_protocol::{Fields, Object};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -114,7 +114,7 @@ impl Subscription {
 }
 
 impl Publisher {
-    pub(crate) async fn publish(&self, message: &Object) {
+    pub(crate) async fn publish(&self, message: &Fields) {
         let queues: Vec<_> = self.hub.with_subscribers(|subscribers| {
             subscribers
                 .iter()
@@ -216,11 +216,11 @@ mod tests {
             })
             .unwrap();
         publisher
-            .publish(&Object::from_iter([("n".to_owned(), Value::from(1))]))
+            .publish(&Object::from_iter([("n".to_owned(), Value::from(1))]).into())
             .await;
         let tuple = all.recv().await.unwrap();
         assert_eq!(
-            (&tuple.message["n"], &tuple.meta["topic"]),
+            (&tuple.message.into_object().unwrap()["n"], &tuple.meta["topic"]),
             (&Value::from(1), &Value::from("cars/red"))
         );
         assert!(other.queue.try_recv().is_err());
@@ -235,8 +235,8 @@ mod tests {
                 topic: Some("t".to_owned()),
             })
             .unwrap();
-        publisher.publish(&Object::new()).await;
-        let message = Object::new();
+        publisher.publish(&Fields::default()).await;
+        let message = Fields::default();
         let mut second = std::pin::pin!(publisher.publish(&message));
         assert!(
             poll_once(second.as_mut()).await.is_none(),

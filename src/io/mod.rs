@@ -8,7 +8,8 @@ mod simulator;
 
 use std::sync::Arc;
 
-use mangrove_protocol::Object;
+use bytes::Bytes;
+use mangrove_protocol::{Fields, Object};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ use serde_json::Value;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tuple {
     /// The fields.
-    pub message: Object,
+    pub message: Fields,
     /// What the source says about the message, readable in SQL by `meta()`.
     pub meta: Object,
 }
@@ -131,10 +132,10 @@ impl Sink {
     }
 
     /// Takes one result; `single` is the action's `sendSingle`. Waits while the other end is full.
-    pub(crate) async fn send(&mut self, result: &Object, single: bool) {
+    pub(crate) async fn send(&mut self, result: &Fields, single: bool) {
         match self {
             Self::Log { rule } => {
-                let text = encode(result, single);
+                let text = encode(&[result], single).concat();
                 tracing::info!(target: "mangrove::sink::log", "{rule}: {}", String::from_utf8_lossy(&text));
             }
             Self::Memory(publisher) => publisher.publish(result).await,
@@ -143,18 +144,24 @@ impl Sink {
     }
 }
 
-/// A result as JSON text: an object when `single`, else an array that holds it.
-pub(crate) fn encode(result: &Object, single: bool) -> Vec<u8> {
-    // Writing a map with text keys into memory cannot fail.
-    let mut text = Vec::with_capacity(128);
-    if !single {
-        text.push(b'[');
+/// Results as JSON text, each of them an object when `single`, else an array that holds it. All share one piece of memory.
+pub(crate) fn encode(results: &[&Fields], single: bool) -> Vec<Bytes> {
+    let mut text = Vec::with_capacity(256 * results.len());
+    let mut ends = Vec::with_capacity(results.len());
+    for result in results {
+        if !single {
+            text.push(b'[');
+        }
+        result.write(&mut text);
+        if !single {
+            text.push(b']');
+        }
+        ends.push(text.len());
     }
-    serde_json::to_writer(&mut text, result).unwrap_or_default();
-    if !single {
-        text.push(b']');
-    }
-    text
+    let mut text = Bytes::from(text);
+    let mut begin = 0;
+    let mut split = |end| text.split_to(end - std::mem::replace(&mut begin, end));
+    ends.into_iter().map(&mut split).collect()
 }
 
 fn typed<T: DeserializeOwned>(config: Object) -> Result<T, String> {
@@ -167,9 +174,11 @@ mod tests {
 
     #[test]
     fn results_are_sent_in_an_array_unless_single() {
-        let result = Object::from_iter([("a".to_owned(), Value::from(1))]);
-        assert_eq!(encode(&result, false), br#"[{"a":1}]"#);
-        assert_eq!(encode(&result, true), br#"{"a":1}"#);
+        let one = Fields::from(Object::from_iter([("a".to_owned(), Value::from(1))]));
+        let none = Fields::default();
+        assert_eq!(encode(&[&one, &none], false), [&br#"[{"a":1}]"#[..], b"[{}]"]);
+        assert_eq!(encode(&[&one, &none], true), [&br#"{"a":1}"#[..], b"{}"]);
+        assert!(encode(&[], true).is_empty());
     }
 
     #[test]

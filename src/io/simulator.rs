@@ -89,7 +89,7 @@ impl Simulator {
             None => tokio::task::coop::consume_budget().await,
         }
         let tuple = Tuple {
-            message: message.clone(),
+            message: message.clone().into(),
             meta: Object::new(),
         };
         self.next += 1;
@@ -113,7 +113,10 @@ mod tests {
     async fn messages_come_in_turn_and_begin_again() {
         let mut simulator = open(json!({"data": [{"n": 1}, {"n": 2}], "interval": 10})).unwrap();
         for expected in [1, 2, 1] {
-            assert_eq!(simulator.recv().await.unwrap().message["n"], expected);
+            assert_eq!(
+                simulator.recv().await.unwrap().message.into_object().unwrap()["n"],
+                expected
+            );
         }
     }
 
@@ -138,7 +141,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_configuration_it_sends_a_sample() {
         let sent = open(json!({})).unwrap().recv().await.unwrap();
-        assert_eq!(sent.message["temperature"], 22.5);
+        assert_eq!(sent.message.into_object().unwrap()["temperature"], 22.5);
     }
 
     #[test]

@@ -4,13 +4,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use futures_util::future::join_all;
 use mangrove_protocol::data::{FunctionCall, FunctionContext, FunctionReply};
 use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::name::SymbolName;
 use mangrove_protocol::native::control::Validate;
 use serde_json::Value;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::calls::{Answer, Call, Line};
 use super::error::{CallError, OpenError};
@@ -22,6 +22,9 @@ use super::users::User;
 
 /// How many calls belong together where a function takes more than one at a time.
 const TOGETHER: usize = 256;
+
+/// A call that was not sent, and its place among the others.
+type Unsent = (usize, Vec<Value>);
 
 /// A function of a plugin, as one rule uses it. Cheap to clone.
 #[derive(Clone)]
@@ -119,31 +122,8 @@ impl Function {
         args: Vec<Value>,
         context: impl Into<Arc<FunctionContext>>,
     ) -> Result<Option<Value>, CallError> {
-        let (mut args, context) = (args, context.into());
-        loop {
-            let unsent = match self.exec_native(args, &context).await {
-                Ok(outcome) => {
-                    self.record.note_call(&outcome);
-                    return outcome.map(Some);
-                }
-                Err(args) => args,
-            };
-            let context = FunctionContext::clone(&context);
-            let call = FunctionCall::Exec {
-                args: unsent,
-                context,
-            };
-            match self.call(&call).await? {
-                Some(FunctionReply::Result(result)) => return Ok(Some(result)),
-                Some(FunctionReply::Nothing) => return Ok(None),
-                Some(FunctionReply::Error(text)) => return Err(CallError::Plugin(text)),
-                None => {}
-            }
-            let FunctionCall::Exec { args: again, .. } = call else {
-                return Ok(None);
-            };
-            args = again;
-        }
+        let outcomes = self.exec_many(vec![args], &context.into()).await;
+        outcomes.into_iter().next().unwrap_or(Ok(None))
     }
 
     /// How many calls of one rule the function takes at once: so many belong into one
@@ -164,13 +144,22 @@ impl Function {
         calls: Vec<Vec<Value>>,
         context: &Arc<FunctionContext>,
     ) -> Vec<Result<Option<Value>, CallError>> {
-        let calls = calls.into_iter().map(|args| self.exec(args, Arc::clone(context)));
-        if self.concurrency() > 1 {
-            return join_all(calls).await;
-        }
-        let mut outcomes = Vec::with_capacity(calls.len());
-        for call in calls {
-            outcomes.push(call.await);
+        let mut outcomes: Vec<_> = calls.iter().map(|_| Ok(None)).collect();
+        let mut open: Vec<Unsent> = calls.into_iter().enumerate().collect();
+        while !open.is_empty() {
+            let linked = self.line.links.borrow().is_some();
+            if linked {
+                open = self.exec_linked(open, context, &mut outcomes).await;
+            }
+            // One after the other, as long as the process speaks the other contract.
+            let mut unsent = Vec::new();
+            for (place, args) in open {
+                match self.exec_alone(args, context).await {
+                    Ok(outcome) => outcomes[place] = outcome,
+                    Err(args) => unsent.push((place, args)),
+                }
+            }
+            open = unsent;
         }
         outcomes
     }
@@ -200,44 +189,81 @@ impl Function {
         }
     }
 
-    /// The arguments come back when the process speaks the other contract.
-    async fn exec_native(
-        &self,
-        args: Vec<Value>,
-        context: &Arc<FunctionContext>,
-    ) -> Result<Result<Value, CallError>, Vec<Value>> {
-        let now = self.line.links.borrow().clone();
-        if now.is_none() {
-            return Err(args);
-        }
-        let limit = self.remote.settings.call_timeout;
-        match tokio::time::timeout(limit, self.exec_linked(now, args, context)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Ok(Err(self.timed_out())),
-        }
-    }
-
+    /// Over our own contract. The calls come back for which there is only a process that speaks the other one.
     async fn exec_linked(
         &self,
-        mut links: Option<Links>,
-        mut args: Vec<Value>,
+        mut open: Vec<Unsent>,
         context: &Arc<FunctionContext>,
-    ) -> Result<Result<Value, CallError>, Vec<Value>> {
-        loop {
-            let Some(served) = links else { return Err(args) };
-            if let Some(open) = served.choose() {
-                match open.call(args, Arc::clone(context)).await {
-                    Reply::Result(result) => return Ok(Ok(result)),
-                    Reply::Error(text) => return Ok(Err(CallError::Plugin(text))),
-                    Reply::Broken => return Ok(Err(self.disconnected())),
-                    // For the next process.
-                    Reply::NotSent(unsent) => args = unsent,
+        outcomes: &mut [Result<Option<Value>, CallError>],
+    ) -> Vec<Unsent> {
+        let deadline = Instant::now() + self.remote.settings.call_timeout;
+        let mut links = self.line.links.borrow().clone();
+        let mut is_fine = false;
+        while let Some(served) = links {
+            if let Some(link) = served.choose() {
+                let (places, calls): (Vec<_>, Vec<_>) = open.into_iter().unzip();
+                open = Vec::new();
+                let replies = link.call(calls, Arc::clone(context), deadline).await;
+                for (place, reply) in places.into_iter().zip(replies) {
+                    let outcome = match reply {
+                        Reply::Result(result) => Ok(Some(result)),
+                        Reply::Error(text) => Err(CallError::Plugin(text)),
+                        Reply::Broken => Err(self.disconnected()),
+                        Reply::GivenUp => Err(self.timed_out()),
+                        // For the next process.
+                        Reply::NotSent(args) => {
+                            open.push((place, args));
+                            continue;
+                        }
+                    };
+                    match &outcome {
+                        Ok(_) => is_fine = true,
+                        Err(error) => self.record.note_error(&error.to_string()),
+                    }
+                    outcomes[place] = outcome;
                 }
             }
-            links = match self.links().await {
-                Ok(links) => links,
-                Err(error) => return Ok(Err(error)),
+            if open.is_empty() {
+                break;
+            }
+            links = match tokio::time::timeout_at(deadline, self.links()).await {
+                Ok(Ok(links)) => links,
+                missing => {
+                    let is_late = missing.is_err();
+                    for (place, _) in open.drain(..) {
+                        let error = if is_late { self.timed_out() } else { self.ended() };
+                        self.record.note_error(&error.to_string());
+                        outcomes[place] = Err(error);
+                    }
+                    break;
+                }
             };
+        }
+        if is_fine {
+            self.record.note_ok();
+        }
+        open
+    }
+
+    /// Over the other contract. The arguments come back when the process speaks our own.
+    async fn exec_alone(
+        &self,
+        args: Vec<Value>,
+        context: &FunctionContext,
+    ) -> Result<Result<Option<Value>, CallError>, Vec<Value>> {
+        let call = FunctionCall::Exec {
+            args,
+            context: context.clone(),
+        };
+        match self.call(&call).await {
+            Ok(Some(FunctionReply::Result(result))) => Ok(Ok(Some(result))),
+            Ok(Some(FunctionReply::Nothing)) => Ok(Ok(None)),
+            Ok(Some(FunctionReply::Error(text))) => Ok(Err(CallError::Plugin(text))),
+            Ok(None) => match call {
+                FunctionCall::Exec { args, .. } => Err(args),
+                FunctionCall::Validate(_) | FunctionCall::IsAggregate => Ok(Ok(None)),
+            },
+            Err(error) => Ok(Err(error)),
         }
     }
 

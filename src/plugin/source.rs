@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future;
-use mangrove_protocol::Object;
 use mangrove_protocol::address;
 use mangrove_protocol::control::{Meta, Symbol, UseAs};
 use mangrove_protocol::data::SourceMessage;
 use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::name::SymbolName;
 use mangrove_protocol::native::control::Place;
+use mangrove_protocol::{Fields, Object};
 use serde_json::Value;
 use sp_proto::{Events, Pull};
 use tokio::sync::{mpsc, watch};
@@ -40,7 +40,7 @@ const OFFSETS: usize = 4096;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tuple {
     /// The fields.
-    pub message: Object,
+    pub message: Fields,
     /// What the source says about it.
     pub meta: Object,
     /// What lets the source go on behind this tuple and everything before it: on the last tuple of a batch whose
@@ -384,7 +384,7 @@ impl Source {
     }
 }
 
-fn with_meta(tuples: Vec<Object>, meta: Vec<Option<Object>>, offset: Option<Value>) -> Vec<Tuple> {
+fn with_meta(tuples: Vec<Fields>, meta: Vec<Option<Object>>, offset: Option<Value>) -> Vec<Tuple> {
     let mut meta = meta.into_iter();
     let mut tuples: Vec<Tuple> = tuples
         .into_iter()
@@ -430,7 +430,7 @@ async fn stopped(ending: &mut Ending) {
 fn decode(message: &[u8]) -> Result<Tuple, ChannelError> {
     match SourceMessage::decode(message)? {
         SourceMessage::Tuple { message, meta } => Ok(Tuple {
-            message,
+            message: message.into(),
             meta,
             offset: None,
         }),

@@ -133,7 +133,13 @@ async fn a_command_that_crosses_a_keep_alive_is_sent_again() {
     let mut opened = opened.unwrap();
     feed(&rule).await.send(tuple(1)).await.unwrap();
     assert_eq!(
-        within("the tuple", opened.recv()).await.unwrap().unwrap().message["n"],
+        within("the tuple", opened.recv())
+            .await
+            .unwrap()
+            .unwrap()
+            .message
+            .into_object()
+            .unwrap()["n"],
         1
     );
     host.shutdown().await;
@@ -235,7 +241,13 @@ async fn a_killed_process_is_replaced_and_its_source_goes_on() {
     peer.say("ok").await;
     feed(&rule).await.send(tuple(2)).await.unwrap();
     assert_eq!(
-        within("the tuple", opened.recv()).await.unwrap().unwrap().message["n"],
+        within("the tuple", opened.recv())
+            .await
+            .unwrap()
+            .unwrap()
+            .message
+            .into_object()
+            .unwrap()["n"],
         2
     );
     let status = host.running(&name).await;

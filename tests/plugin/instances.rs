@@ -158,7 +158,8 @@ async fn tuple(source: &mut Source) -> Answer {
         loop {
             match source.recv().await.expect("the source goes on") {
                 Ok(tuple) => {
-                    let field = |name: &str| tuple.message[name].as_u64().unwrap();
+                    let message = tuple.message.into_object().unwrap();
+                    let field = |name: &str| message[name].as_u64().unwrap();
                     return (field("instance"), field("pid"), field("n"));
                 }
                 Err(ChannelError::Down { .. } | ChannelError::Closed { .. }) => {}

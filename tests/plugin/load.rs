@@ -84,7 +84,7 @@ async fn run(mut rule: Rule, stop: &CancellationToken, done: &watch::Sender<Done
     let mut last = Instant::now();
     while let Some(Some(received)) = stop.run_until_cancelled(rule.source.recv()).await {
         let tuple = match received {
-            Ok(tuple) => Value::Object(tuple.message),
+            Ok(tuple) => Value::Object(tuple.message.into_object().unwrap()),
             Err(error) => {
                 report.errors.push(format!("source: {error}"));
                 if matches!(error, ChannelError::Ended { .. } | ChannelError::Stopping) {

@@ -82,7 +82,7 @@ async fn a_source_brings_its_tuples(release: &str) {
     let mut source = open(object(json!({"count": 2}))).await.unwrap();
     for n in 0..2 {
         let tuple = within("a tuple", source.recv()).await.unwrap().unwrap();
-        assert_eq!(tuple.message["n"], n);
+        assert_eq!(tuple.message.into_object().unwrap()["n"], n);
         assert_eq!(tuple.meta["datasource"], "topic");
     }
     let error = within("the source's error", source.recv())
@@ -161,7 +161,7 @@ async fn symbols_are_started_again_in_a_new_process(release: &str) {
         .open_source(&setup.source, meta(&rule), "", config)
         .await
         .unwrap();
-    let pid = |tuple: mangrove::plugin::Tuple| tuple.message["pid"].as_u64().unwrap();
+    let pid = |tuple: mangrove::plugin::Tuple| tuple.message.into_object().unwrap()["pid"].as_u64().unwrap();
     let first = pid(within("the first tuple", source.recv()).await.unwrap().unwrap());
 
     let error = function

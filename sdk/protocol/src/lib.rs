@@ -10,6 +10,7 @@
 //! | [`address`] | the fixed ipc addresses of the channels |
 //! | [`control`] | the commands of the control channel and their answers |
 //! | [`data`] | what travels on source, sink and function channels |
+//! | [`Fields`] | a tuple that nobody may have looked into yet |
 //! | [`native`] | our own contract, version 1 |
 //!
 //! Bytes from the other side never panic: every decoder returns an error that says what was expected.
@@ -26,6 +27,9 @@ pub mod name;
 pub mod native;
 
 mod excerpt;
+mod fields;
+
+pub use fields::Fields;
 
 /// A JSON object, its fields in the order in which they were written.
 pub type Object = serde_json::Map<String, serde_json::Value>;

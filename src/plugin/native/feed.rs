@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use mangrove_protocol::Object;
 use mangrove_protocol::native::source::{SourceBatch, SourceContent};
+use mangrove_protocol::{Fields, Object};
 use serde_json::Value;
 use sp_proto::Pull;
 use tokio::sync::{Notify, mpsc};
@@ -80,7 +80,7 @@ pub(in crate::plugin) struct Feed {
 pub(in crate::plugin) enum Brought {
     Tuples {
         seq: u64,
-        tuples: Vec<Object>,
+        tuples: Vec<Fields>,
         meta: Vec<Option<Object>>,
         offset: Option<Value>,
     },
@@ -132,7 +132,7 @@ impl Feed {
             tokio::select! {
                 biased;
                 message = self.socket.recv() => match message {
-                    Ok(message) => return self.read(&message),
+                    Ok(message) => return self.read(message),
                     Err(_) => return Brought::Nothing,
                 },
                 () = self.ending.changed.notified() => {}
@@ -152,22 +152,22 @@ impl Feed {
             return None;
         }
         let message = self.socket.try_recv().ok()??;
-        Some(self.read(&message))
+        Some(self.read(message))
     }
 
     /// What a process that is gone has left on the way.
     async fn recv_last(&mut self) -> Brought {
         if let Ok(Some(message)) = self.socket.try_recv() {
-            return self.read(&message);
+            return self.read(message);
         }
         if !self.socket.pipes().is_empty()
             && let Ok(Ok(message)) = tokio::time::timeout(LAST_WORDS, self.last_message()).await
         {
-            return self.read(&message);
+            return self.read(message);
         }
         // It may have come between the two.
         match self.socket.try_recv() {
-            Ok(Some(message)) => self.read(&message),
+            Ok(Some(message)) => self.read(message),
             _ => Brought::Nothing,
         }
     }
@@ -187,8 +187,8 @@ impl Feed {
         }
     }
 
-    fn read(&mut self, message: &[u8]) -> Brought {
-        let batch = match SourceBatch::<Object>::decode(message, self.limit) {
+    fn read(&mut self, message: sp_proto::Message) -> Brought {
+        let batch = match SourceBatch::decode_fields(&message.into_bytes(), self.limit) {
             Ok(batch) => batch,
             Err(error) => return Brought::Error(error.into()),
         };

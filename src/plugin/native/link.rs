@@ -1,9 +1,9 @@
 //! Owns the channel of one function in one process: calls go out together with whatever else is queued, results
 //! come back in any order, and nobody waits for anybody else. Two tasks per link, which the session owns: one
-//! sends, one receives.
+//! sends, one receives. What is under way is in the [`Flight`].
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,58 +12,30 @@ use mangrove_protocol::native::function::{CallWriter, FunctionContext, Results, 
 use serde_json::Value;
 use sp_proto::{Pair, PipeId};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+pub(in crate::plugin) use super::flight::Reply;
+use super::flight::{Flight, Leaving};
 use super::session::Order;
 use super::{BATCH_BYTES, milliseconds};
 use crate::config::Portable;
 use crate::plugin::record::Record;
 
-/// Calls that may wait to be sent.
-const LINE: usize = 4096;
-
-/// Calls that may be in the plugin at the same time.
-const IN_FLIGHT: usize = 16_384;
+/// Groups of calls that may wait to be sent.
+const LINE: usize = 256;
 
 /// How long a function may be without a connection before it is started again. Dialers come back within this
 /// time.
 pub(in crate::plugin) const RECONNECT: Duration = Duration::from_secs(3);
 
-/// What has come of a call.
-#[derive(Debug)]
-pub(in crate::plugin) enum Reply {
-    Result(Value),
-    Error(String),
-    /// The connection broke while it was in the plugin.
-    Broken,
-    /// It never left.
-    NotSent(Vec<Value>),
-}
-
-#[derive(Debug)]
-struct Call {
-    id: u64,
-    args: Vec<Value>,
-    context: Arc<FunctionContext>,
-    reply: oneshot::Sender<Reply>,
-}
-
-#[derive(Debug, Default)]
-struct Pending {
-    calls: HashMap<u64, oneshot::Sender<Reply>>,
-    /// Calls that were sent, and that nobody waits for any more.
-    cancelled: Vec<u64>,
-    closed: bool,
-}
-
 /// Where calls are put in.
 #[derive(Debug)]
 pub(in crate::plugin) struct Link {
     aggregate: bool,
-    next: AtomicU64,
-    line: mpsc::Sender<Call>,
-    pending: Mutex<Pending>,
+    /// The first ids of groups of calls.
+    line: mpsc::Sender<u64>,
+    flight: Mutex<Flight>,
     /// There is room for more calls, or something to cancel.
     changed: Notify,
     orders: mpsc::Sender<Order>,
@@ -78,49 +50,72 @@ pub(in crate::plugin) struct Link {
     given_up: AtomicUsize,
 }
 
-/// A call that somebody waits for. Dropped: nobody does any more.
+/// Calls that somebody waits for. Dropped: nobody does any more.
 struct Waiting<'a> {
     link: &'a Link,
-    id: u64,
+    first: u64,
+    count: usize,
+}
+
+impl Waiting<'_> {
+    /// What has come of the calls until now, if they were not told yet.
+    fn give_up(&self) -> Option<Vec<Reply>> {
+        let replies = super::lock(&self.link.flight).give_up(self.first)?;
+        let unanswered = replies.iter().filter(|reply| matches!(reply, Reply::GivenUp));
+        self.link
+            .given_up
+            .fetch_add(unanswered.count(), Ordering::Relaxed);
+        self.link.changed.notify_one();
+        Some(replies)
+    }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.link.awaited.fetch_sub(1, Ordering::Relaxed);
-        let mut pending = super::lock(&self.link.pending);
-        if pending.calls.remove(&self.id).is_some() {
-            pending.cancelled.push(self.id);
-            drop(pending);
-            self.link.given_up.fetch_add(1, Ordering::Relaxed);
-            self.link.changed.notify_one();
-        }
+        self.link.awaited.fetch_sub(self.count, Ordering::Relaxed);
+        // Mostly they were told, and there is nothing to give up.
+        self.give_up();
     }
 }
 
 impl Link {
-    /// Calls the function and waits for what comes of it.
+    /// Calls the function with each of these arguments and waits for what comes of that, at most until `deadline`. The
+    /// replies are in the order of the calls.
     ///
     /// # Cancel safety
     /// The plugin is told that nobody waits; it may have been called or not.
-    pub(in crate::plugin) async fn call(&self, args: Vec<Value>, context: Arc<FunctionContext>) -> Reply {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (reply, answer) = oneshot::channel();
-        self.awaited.fetch_add(1, Ordering::Relaxed);
-        let waiting = Waiting { link: self, id };
-        let call = Call {
-            id,
-            args,
-            context,
-            reply,
+    pub(in crate::plugin) async fn call(
+        &self,
+        calls: Vec<Vec<Value>>,
+        context: Arc<FunctionContext>,
+        deadline: Instant,
+    ) -> Vec<Reply> {
+        let count = calls.len();
+        let (done, mut told) = oneshot::channel();
+        let added = super::lock(&self.flight).add(calls, context, done);
+        let first = match added {
+            Ok(first) => first,
+            Err(calls) => return calls.into_iter().map(Reply::NotSent).collect(),
         };
-        let reply = match self.line.send(call).await {
-            Ok(()) => answer.await.unwrap_or(Reply::Broken),
-            Err(mpsc::error::SendError(call)) => Reply::NotSent(call.args),
+        self.awaited.fetch_add(count, Ordering::Relaxed);
+        let waiting = Waiting {
+            link: self,
+            first,
+            count,
         };
-        // It is no longer pending, so there is nothing to cancel.
-        std::mem::forget(waiting);
-        self.awaited.fetch_sub(1, Ordering::Relaxed);
-        reply
+        let answered = timeout_at(deadline, async {
+            // When nobody takes them any more, all groups were told or are about to be.
+            let _closed = self.line.send(first).await;
+            (&mut told).await
+        });
+        match answered.await {
+            Ok(replies) => replies.unwrap_or_default(),
+            // It may have been told this very moment.
+            Err(_) => match waiting.give_up() {
+                Some(replies) => replies,
+                None => told.await.unwrap_or_default(),
+            },
+        }
     }
 
     /// Asks whether the function takes these arguments. `None`: the process is gone.
@@ -160,17 +155,6 @@ impl Link {
     pub(super) fn close(&self) {
         self.closed.cancel();
     }
-
-    fn close_pending(&self) {
-        let mut pending = super::lock(&self.pending);
-        pending.closed = true;
-        let calls = std::mem::take(&mut pending.calls);
-        pending.cancelled.clear();
-        drop(pending);
-        for reply in calls.into_values() {
-            let _ = reply.send(Reply::Broken);
-        }
-    }
 }
 
 /// A new link and the work of its two tasks.
@@ -184,7 +168,9 @@ pub(super) struct Parts {
 pub(super) struct Writer {
     link: Arc<Link>,
     socket: Pair,
-    calls: mpsc::Receiver<Call>,
+    line: mpsc::Receiver<u64>,
+    /// Groups that have not left, or not all of them.
+    groups: VecDeque<u64>,
     timeout: u64,
     batch: usize,
     message: usize,
@@ -213,13 +199,12 @@ pub(super) fn new(
     record: Arc<Record>,
     settings: &Portable,
 ) -> Parts {
-    let (line, calls) = mpsc::channel(LINE);
+    let (sender, line) = mpsc::channel(LINE);
     let limits = super::limits(settings);
     let link = Arc::new(Link {
         aggregate,
-        next: AtomicU64::new(1),
-        line,
-        pending: Mutex::default(),
+        line: sender,
+        flight: Mutex::default(),
         changed: Notify::new(),
         orders,
         started: Notify::new(),
@@ -232,7 +217,8 @@ pub(super) fn new(
         writer: Writer {
             link: Arc::clone(&link),
             socket: socket.clone(),
-            calls,
+            line,
+            groups: VecDeque::new(),
             timeout: milliseconds(settings.call_timeout),
             batch: limits.batch,
             message: limits.message,
@@ -256,70 +242,94 @@ impl Writer {
     pub(super) async fn run(mut self) {
         let closed = self.link.closed.clone();
         let _ended = closed.run_until_cancelled(self.send_all()).await;
+        // However it came to its end: callers look for another link then.
+        self.link.close();
+        self.line.close();
         // Whoever has put in a call that never left may put it in elsewhere.
-        self.calls.close();
-        while let Some(call) = self.calls.recv().await {
-            let _ = call.reply.send(Reply::NotSent(call.args));
-        }
-        self.link.close_pending();
+        super::lock(&self.link.flight).close();
     }
 
     async fn send_all(&mut self) {
         let mut queued = Vec::new();
         loop {
-            // More than that would be in the plugin at the same time.
-            let room = {
-                let pending = super::lock(&self.link.pending);
-                IN_FLIGHT.saturating_sub(pending.calls.len()).min(self.batch)
-            };
-            queued.clear();
-            tokio::select! {
-                biased;
-                () = self.link.changed.notified() => {}
-                count = self.calls.recv_many(&mut queued, room), if room > 0 => {
-                    if count == 0 {
-                        return;
+            let has_room = super::lock(&self.link.flight).room() > 0;
+            if self.groups.is_empty() || !has_room {
+                tokio::select! {
+                    biased;
+                    () = self.link.changed.notified() => {}
+                    count = self.line.recv_many(&mut queued, LINE), if self.groups.is_empty() => {
+                        if count == 0 {
+                            return;
+                        }
+                        self.groups.extend(queued.drain(..));
                     }
                 }
             }
             self.cancel().await;
-            queued.retain(|call| !call.reply.is_closed());
-            if self.send_calls(queued.drain(..)).await.is_err() {
+            if self.send_calls().await.is_err() {
                 return;
             }
         }
     }
 
-    async fn send_calls(&self, calls: impl Iterator<Item = Call>) -> Result<(), sp_proto::SendError> {
+    /// Sends what is queued, as far as there is room for it.
+    async fn send_calls(&mut self) -> Result<(), sp_proto::SendError> {
         let mut writer = CallWriter::default();
         let mut shared: Option<Arc<FunctionContext>> = None;
-        for call in calls {
-            if let Some(context) = shared.take_if(|context| **context != *call.context) {
+        while let Some(first) = self.groups.front() {
+            let most = self.batch.saturating_sub(writer.len()).max(1);
+            let leaving = super::lock(&self.link.flight).take(*first, most);
+            let Some(Leaving { context, calls, more }) = leaving else {
+                self.groups.pop_front();
+                continue;
+            };
+            if calls.is_empty() {
+                // There is no room now.
+                break;
+            }
+            if let Some(other) = shared.take_if(|shared| **shared != *context) {
+                self.flush(&mut writer, &other).await?;
+            }
+            for (id, args) in calls {
+                self.push(&mut writer, id, &args, &context).await?;
+            }
+            if writer.len() >= self.batch {
                 self.flush(&mut writer, &context).await?;
             }
-            writer.push(call.id, &call.args);
-            if writer.size() > self.message && writer.len() > 1 {
-                writer.undo();
-                self.flush(&mut writer, &call.context).await?;
-                writer.push(call.id, &call.args);
+            if !more {
+                self.groups.pop_front();
             }
-            if writer.size() > self.message {
-                let (found, most) = (writer.size(), self.message);
-                writer.undo();
-                let error = format!("the call has {found} bytes; at most {most} are allowed");
-                let _ = call.reply.send(Reply::Error(error));
-                continue;
-            }
-            super::lock(&self.link.pending).calls.insert(call.id, call.reply);
-            if writer.len() >= self.batch || writer.size() > BATCH_BYTES {
-                self.flush(&mut writer, &call.context).await?;
-            }
-            shared = Some(call.context);
+            shared = Some(context);
         }
         match shared {
             Some(context) => self.flush(&mut writer, &context).await,
             None => Ok(()),
         }
+    }
+
+    /// Adds a call to the message, which is sent before or after when it gets too long.
+    async fn push(
+        &self,
+        writer: &mut CallWriter,
+        id: u64,
+        args: &[Value],
+        context: &FunctionContext,
+    ) -> Result<(), sp_proto::SendError> {
+        writer.push(id, args);
+        if writer.size() > self.message && writer.len() > 1 {
+            writer.undo();
+            self.flush(writer, context).await?;
+            writer.push(id, args);
+        }
+        if writer.size() > self.message {
+            let (found, most) = (writer.size(), self.message);
+            writer.undo();
+            let error = format!("the call has {found} bytes; at most {most} are allowed");
+            super::lock(&self.link.flight).settle(id, Reply::Error(error));
+        } else if writer.size() > BATCH_BYTES {
+            self.flush(writer, context).await?;
+        }
+        Ok(())
     }
 
     async fn flush(
@@ -335,7 +345,7 @@ impl Writer {
 
     /// Tells the plugin what nobody waits for any more.
     async fn cancel(&self) {
-        let cancelled = std::mem::take(&mut super::lock(&self.link.pending).cancelled);
+        let cancelled = super::lock(&self.link.flight).take_cancelled();
         for ids in cancelled.chunks(self.batch) {
             if self.socket.send(encode_cancel(ids)).await.is_err() {
                 return;
@@ -412,19 +422,17 @@ impl Reader {
         if self.link.given_up.load(Ordering::Relaxed) > 0 {
             self.link.given_up.store(0, Ordering::Relaxed);
         }
-        let mut pending = super::lock(&self.link.pending);
-        let was_full = pending.calls.len() >= IN_FLIGHT;
-        for (id, result) in read.results {
-            if let Some(reply) = pending.calls.remove(&id) {
-                let _ = reply.send(Reply::Result(result));
+        let was_full = {
+            let mut flight = super::lock(&self.link.flight);
+            let was_full = flight.room() == 0;
+            for (id, result) in read.results {
+                flight.settle(id, Reply::Result(result));
             }
-        }
-        for (id, error) in read.errors {
-            if let Some(reply) = pending.calls.remove(&id) {
-                let _ = reply.send(Reply::Error(error));
+            for (id, error) in read.errors {
+                flight.settle(id, Reply::Error(error));
             }
-        }
-        drop(pending);
+            was_full
+        };
         if was_full {
             self.link.changed.notify_one();
         }
@@ -432,13 +440,10 @@ impl Reader {
 
     /// What was in the plugin when the connection broke.
     fn break_all(&self, reason: &str) {
-        let calls = std::mem::take(&mut super::lock(&self.link.pending).calls);
-        if !calls.is_empty() {
+        let broken = super::lock(&self.link.flight).break_all();
+        if broken > 0 {
             self.record
                 .note_error(&format!("the connection to the function broke: {reason}"));
-        }
-        for reply in calls.into_values() {
-            let _ = reply.send(Reply::Broken);
         }
         self.link.changed.notify_one();
     }

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | pure | `opening` | whether a `hello` is taken |
 //! | pure | `window` | which results a sink owes an acknowledgement for |
+//! | pure | `flight` | which calls of a function are under way |
 //! | I/O | `remote` | what is different for a plugin on another machine |
 //! | I/O | `run` | the folder of the sockets |
 //! | I/O | `session` | the control channel of one process |
@@ -17,6 +18,7 @@
 
 mod desk;
 pub(super) mod feed;
+mod flight;
 pub(super) mod link;
 mod opening;
 pub(super) mod outlet;

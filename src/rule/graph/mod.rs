@@ -21,10 +21,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mangrove_protocol::Object;
 use mangrove_protocol::control::Meta;
 use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::name::{OpId, RuleId};
+use mangrove_protocol::{Fields, Object};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +32,6 @@ use super::compile::{Compiled, SinkUse, SourceUse};
 use super::definition::Action;
 use super::metrics::Metrics;
 use crate::config::conf_key;
-use crate::sql::Row;
 use crate::{io, plugin};
 use input::Input;
 use ledger::Mark;
@@ -78,9 +77,19 @@ pub(crate) enum End {
     Failed(String),
 }
 
+/// A tuple on its way through the rule.
+struct Tuple {
+    fields: Fields,
+    meta: Object,
+    /// Milliseconds since 1970 when it came.
+    timestamp: i64,
+    /// What its random numbers are drawn from.
+    seed: u64,
+}
+
 /// What goes from the source to the project node.
 struct Rows {
-    rows: Vec<Row>,
+    rows: Vec<Tuple>,
     /// Of a batch that can be safe, behind its last row.
     mark: Option<Mark>,
 }
@@ -88,7 +97,7 @@ struct Rows {
 /// What goes from the project node to each sink.
 #[derive(Clone)]
 struct Results {
-    results: Arc<Vec<Object>>,
+    results: Arc<Vec<Fields>>,
     mark: Option<Mark>,
 }
 

@@ -11,14 +11,14 @@ use std::time::Instant;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesOrdered;
-use mangrove_protocol::Object;
+use mangrove_protocol::Fields;
 use mangrove_protocol::data::FunctionContext;
 use mangrove_protocol::name::{OpId, RuleId};
 use serde_json::Value;
 
 use super::flow::{Receiver, Sender};
 use super::ledger::Mark;
-use super::{End, Results, Rows};
+use super::{End, Results, Rows, Tuple};
 use crate::plugin;
 use crate::rule::metrics::{Metrics, now_ms};
 use crate::sql::{CallResults, EvalError, Plan, Row, Step};
@@ -47,12 +47,14 @@ pub(crate) struct CallError {
 
 #[derive(Debug, thiserror::Error)]
 enum RowError {
+    #[error("the message cannot be read: {0}")]
+    Unreadable(#[from] serde_json::Error),
     #[error("{0}")]
     Eval(#[from] EvalError),
     #[error("function {function:?}: {source}")]
     Call {
         function: String,
-        source: plugin::CallError,
+        source: Box<plugin::CallError>,
     },
 }
 
@@ -79,28 +81,30 @@ pub(crate) async fn open_calls(
         let aggregate = function.is_aggregate().await.map_err(|e| refuse(e.to_string()))?;
         let op_id: OpId = "project".parse().map_err(|e| refuse(format!("{e}")))?;
         let func_id = u32::try_from(site.site).map_err(|e| refuse(e.to_string()))?;
-        let context = FunctionContext {
+        let context = Arc::new(FunctionContext {
             rule_id: rule.clone(),
             op_id,
             instance_id: 0,
             func_id,
-        };
+        });
         calls.push(Call {
             function,
             aggregate,
-            context: Arc::new(context),
+            context,
         });
     }
     Ok(calls)
 }
 
 /// What became of one row; `None`: the filter dropped it.
-type Outcome = Result<Option<Object>, RowError>;
+type Outcome = Result<Option<Fields>, RowError>;
 
 /// A row on its way to its outcome.
 struct Pending {
     index: usize,
     row: Row,
+    /// What is passed on as it came, if the plan keeps it.
+    whole: Option<Fields>,
     results: CallResults,
 }
 
@@ -125,24 +129,53 @@ impl Project {
         }
     }
 
-    async fn work(&self, rows: Vec<Row>, mark: Option<Mark>) -> Chunk {
+    /// Reads as much of a tuple as the plan looks at.
+    fn read(&self, index: usize, tuple: Tuple) -> Result<Pending, RowError> {
+        let whole = if self.plan.passes_on() {
+            tuple.fields.unread()
+        } else {
+            None
+        };
+        Ok(Pending {
+            index,
+            row: Row {
+                message: tuple.fields.select(|field| self.plan.looks_at(field))?,
+                meta: tuple.meta,
+                timestamp: tuple.timestamp,
+                seed: tuple.seed,
+            },
+            whole,
+            results: CallResults::default(),
+        })
+    }
+
+    async fn work(&self, rows: Vec<Tuple>, mark: Option<Mark>) -> Chunk {
         let start = Instant::now();
+        if self.plan.is_identity() {
+            return Chunk {
+                outcomes: rows.into_iter().map(|row| Ok(Some(row.fields))).collect(),
+                mark,
+                start,
+            };
+        }
         let mut outcomes: Vec<Option<Outcome>> = rows.iter().map(|_| None).collect();
-        let mut open: Vec<Pending> = rows
-            .into_iter()
-            .enumerate()
-            .map(|(index, row)| Pending {
-                index,
-                row,
-                results: CallResults::default(),
-            })
-            .collect();
+        let mut open = Vec::with_capacity(rows.len());
+        for (index, tuple) in rows.into_iter().enumerate() {
+            match self.read(index, tuple) {
+                Ok(pending) => open.push(pending),
+                Err(error) => outcomes[index] = Some(Err(error)),
+            }
+        }
         while !open.is_empty() {
             // By site: the rows that need the call, and with which arguments.
             let mut wanted: BTreeMap<usize, (Vec<Pending>, Vec<Vec<Value>>)> = BTreeMap::new();
             for mut pending in open.drain(..) {
                 let outcome = match self.plan.evaluate_taking(&mut pending.row, &pending.results) {
-                    Ok(Step::Emit(result)) => Ok(Some(result)),
+                    // By itself, so that the few that are kept do not keep the whole batch in memory.
+                    Ok(Step::Emit(result)) => Ok(Some(match pending.whole.take() {
+                        Some(whole) => whole.detached(),
+                        None => result.into(),
+                    })),
                     Ok(Step::Drop) => Ok(None),
                     Ok(Step::Call { site, args }) => {
                         let (rows, calls) = wanted.entry(site).or_default();
@@ -167,6 +200,7 @@ impl Project {
                         }
                         Err(source) => {
                             let function = self.plan.calls()[site].function.clone();
+                            let source = Box::new(source);
                             outcomes[pending.index] = Some(Err(RowError::Call { function, source }));
                         }
                     }
@@ -205,7 +239,7 @@ pub(super) async fn run(
     metrics: Arc<Metrics>,
 ) -> Option<End> {
     // What is left of a batch, and its mark.
-    let mut waiting: VecDeque<Row> = VecDeque::new();
+    let mut waiting: VecDeque<Tuple> = VecDeque::new();
     let mut mark = None;
     let mut under_way = FuturesOrdered::new();
     let mut more = true;

@@ -159,7 +159,7 @@ async fn fan_out(mut input: Input, readers: Weak<Readers>, stop: CancellationTok
 mod tests {
     use super::*;
     use crate::io::{self, memory};
-    use mangrove_protocol::Object;
+    use mangrove_protocol::{Fields, Object};
     use serde_json::json;
 
     fn numbers(hub: &Arc<memory::Hub>) -> Result<Input, io::OpenError> {
@@ -174,7 +174,7 @@ mod tests {
         let mut seen = Vec::new();
         while let Some(received) = subscription.recv().await {
             let tuples = received.unwrap().tuples.into_iter();
-            seen.extend(tuples.map(|tuple| tuple.message["n"].clone()));
+            seen.extend(tuples.map(|tuple| tuple.message.into_object().unwrap()["n"].clone()));
         }
         seen
     }
@@ -191,7 +191,7 @@ mod tests {
         let unused = async { Err("the source was opened twice") };
         let mut second = sources.subscribe("s", 8, unused).await.unwrap();
         let config = serde_json::from_value(json!({"topic": "t"})).unwrap();
-        hub.publisher(config).unwrap().publish(&Object::new()).await;
+        hub.publisher(config).unwrap().publish(&Fields::default()).await;
         assert!(first.recv().await.unwrap().is_ok());
         assert!(second.recv().await.unwrap().is_ok());
         drop((first, second));

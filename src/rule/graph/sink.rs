@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-use mangrove_protocol::Object;
+use mangrove_protocol::Fields;
 
 use super::flow::Receiver;
 use super::ledger::Mark;
@@ -23,7 +22,7 @@ pub(crate) enum Output {
 
 impl Output {
     /// Puts results in, and says what has come of these and of earlier ones.
-    async fn put(&mut self, results: &[&Object], single: bool) -> Settled {
+    async fn put(&mut self, results: &[&Fields], single: bool) -> Settled {
         match self {
             Self::BuiltIn(sink) => {
                 for result in results {
@@ -34,10 +33,7 @@ impl Output {
                     failed: Vec::new(),
                 }
             }
-            Self::Portable(sink) => {
-                let encode = |result: &&Object| Bytes::from(io::encode(result, single));
-                sink.put(results.iter().map(encode).collect()).await
-            }
+            Self::Portable(sink) => sink.put(io::encode(results, single)).await,
         }
     }
 
@@ -123,8 +119,8 @@ pub(super) async fn run(
         };
         let start = Instant::now();
         metrics.records_in(batch.len(), now_ms(), results.waiting());
-        let wanted = |result: &&Object| !(options.omit_if_empty && result.is_empty());
-        let wanted: Vec<&Object> = batch.iter().filter(wanted).collect();
+        let wanted = |result: &&Fields| !(options.omit_if_empty && result.is_empty());
+        let wanted: Vec<&Fields> = batch.iter().filter(wanted).collect();
         account.put += wanted.len() as u64;
         account.marks.extend(mark.map(|mark| (account.put, mark)));
         let mut rest = wanted.as_slice();

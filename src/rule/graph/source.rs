@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use mangrove_protocol::Fields;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -10,9 +11,9 @@ use super::flow::Sender;
 use super::input::{Input, Received};
 use super::ledger::Ledger;
 use super::shared::Subscription;
-use super::{End, Rows};
+use super::{End, Rows, Tuple};
 use crate::rule::metrics::{Metrics, now_ms};
-use crate::sql::{CreateStream, Row};
+use crate::sql::{ConformError, CreateStream};
 
 /// Where a source node's messages come from.
 pub(super) enum Feed {
@@ -64,6 +65,23 @@ impl Feed {
     }
 }
 
+/// Why a message is none of the stream.
+#[derive(Debug, thiserror::Error)]
+enum Unfit {
+    #[error("the message cannot be read: {0}")]
+    Unreadable(#[from] serde_json::Error),
+    #[error("{0}")]
+    Types(#[from] ConformError),
+}
+
+/// What declares no fields, need not be looked into.
+fn conform(stream: &CreateStream, message: Fields) -> Result<Fields, Unfit> {
+    if stream.fields.is_empty() {
+        return Ok(message);
+    }
+    Ok(stream.conform(message.into_object()?)?.into())
+}
+
 pub(super) async fn run(
     mut feed: Feed,
     stream: Arc<CreateStream>,
@@ -106,9 +124,9 @@ pub(super) async fn run(
         metrics.records_in(received, timestamp, rows.waiting());
         let mut conforming = Vec::with_capacity(received);
         for tuple in batch.tuples {
-            match stream.conform(tuple.message) {
-                Ok(message) => conforming.push(Row {
-                    message,
+            match conform(&stream, tuple.message) {
+                Ok(fields) => conforming.push(Tuple {
+                    fields,
                     meta: tuple.meta,
                     timestamp,
                     seed: fastrand::u64(..),

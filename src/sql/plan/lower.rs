@@ -11,6 +11,7 @@ use super::super::error::{Position, SqlError, suggestion};
 use super::super::like::Pattern;
 use super::super::{MAX_HEIGHT, Shown};
 use super::aliases::{Aliases, is_meta, is_source, qualified};
+use super::columns::Columns;
 use super::{Access, CallSite, Catalog, Like, Node, Operation, Output, Plan};
 use crate::function::{self, value};
 
@@ -71,7 +72,9 @@ pub(super) fn lower(select: &Select, catalog: &dyn Catalog) -> Result<Plan, SqlE
         Some(filter) => Some(lowering.expr(filter, None)?.node),
         None => None,
     };
+    let columns = Columns::of(shared.iter().chain(&filter), &outputs);
     Ok(Plan {
+        columns,
         streams: select.streams().map(str::to_owned).collect(),
         filter,
         outputs,

@@ -6,6 +6,7 @@
 
 mod aliases;
 mod call;
+mod columns;
 mod lower;
 
 use serde_json::Value;
@@ -14,6 +15,7 @@ use super::ast::{CreateStream, Operator, Select};
 use super::error::SqlError;
 use super::like::Pattern;
 use crate::function::Builtin;
+use columns::Columns;
 
 /// What a plan may refer to.
 pub trait Catalog {
@@ -32,6 +34,7 @@ pub struct Plan {
     /// Those that are used elsewhere in the statement.
     pub(super) aliases: Vec<Node>,
     pub(super) calls: Vec<CallSite>,
+    columns: Columns,
     explanation: String,
 }
 
@@ -64,6 +67,22 @@ impl Plan {
     /// The portable calls, by site.
     pub fn calls(&self) -> &[CallSite] {
         &self.calls
+    }
+
+    /// Whether it looks at a field of the message: the others may be missing from the [`Row`](super::Row) that it is given.
+    /// Of a plan that [passes messages on](Self::passes_on) only what its condition looks at counts.
+    pub fn looks_at(&self, field: &str) -> bool {
+        self.columns.contain(field)
+    }
+
+    /// Whether its results are the messages themselves, as by `SELECT *`.
+    pub fn passes_on(&self) -> bool {
+        columns::is_message(&self.outputs)
+    }
+
+    /// Whether it gives back every message as it is.
+    pub fn is_identity(&self) -> bool {
+        self.passes_on() && self.filter.is_none() && self.columns.is_empty()
     }
 
     /// One line per operator, in the order in which a tuple meets them.

@@ -296,7 +296,11 @@ async fn numbers(source: &mut Source) -> Vec<u64> {
     let batch = within("tuples", source.recv_batch(1000)).await.unwrap().unwrap();
     batch
         .iter()
-        .map(|tuple| tuple.message["n"].as_u64().unwrap())
+        .map(|tuple| {
+            tuple.message.clone().into_object().unwrap()["n"]
+                .as_u64()
+                .unwrap()
+        })
         .collect()
 }
 

@@ -75,12 +75,11 @@ async fn what_a_source_has_sent_before_it_stops_is_read() {
     let reading = async {
         let mut read = Vec::new();
         while let Some(batch) = source.recv_batch(1000).await {
-            read.extend(
-                batch
+            read.extend(batch.unwrap().into_iter().map(|tuple| {
+                tuple.message.clone().into_object().unwrap()["n"]
+                    .as_u64()
                     .unwrap()
-                    .into_iter()
-                    .map(|tuple| tuple.message["n"].as_u64().unwrap()),
-            );
+            }));
         }
         read
     };
@@ -119,7 +118,7 @@ async fn a_committed_offset_comes_back_with_the_next_start() {
         loop {
             // News of the process that has ended come first.
             match source.recv_batch(10).await.unwrap() {
-                Ok(tuples) => break assert_eq!(tuples[0].message["n"], 2),
+                Ok(tuples) => break assert_eq!(tuples[0].message.clone().into_object().unwrap()["n"], 2),
                 Err(error) => assert!(
                     matches!(error, ChannelError::Down { .. } | ChannelError::Closed { .. }),
                     "{error}"

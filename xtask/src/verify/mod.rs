@@ -299,10 +299,10 @@ fn soak(checkout: &Checkout) -> Result<Outcome> {
     checkout.tool("soak", &mut checkout.cargo(["soak", "--short"]))
 }
 
-/// One quick round of one cell: that everything of the figures builds and runs, not how fast it is. A library
-/// that this machine lacks is named in the log.
+/// One quick round of one cell of the sockets, and of every cell of the plugins: that everything of the figures builds and
+/// runs, not how fast it is. A library that this machine lacks is named in the log.
 fn figures(checkout: &Checkout) -> Result<Outcome> {
-    let cell = [
+    let sockets = [
         "figures",
         "sp",
         "thr.tcp.64",
@@ -312,5 +312,10 @@ fn figures(checkout: &Checkout) -> Result<Outcome> {
         "--ms",
         "50",
     ];
-    checkout.tool("figures", &mut checkout.cargo(cell))
+    match checkout.tool("figures-sp", &mut checkout.cargo(sockets))? {
+        Outcome::Passed => {}
+        other => return Ok(other),
+    }
+    let plugins = ["figures", "plugins", "--short", "--json"];
+    checkout.tool("figures-plugins", &mut checkout.cargo(plugins))
 }

@@ -6,8 +6,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::{append, append_number, limited, separate};
-use crate::Object;
 use crate::data::DataError;
+use crate::{Fields, Object};
 
 const EXPECTED: &str = r#"{"seq":…,"tuples":[{…}]}, {"seq":…,"error":"…"} or {"seq":…,"end":true}"#;
 
@@ -68,22 +68,26 @@ impl SourceBatch<Object> {
     }
 }
 
-impl SourceBatch<Bytes> {
-    /// Reads a message, its tuples as the text in which they were sent: slices of `message`, each of which is one
-    /// valid JSON object. `limit`: the most tuples that were agreed on.
+impl SourceBatch<Fields> {
+    /// Reads a message, its tuples as slices of it into which nobody has looked. `limit`: the most tuples that were agreed
+    /// on.
     ///
     /// # Errors
-    /// It is none of the three kinds of messages, or has too many tuples.
-    pub fn decode_raw(message: &Bytes, limit: usize) -> Result<Self, DataError> {
+    /// It is none of the three kinds of messages, has too many tuples, or one that is no object which every reader could
+    /// read.
+    pub fn decode_fields(message: &Bytes, limit: usize) -> Result<Self, DataError> {
         let SourceBatch { seq, content } = read::<&RawValue>(message, limit)?;
         let content = match content {
             SourceContent::Tuples { tuples, meta, offset } => {
-                if tuples.iter().any(|tuple| !tuple.get().starts_with('{')) {
-                    return Err(DataError::new(EXPECTED, "a tuple is no object", message));
-                }
-                let slice = |tuple: &RawValue| message.slice_ref(tuple.get().as_bytes());
+                let fields = |tuple: &RawValue| {
+                    if !tuple.get().starts_with('{') {
+                        return Err(DataError::new(EXPECTED, "a tuple is no object", message));
+                    }
+                    Fields::from_text(message.slice_ref(tuple.get().as_bytes()))
+                        .map_err(|error| DataError::new(EXPECTED, error, message))
+                };
                 SourceContent::Tuples {
-                    tuples: tuples.into_iter().map(slice).collect(),
+                    tuples: tuples.into_iter().map(fields).collect::<Result<_, _>>()?,
                     meta,
                     offset,
                 }

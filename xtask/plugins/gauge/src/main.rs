@@ -1,21 +1,30 @@
 //! The plugin of `cargo figures plugins`: symbols that cost next to nothing, so that what is measured is the way
 //! between them. `GAUGE_NAME` is the plugin's name, with which its symbols' names begin, so that one program serves as
-//! many plugins.
+//! many plugins. With words behind it, it is no plugin but what that is compared to: see `raw`.
+
+mod raw;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use mangrove_sdk::{Context, Function, Message, Output, Plugin, Result, RunError, Sink, Source, Value};
+use mangrove_sdk::{Context, Function, Message, Output, Plugin, Result, Sink, Source, Value};
 use serde::{Deserialize, Serialize};
 
 #[tokio::main]
-async fn main() -> Result<(), RunError> {
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut words = std::env::args().skip(1);
+    if let (Some(word), Some(argument)) = (words.next(), words.next())
+        && let Some(done) = raw::run(&word, &argument).await
+    {
+        return done;
+    }
     let name = std::env::var("GAUGE_NAME").unwrap_or_else(|_| "gauge".to_owned());
     Plugin::new(&name)
         .source::<Flood>(&format!("{name}_flood"))
         .sink::<Swallow>(&format!("{name}_swallow"))
         .function(&format!("{name}_same"), Same)
         .run()
-        .await
+        .await?;
+    Ok(())
 }
 
 /// Sends objects of 200 bytes: as fast as it can, or at a rate.

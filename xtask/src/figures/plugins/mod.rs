@@ -1,6 +1,9 @@
 //! `cargo figures plugins`: the way of tuples and calls through real plugins and a real host, as they ship, beside what
-//! the raw means can do in the same minutes.
+//! the raw means, and eKuiper's own host, can do in the same minutes.
 
+mod figure;
+mod kuiperd;
+mod processes;
 mod raw;
 mod scene;
 
@@ -9,9 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::report::{self, median, thousands};
+use super::report::{self, median};
 use crate::workspace_folder;
-use scene::{Programs, Scene, Source};
+use figure::{Figure, HEAD, Wanted};
+use scene::{Kind, Plugin, Programs, Scene, Source};
 
 /// What is measured, and how.
 #[derive(clap::Args)]
@@ -26,71 +30,99 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
     /// Put the table into docs/benchmarks.md as well.
-    #[arg(long, conflicts_with = "only")]
+    #[arg(long, conflicts_with_all = ["only", "short"])]
     write: bool,
+    /// One short window per cell, of programs as they are built for development: that everything runs, not how fast.
+    #[arg(long)]
+    short: bool,
     /// Only the cells whose name contains this, such as `calls`.
     only: Option<String>,
 }
 
-/// What is wanted of a figure.
-enum Wanted {
-    AtLeast(f64),
-    AtMost(f64),
-    Nothing,
-}
+/// Everything that can be measured, in the order of the table.
+const CELLS: &[&str] = &[
+    "tuples.rust",
+    "tuples.python",
+    "calls.rust",
+    "calls.rust.single",
+    "calls.python",
+    "latency.10k",
+    "memory.1",
+    "memory.10",
+    "memory.100",
+    "ekuiper.tuples",
+    "ekuiper.calls",
+    "ekuiper.tuples.python",
+    "ekuiper.calls.python",
+];
 
-/// What has come of one cell.
-struct Figure {
-    cell: String,
-    values: Vec<f64>,
-    unit: &'static str,
-    wanted: Wanted,
-    /// What it stands beside, and whether that is what `wanted` is about.
-    beside: Option<(&'static str, f64)>,
-}
+/// What a short run leaves out: a hundred processes, and what is not ours.
+const LONG: &[&str] = &["memory.10", "memory.100"];
+
+/// Messages of the objects that the plugins make, one by one.
+const FLOOD: Source<'_> = Source {
+    symbol: "gauge0_flood",
+    rate: 0,
+};
+
+const OURS: Kind<'_> = Kind::Ours("both");
 
 /// Measures what is asked for.
 ///
 /// # Errors
-/// What is ours cannot be built or run, or no cell has that name.
+/// What is ours cannot be built or run, or no cell has that name. A missing peer is no error: it is named.
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let root = workspace_folder()?;
-    let programs = Programs::build(&root)?;
-    let runtime = tokio::runtime::Runtime::new().context("no runtime")?;
-    let mut figures = Vec::new();
-    let cells = [
-        "tuples.rust",
-        "tuples.python",
-        "calls.rust",
-        "calls.rust.single",
-        "calls.python",
-    ];
-    let more = ["latency.10k", "memory.1", "memory.10", "memory.100"];
-    let wanted = |cell: &&&str| {
-        arguments
-            .only
-            .as_ref()
-            .is_none_or(|only| cell.contains(only.as_str()))
+    let only = arguments.only.as_deref().unwrap_or_default();
+    let cells = CELLS.iter().filter(|cell| cell.contains(only));
+    let cells: Vec<_> = cells
+        .filter(|cell| !(arguments.short && LONG.contains(cell)))
+        .collect();
+    ensure!(!cells.is_empty(), "no cell has such a name");
+    let bench = Bench {
+        programs: Programs::build(&root, !arguments.short)?,
+        rounds: if arguments.short {
+            1
+        } else {
+            arguments.rounds.max(1)
+        },
+        window: Duration::from_millis(if arguments.short { 200 } else { arguments.ms }),
     };
-    for cell in cells.iter().chain(&more).filter(wanted) {
-        for figure in runtime.block_on(measure(arguments, &programs, cell))? {
+    if let Err(reason) = &bench.programs.peer {
+        eprintln!("not measured: kuiperd: {reason}");
+    }
+    let runtime = tokio::runtime::Runtime::new().context("no runtime")?;
+    if !arguments.json {
+        print!("{HEAD}");
+    }
+    let mut lines = String::new();
+    for cell in cells {
+        let figures = runtime
+            .block_on(bench.measure(cell))
+            .with_context(|| (*cell).to_owned())?;
+        for mut figure in figures {
+            if arguments.short {
+                figure.wanted = Wanted::Nothing;
+            }
             if arguments.json {
                 println!("{}", figure.json());
             } else {
                 print!("{}", figure.line());
             }
-            figures.push(figure);
+            lines += &figure.line();
         }
     }
-    ensure!(!figures.is_empty(), "no cell has such a name");
     if arguments.write {
         let page = root.join("docs/benchmarks.md");
         let text =
             std::fs::read_to_string(&page).with_context(|| format!("cannot read {}", page.display()))?;
-        let lines: String = figures.iter().map(Figure::line).collect();
+        let missing = match &bench.programs.peer {
+            Ok(_) => String::new(),
+            Err(reason) => format!("\nNot measured: kuiperd ({reason}).\n"),
+        };
         let table = format!(
-            "Median of {} windows of {} ms, lowest and highest in brackets.\n\n\
-             | cell | figure | wanted | beside |\n|---|---|---|---|\n{lines}",
+            "Median of {} windows of {} ms, lowest and highest in brackets. CPU is that of all processes together, \
+             per tuple or call.\n\n{HEAD}{lines}{missing}",
             arguments.rounds, arguments.ms
         );
         std::fs::write(&page, report::replace(&text, "plugins", &table)?)
@@ -104,205 +136,261 @@ fn nop() -> Value {
     json!({ "nop": {} })
 }
 
-async fn measure(arguments: &Arguments, programs: &Programs, cell: &str) -> Result<Vec<Figure>> {
-    let window = Duration::from_millis(arguments.ms);
-    let flood = Source {
-        symbol: "gauge0_flood",
-        rate: 0,
-    };
-    let rates = async |source: &Source<'_>, select: &str, action: &Value, node: &str, python: bool| {
-        let scene = Scene::start(programs, 1, python).await?;
-        scene.rule("r", source, select, action).await?;
-        let rates = rates(&scene, node, arguments.rounds, window).await?;
-        scene.end("r").await?;
-        scene.stop().await?;
-        anyhow::Ok(rates)
-    };
-    let figure = |values, unit, wanted, beside| Figure {
-        cell: cell.to_owned(),
-        values,
-        unit,
-        wanted,
-        beside,
-    };
-    Ok(match cell {
-        "tuples.rust" => {
-            let sink = json!({ "gauge0_swallow": {} });
-            let values = rates(&flood, "*", &sink, "sink_gauge0_swallow_0_0", false).await?;
-            let raw = raw::parse_and_write(window);
-            let beside = Some(("of what one core parses and writes", median(&values) / raw));
-            vec![figure(values, "tuples/s", Wanted::AtLeast(600_000.0), beside)]
-        }
-        "tuples.python" => {
-            let source = Source {
-                symbol: "gaugepy_flood",
-                rate: 0,
-            };
-            let values = rates(&source, "*", &nop(), "sink_nop_0_0", true).await?;
-            vec![figure(values, "tuples/s", Wanted::AtLeast(120_000.0), None)]
-        }
-        "calls.rust" => {
-            let values = rates(&flood, "gauge0_same(n) AS n", &nop(), "sink_nop_0_0", false).await?;
-            vec![figure(values, "calls/s", Wanted::AtLeast(400_000.0), None)]
-        }
-        "calls.python" => {
-            let values = rates(&flood, "gaugepy_same(n) AS n", &nop(), "sink_nop_0_0", true).await?;
-            let bare = raw::python_loop(&workspace_folder()?, window)?;
-            let ratio = median(&values) / bare;
-            let mut figure = figure(values, "calls/s", Wanted::Nothing, None);
-            figure.wanted = Wanted::AtLeast(bare / 1.5);
-            figure.beside = Some(("of a bare loop", ratio));
-            vec![figure]
-        }
-        "calls.rust.single" => {
-            let scene = Scene::start(programs, 1, false).await?;
-            let slow = Source { rate: 1000, ..flood };
-            scene.rule("r", &slow, "gauge0_same(n) AS n", &nop()).await?;
-            let mut values = Vec::new();
-            for _ in 0..arguments.rounds * 20 {
-                tokio::time::sleep(window / 20).await;
-                let micros = scene.figure("r", "op_project_0_process_latency_us").await?;
-                values.push(u32::try_from(micros).map_or(f64::INFINITY, f64::from));
-            }
-            scene.end("r").await?;
-            scene.stop().await?;
-            let raw = raw::round_trip(window).context("no round trip of raw sockets")?;
-            let ratio = median(&values) / raw;
-            let mut figure = figure(values, "µs", Wanted::AtMost(2.0 * raw), None);
-            figure.beside = Some(("× a raw round trip", ratio));
-            vec![figure]
-        }
-        "latency.10k" => latency(arguments, programs).await?,
-        _ => {
-            let plugins = cell.rsplit_once('.').and_then(|(_, count)| count.parse().ok());
-            memory(programs, cell, plugins.context("a cell without a count")?, window).await?
-        }
-    })
+/// A rule, and what it runs with.
+struct Rule<'a> {
+    plugins: Vec<Plugin<'a>>,
+    source: Source<'a>,
+    select: &'a str,
+    sink: Value,
 }
 
-/// How many records leave the node in a second, in each of so many windows.
-async fn rates(scene: &Scene, node: &str, rounds: usize, window: Duration) -> Result<Vec<f64>> {
-    let name = format!("{node}_records_out_total");
-    // What is there at the beginning is not what comes in the long run.
-    tokio::time::sleep(window).await;
-    let mut values = Vec::with_capacity(rounds);
-    for _ in 0..rounds {
-        let (start, before) = (Instant::now(), scene.figure("r", &name).await?);
-        tokio::time::sleep(window).await;
-        let records = scene.figure("r", &name).await?.saturating_sub(before);
-        #[expect(clippy::cast_precision_loss, reason = "a count of some seconds")]
-        values.push(records as f64 / start.elapsed().as_secs_f64());
-    }
-    let exceptions = scene.figure("r", &format!("{node}_exceptions_total")).await?;
-    ensure!(exceptions == 0, "{exceptions} exceptions at {node}");
-    Ok(values)
+/// How fast a rule was.
+struct Pace {
+    rates: Vec<f64>,
+    /// Microseconds of all processes per record.
+    cpu: f64,
+    /// The part of them that got lost.
+    lost: f64,
 }
 
-async fn latency(arguments: &Arguments, programs: &Programs) -> Result<Vec<Figure>> {
-    let scene = Scene::start(programs, 1, false).await?;
-    let ages = scene.home.join("ages.json");
-    let source = Source {
-        symbol: "gauge0_flood",
-        rate: 10_000,
-    };
-    let sink = json!({ "gauge0_swallow": { "path": ages } });
-    scene.rule("r", &source, "*", &sink).await?;
-    let windows = u32::try_from(arguments.rounds).unwrap_or(u32::MAX);
-    tokio::time::sleep(Duration::from_millis(arguments.ms) * windows).await;
-    scene.end("r").await?;
-    scene.stop().await?;
-    let text =
-        std::fs::read(&ages).with_context(|| format!("the sink has not written {}", ages.display()))?;
-    let ages: Vec<f64> = serde_json::from_slice(&text)?;
-    ensure!(!ages.is_empty(), "nothing came to the sink");
-    let at = |part: usize| ages[(ages.len() * part / 1000).min(ages.len() - 1)];
-    let figure = |name: &str, value| Figure {
-        cell: format!("latency.10k.{name}"),
-        values: vec![value],
-        unit: "µs",
-        wanted: Wanted::Nothing,
-        beside: None,
-    };
-    Ok(vec![figure("p50", at(500)), figure("p99", at(990))])
+struct Bench {
+    programs: Programs,
+    rounds: usize,
+    window: Duration,
 }
 
-async fn memory(programs: &Programs, cell: &str, plugins: usize, window: Duration) -> Result<Vec<Figure>> {
-    let scene = Scene::start(programs, plugins, false).await?;
-    tokio::time::sleep(window).await;
-    let (bytes, before) = scene.usage()?;
-    let idle = window * 10;
-    tokio::time::sleep(idle).await;
-    let (_, after) = scene.usage()?;
-    scene.stop().await?;
-    let figure = |cell: String, value, unit| Figure {
-        cell,
-        values: vec![value],
-        unit,
-        wanted: Wanted::Nothing,
-        beside: None,
-    };
-    #[expect(clippy::cast_precision_loss, reason = "the memory of one process")]
-    let mebibytes = bytes as f64 / f64::from(1 << 20);
-    let busy = (after - before).as_secs_f64() / idle.as_secs_f64() * 100.0;
-    Ok(vec![
-        figure(cell.to_owned(), mebibytes, "MiB resident"),
-        figure(format!("{cell}.idle"), busy, "% of a processor"),
-    ])
-}
-
-impl Figure {
-    fn is_met(&self) -> bool {
-        match self.wanted {
-            Wanted::AtLeast(least) => median(&self.values) >= least,
-            Wanted::AtMost(most) => median(&self.values) <= most,
-            Wanted::Nothing => true,
-        }
-    }
-
-    fn spread(&self) -> [f64; 2] {
-        let low = self.values.iter().copied().fold(f64::INFINITY, f64::min);
-        [low, self.values.iter().copied().fold(0.0, f64::max)]
-    }
-
-    fn json(&self) -> Value {
-        let wanted = match self.wanted {
-            Wanted::AtLeast(wanted) | Wanted::AtMost(wanted) => Some(wanted.round()),
-            Wanted::Nothing => None,
+impl Bench {
+    async fn measure(&self, cell: &str) -> Result<Vec<Figure>> {
+        let root = workspace_folder()?;
+        let rust = |select, sink| Rule {
+            plugins: vec![Plugin::Rust(0)],
+            source: FLOOD,
+            select,
+            sink,
         };
-        let ratio: serde_json::Map<_, _> = self
-            .beside
-            .iter()
-            .map(|(name, ratio)| ((*name).to_owned(), json!(ratio)))
-            .collect();
-        json!({
-            "cell": format!("plugins.{}", self.cell), "rate": median(&self.values), "unit": self.unit,
-            "spread": self.spread(), "ratio": ratio, "wanted": wanted, "met": self.is_met(),
+        let swallow = || json!({ "gauge0_swallow": {} });
+        Ok(match cell {
+            "tuples.rust" => {
+                let figure = self.figure(cell, "tuples/s", OURS, &rust("*", swallow())).await?;
+                let raw = raw::parse_and_write(&self.programs, self.window)?;
+                let ratio = figure.median() / raw;
+                let figure = figure.beside("raw", "of what a thread parses and writes", ratio);
+                vec![figure.wanted(Wanted::AtLeast(600_000.0))]
+            }
+            "tuples.python" => {
+                let rule = Rule {
+                    plugins: vec![Plugin::Python],
+                    source: Source {
+                        symbol: "gaugepy_flood",
+                        ..FLOOD
+                    },
+                    select: "*",
+                    sink: nop(),
+                };
+                let figure = self.figure(cell, "tuples/s", OURS, &rule).await?;
+                let raw = raw::python_loop(&root, "tuples", self.window)?;
+                let ratio = figure.median() / raw;
+                let figure = figure.beside("raw", "of a bare Python loop", ratio);
+                vec![figure.wanted(Wanted::AtLeast(120_000.0))]
+            }
+            "calls.rust" => {
+                let rule = rust("gauge0_same(n) AS n", nop());
+                let figure = self.figure(cell, "calls/s", OURS, &rule).await?;
+                vec![figure.wanted(Wanted::AtLeast(400_000.0))]
+            }
+            "calls.python" => {
+                let rule = Rule {
+                    plugins: vec![Plugin::Rust(0), Plugin::Python],
+                    ..rust("gaugepy_same(n) AS n", nop())
+                };
+                let figure = self.figure(cell, "calls/s", OURS, &rule).await?;
+                let raw = raw::python_loop(&root, "calls", self.window)?;
+                let ratio = figure.median() / raw;
+                let figure = figure.beside("raw", "of a bare Python loop", ratio);
+                vec![figure.wanted(Wanted::AtLeast(raw / 1.5))]
+            }
+            "calls.rust.single" => vec![self.single(cell, rust("gauge0_same(n) AS n", nop())).await?],
+            "latency.10k" => self.latency().await?,
+            "ekuiper.tuples" => {
+                self.beside_kuiperd(cell, "tuples/s", |_| rust("*", swallow()))
+                    .await?
+            }
+            "ekuiper.calls" => {
+                let rule = |_| rust("gauge0_same(n) AS n", nop());
+                self.beside_kuiperd(cell, "calls/s", rule).await?
+            }
+            "ekuiper.tuples.python" => {
+                let rule = |plugin| published(plugin, "*");
+                self.beside_kuiperd(cell, "tuples/s", rule).await?
+            }
+            "ekuiper.calls.python" => {
+                let rule = |plugin| published(plugin, "slug(topic) AS s");
+                self.beside_kuiperd(cell, "calls/s", rule).await?
+            }
+            _ => {
+                let plugins = cell.rsplit_once('.').and_then(|(_, count)| count.parse().ok());
+                self.memory(cell, plugins.context("a cell without a count")?)
+                    .await?
+            }
         })
     }
 
-    fn line(&self) -> String {
-        let shown = |value: f64| match value {
-            value if value >= 1000.0 => thousands(value),
-            value => format!("{value:.1}"),
-        };
-        let [low, high] = self.spread();
-        let spread = match self.values.len() {
-            1 => String::new(),
-            _ => format!(" ({}–{})", shown(low), shown(high)),
-        };
-        let mark = if self.is_met() { "" } else { " **not reached**" };
-        let wanted = match self.wanted {
-            Wanted::AtLeast(wanted) => format!("at least {}{mark}", shown(wanted)),
-            Wanted::AtMost(wanted) => format!("at most {}{mark}", shown(wanted)),
-            Wanted::Nothing => String::new(),
-        };
-        let beside = self
-            .beside
-            .map_or_else(String::new, |(name, ratio)| format!("{ratio:.2} {name}"));
-        let value = shown(median(&self.values));
-        format!(
-            "| {} | {value}{spread} {} | {wanted} | {beside} |\n",
-            self.cell, self.unit
-        )
+    /// How many records come to the sink of a rule in a second.
+    async fn figure(
+        &self,
+        cell: &str,
+        unit: &'static str,
+        kind: Kind<'_>,
+        rule: &Rule<'_>,
+    ) -> Result<Figure> {
+        let Pace { rates, cpu, lost } = self.pace(kind, rule).await?;
+        let mut figure = Figure::new(cell, rates, unit);
+        figure.cpu = Some(cpu);
+        Ok(match lost > 0.0 {
+            true => figure.beside("lost", "of all tuples were dropped", lost),
+            false => figure,
+        })
     }
+
+    async fn pace(&self, kind: Kind<'_>, rule: &Rule<'_>) -> Result<Pace> {
+        let scene = Scene::start(&self.programs, kind, &rule.plugins).await?;
+        scene.rule("r", &rule.source, rule.select, &rule.sink).await?;
+        // What is there at the beginning is not what comes in the long run.
+        tokio::time::sleep(self.window).await;
+        let records = async || scene.figure("r", "sink_", "_records_out_total").await;
+        let (first, used) = (records().await?, scene.usage()?.all);
+        let mut rates = Vec::with_capacity(self.rounds);
+        for _ in 0..self.rounds {
+            let (start, before) = (Instant::now(), records().await?);
+            tokio::time::sleep(self.window).await;
+            let done = records().await?.saturating_sub(before);
+            rates.push(count(done) / start.elapsed().as_secs_f64());
+        }
+        let all = records().await?;
+        let done = all.saturating_sub(first);
+        let used = scene.usage()?.all.saturating_sub(used);
+        ensure!(done > 0, "nothing comes to the sink");
+        let mut lost = 0;
+        for node in ["source_", "op_", "sink_"] {
+            lost += scene.figure("r", node, "_exceptions_total").await?;
+        }
+        // eKuiper's host drops what it is too slow for, and counts it as an exception.
+        ensure!(
+            lost == 0 || matches!(kind, Kind::Ekuiper(_)),
+            "{lost} exceptions in the rule"
+        );
+        scene.end("r").await?;
+        scene.stop().await?;
+        Ok(Pace {
+            rates,
+            cpu: used.as_secs_f64() * 1e6 / count(done),
+            lost: count(lost) / count(lost + all),
+        })
+    }
+
+    /// The very same plugin on our host, by eKuiper's contract, and on eKuiper's own.
+    async fn beside_kuiperd<'a>(
+        &'a self,
+        cell: &str,
+        unit: &'static str,
+        rule: impl Fn(Plugin<'a>) -> Rule<'a>,
+    ) -> Result<Vec<Figure>> {
+        let Ok(peer) = &self.programs.peer else {
+            return Ok(Vec::new());
+        };
+        let rule = rule(Plugin::Published(&peer.python));
+        let ours = self.figure(cell, unit, Kind::Ours("ekuiper"), &rule).await?;
+        let theirs = format!("{cell} kuiperd");
+        let theirs = self.figure(&theirs, unit, Kind::Ekuiper(peer), &rule).await?;
+        let ratio = ours.median() / theirs.median();
+        let ours = ours.beside("ekuiper", "× kuiperd", ratio);
+        Ok(vec![ours.wanted(Wanted::AtLeast(theirs.median())), theirs])
+    }
+
+    /// How long a rule waits for a call that is alone.
+    async fn single(&self, cell: &str, rule: Rule<'_>) -> Result<Figure> {
+        const SAMPLES: usize = 20;
+        let scene = Scene::start(&self.programs, OURS, &rule.plugins).await?;
+        let source = Source {
+            rate: 1000,
+            ..rule.source
+        };
+        scene.rule("r", &source, rule.select, &rule.sink).await?;
+        let mut values = Vec::new();
+        for _ in 0..self.rounds {
+            let mut samples = Vec::with_capacity(SAMPLES);
+            for _ in 0..SAMPLES {
+                tokio::time::sleep(self.window / 20).await;
+                samples.push(count(scene.figure("r", "op_", "_process_latency_us").await?));
+            }
+            values.push(median(&samples));
+        }
+        scene.end("r").await?;
+        scene.stop().await?;
+        let raw = raw::round_trip(&self.programs, self.window)?;
+        let figure = Figure::new(cell, values, "µs");
+        let ratio = figure.median() / raw;
+        let figure = figure.beside("raw", "× a raw pair socket", ratio);
+        Ok(figure.wanted(Wanted::AtMost(2.0 * raw)))
+    }
+
+    async fn latency(&self) -> Result<Vec<Figure>> {
+        let scene = Scene::start(&self.programs, OURS, &[Plugin::Rust(0)]).await?;
+        let ages = scene.home.join("ages.json");
+        let source = Source {
+            rate: 10_000,
+            ..FLOOD
+        };
+        let sink = json!({ "gauge0_swallow": { "path": ages } });
+        scene.rule("r", &source, "*", &sink).await?;
+        let windows = u32::try_from(self.rounds).unwrap_or(u32::MAX);
+        tokio::time::sleep(self.window * windows).await;
+        scene.end("r").await?;
+        scene.stop().await?;
+        let text =
+            std::fs::read(&ages).with_context(|| format!("the sink has not written {}", ages.display()))?;
+        let ages: Vec<f64> = serde_json::from_slice(&text)?;
+        ensure!(!ages.is_empty(), "nothing came to the sink");
+        let at = |part: usize| ages[(ages.len() * part / 1000).min(ages.len() - 1)];
+        let figure = |name: &str, value| Figure::new(&format!("latency.10k.{name}"), vec![value], "µs");
+        Ok(vec![figure("p50", at(500)), figure("p99", at(990))])
+    }
+
+    /// What plugins cost that have nothing to do.
+    async fn memory(&self, cell: &str, plugins: usize) -> Result<Vec<Figure>> {
+        let plugins: Vec<_> = (0..plugins).map(Plugin::Rust).collect();
+        let scene = Scene::start(&self.programs, OURS, &plugins).await?;
+        tokio::time::sleep(self.window).await;
+        let before = scene.usage()?;
+        let idle = self.window * 10;
+        tokio::time::sleep(idle).await;
+        let after = scene.usage()?;
+        scene.stop().await?;
+        let busy = (after.all - before.all).as_secs_f64() / idle.as_secs_f64() * 100.0;
+        Ok(vec![
+            Figure::new(cell, vec![count(before.memory) / count(1 << 20)], "MiB resident"),
+            Figure::new(&format!("{cell}.idle"), vec![busy], "% of a processor"),
+        ])
+    }
+}
+
+/// `pysam` of the examples as source and function.
+fn published<'a>(plugin: Plugin<'a>, select: &'a str) -> Rule<'a> {
+    Rule {
+        plugins: vec![plugin],
+        source: Source {
+            symbol: "pycount",
+            ..FLOOD
+        },
+        select,
+        sink: nop(),
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "what some seconds bring, or the memory of a process"
+)]
+fn count(count: u64) -> f64 {
+    count as f64
 }

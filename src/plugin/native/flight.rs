@@ -1,0 +1,311 @@
+//! Owns which calls of a function wait to be sent, which are in the plugin, and what has come of those that were made
+//! with them. Pure bookkeeping: `link` asks under its lock. Calls that were made together form a *group*, of which
+//! everything is told at once; a call's id is its group's first id and its place.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mangrove_protocol::native::function::FunctionContext;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+/// Calls that may be in the plugin at the same time.
+pub(super) const IN_FLIGHT: usize = 16_384;
+
+/// What has come of a call.
+#[derive(Debug, PartialEq)]
+pub(in crate::plugin) enum Reply {
+    Result(Value),
+    Error(String),
+    /// The connection broke while it was in the plugin.
+    Broken,
+    /// It never left.
+    NotSent(Vec<Value>),
+    /// Nobody waits for it any more.
+    GivenUp,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Waiting(Vec<Value>),
+    Sent,
+    Done(Reply),
+}
+
+#[derive(Debug)]
+struct Group {
+    context: Arc<FunctionContext>,
+    slots: Vec<Slot>,
+    /// Slots that are not done.
+    open: usize,
+    done: oneshot::Sender<Vec<Reply>>,
+}
+
+/// Calls that go out.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) context: Arc<FunctionContext>,
+    pub(super) calls: Vec<(u64, Vec<Value>)>,
+    /// Whether more of the same group wait.
+    pub(super) more: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Flight {
+    /// By their first id.
+    groups: BTreeMap<u64, Group>,
+    next: u64,
+    sent: usize,
+    /// Calls that were sent, and that nobody waits for any more.
+    cancelled: Vec<u64>,
+    is_closed: bool,
+}
+
+impl Flight {
+    /// Takes calls that are to be made together, and says what their first id is.
+    ///
+    /// # Errors
+    /// It is closed: the calls come back.
+    pub(super) fn add(
+        &mut self,
+        calls: Vec<Vec<Value>>,
+        context: Arc<FunctionContext>,
+        done: oneshot::Sender<Vec<Reply>>,
+    ) -> Result<u64, Vec<Vec<Value>>> {
+        if self.is_closed {
+            return Err(calls);
+        }
+        let first = self.next + 1;
+        self.next += calls.len() as u64;
+        let group = Group {
+            context,
+            open: calls.len(),
+            slots: calls.into_iter().map(Slot::Waiting).collect(),
+            done,
+        };
+        self.groups.insert(first, group);
+        Ok(first)
+    }
+
+    /// How many calls may leave.
+    pub(super) fn room(&self) -> usize {
+        IN_FLIGHT.saturating_sub(self.sent)
+    }
+
+    /// Calls of a group that wait, at most so many and as many as there is room for. They count as sent. `None`: there
+    /// are none.
+    pub(super) fn take(&mut self, first: u64, most: usize) -> Option<Leaving> {
+        let most = most.min(self.room());
+        let group = self.groups.get_mut(&first)?;
+        let waiting = |(_, slot): &(u64, &mut Slot)| matches!(slot, Slot::Waiting(_));
+        let mut slots = (first..).zip(&mut group.slots).filter(waiting);
+        let mut calls = Vec::with_capacity(most.min(slots.size_hint().1.unwrap_or_default()));
+        for (id, slot) in slots.by_ref().take(most) {
+            if let Slot::Waiting(args) = std::mem::replace(slot, Slot::Sent) {
+                calls.push((id, args));
+            }
+        }
+        let more = slots.next().is_some();
+        self.sent += calls.len();
+        (!calls.is_empty() || more).then(|| Leaving {
+            context: Arc::clone(&group.context),
+            calls,
+            more,
+        })
+    }
+
+    /// Something has come of a call that was sent. What nobody waits for is ignored.
+    pub(super) fn settle(&mut self, id: u64, reply: Reply) {
+        let Some((first, group)) = self.groups.range_mut(..=id).next_back() else {
+            return;
+        };
+        let first = *first;
+        let place = usize::try_from(id - first).unwrap_or(usize::MAX);
+        let Some(slot @ Slot::Sent) = group.slots.get_mut(place) else {
+            return;
+        };
+        *slot = Slot::Done(reply);
+        group.open -= 1;
+        self.sent -= 1;
+        if group.open == 0
+            && let Some(group) = self.groups.remove(&first)
+        {
+            group.tell();
+        }
+    }
+
+    /// Nobody waits for this group any longer. What has come of its calls until now; the plugin is to be told of those that it
+    /// has.
+    pub(super) fn give_up(&mut self, first: u64) -> Option<Vec<Reply>> {
+        let group = self.groups.remove(&first)?;
+        let mut replies = Vec::with_capacity(group.slots.len());
+        for (id, slot) in (first..).zip(group.slots) {
+            replies.push(match slot {
+                Slot::Done(reply) => reply,
+                Slot::Waiting(_) => Reply::GivenUp,
+                Slot::Sent => {
+                    self.sent -= 1;
+                    self.cancelled.push(id);
+                    Reply::GivenUp
+                }
+            });
+        }
+        Some(replies)
+    }
+
+    /// The calls that the plugin is to be told of.
+    pub(super) fn take_cancelled(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.cancelled)
+    }
+
+    /// The connection broke: what was in the plugin is lost. How many calls that is.
+    pub(super) fn break_all(&mut self) -> usize {
+        let broken = self.sent;
+        self.sent = 0;
+        self.cancelled.clear();
+        let whole = self.groups.extract_if(.., |_, group| {
+            for slot in &mut group.slots {
+                if matches!(slot, Slot::Sent) {
+                    *slot = Slot::Done(Reply::Broken);
+                    group.open -= 1;
+                }
+            }
+            group.open == 0
+        });
+        whole.for_each(|(_, group)| group.tell());
+        broken
+    }
+
+    /// Nothing is sent any more, and nothing comes.
+    pub(super) fn close(&mut self) {
+        self.is_closed = true;
+        self.break_all();
+        std::mem::take(&mut self.groups)
+            .into_values()
+            .for_each(Group::tell);
+    }
+}
+
+impl Group {
+    fn tell(self) {
+        let reply = |slot| match slot {
+            Slot::Done(reply) => reply,
+            Slot::Waiting(args) => Reply::NotSent(args),
+            Slot::Sent => Reply::Broken,
+        };
+        // Whoever waited may be gone this very moment.
+        let _ = self.done.send(self.slots.into_iter().map(reply).collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn context() -> Arc<FunctionContext> {
+        Arc::new(FunctionContext {
+            rule_id: "r".parse().unwrap(),
+            op_id: "project".parse().unwrap(),
+            instance_id: 0,
+            func_id: 0,
+        })
+    }
+
+    fn add(flight: &mut Flight, calls: usize) -> (u64, oneshot::Receiver<Vec<Reply>>) {
+        let (done, told) = oneshot::channel();
+        let calls = (0..calls).map(|n| vec![n.into()]).collect();
+        (flight.add(calls, context(), done).unwrap(), told)
+    }
+
+    fn ids(leaving: &Leaving) -> Vec<u64> {
+        leaving.calls.iter().map(|(id, _)| *id).collect()
+    }
+
+    #[test]
+    fn a_group_is_told_when_all_of_it_is_done_in_its_order() {
+        let mut flight = Flight::default();
+        let (one, mut told) = add(&mut flight, 3);
+        let (two, mut other) = add(&mut flight, 1);
+        let leaving = flight.take(one, 2).unwrap();
+        assert_eq!((ids(&leaving), leaving.more), (vec![1, 2], true));
+        let leaving = flight.take(one, 2).unwrap();
+        assert_eq!((ids(&leaving), leaving.more), (vec![3], false));
+        assert!(flight.take(one, 2).is_none());
+        flight.take(two, 2).unwrap();
+        for (id, reply) in [(3, "c"), (4, "d"), (1, "a"), (1, "twice"), (9, "never made")] {
+            flight.settle(id, Reply::Error(reply.to_owned()));
+        }
+        assert!(told.try_recv().is_err());
+        assert_eq!(other.try_recv().unwrap(), [Reply::Error("d".to_owned())]);
+        flight.settle(2, Reply::Result(7.into()));
+        let replies = told.try_recv().unwrap();
+        assert_eq!(replies[1], Reply::Result(7.into()));
+        assert_eq!(replies[2], Reply::Error("c".to_owned()));
+        assert_eq!(flight.room(), IN_FLIGHT);
+    }
+
+    #[test]
+    fn what_was_given_up_is_told_to_the_plugin_if_it_has_it() {
+        let mut flight = Flight::default();
+        let (first, _told) = add(&mut flight, 3);
+        flight.take(first, 2).unwrap();
+        flight.settle(1, Reply::Result(Value::Null));
+        let replies = flight.give_up(first).unwrap();
+        assert_eq!(
+            replies,
+            [Reply::Result(Value::Null), Reply::GivenUp, Reply::GivenUp]
+        );
+        assert_eq!(flight.take_cancelled(), [2]);
+        assert!(flight.take(first, 2).is_none() && flight.give_up(first).is_none());
+        flight.settle(2, Reply::Result(Value::Null));
+        assert_eq!(flight.room(), IN_FLIGHT);
+    }
+
+    #[test]
+    fn what_has_not_left_can_be_made_elsewhere() {
+        let mut flight = Flight::default();
+        let (first, mut told) = add(&mut flight, 2);
+        flight.take(first, 1).unwrap();
+        assert_eq!(flight.break_all(), 1);
+        assert!(told.try_recv().is_err(), "the other one can still leave");
+        flight.close();
+        let unsent = Reply::NotSent(vec![1.into()]);
+        assert_eq!(told.try_recv().unwrap(), [Reply::Broken, unsent]);
+        let (done, _) = oneshot::channel();
+        let calls = vec![vec![Value::Null]];
+        assert_eq!(flight.add(calls.clone(), context(), done), Err(calls));
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: every group is told once, of every call, and no room is lost.
+        #[test]
+        fn nothing_is_lost(steps in proptest::collection::vec((0u8..6, 1u64..40), 1..200)) {
+            let mut flight = Flight::default();
+            let mut groups = Vec::new();
+            for (step, number) in steps {
+                match step {
+                    0 => groups.push((add(&mut flight, number as usize), number as usize, false)),
+                    1 => drop(flight.take(number, 3)),
+                    2 | 3 => flight.settle(number, Reply::Result(Value::Null)),
+                    4 => {
+                        for ((first, _), calls, is_over) in &mut groups {
+                            if *first == number && let Some(replies) = flight.give_up(number) {
+                                prop_assert_eq!(replies.len(), *calls);
+                                *is_over = true;
+                            }
+                        }
+                    }
+                    _ => drop(flight.break_all()),
+                }
+            }
+            flight.close();
+            prop_assert_eq!(flight.room(), IN_FLIGHT);
+            for ((_, mut told), calls, is_over) in groups {
+                let replies = told.try_recv();
+                prop_assert_eq!(replies.is_ok(), !is_over);
+                prop_assert!(is_over || replies.is_ok_and(|replies| replies.len() == calls));
+            }
+        }
+    }
+}
