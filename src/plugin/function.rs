@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use mangrove_protocol::data::{FunctionCall, FunctionContext, FunctionReply};
 use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::name::SymbolName;
@@ -200,11 +201,23 @@ impl Function {
         let mut links = self.line.links.borrow().clone();
         let mut is_fine = false;
         while let Some(served) = links {
-            if let Some(link) = served.choose() {
-                let (places, calls): (Vec<_>, Vec<_>) = open.into_iter().unzip();
-                open = Vec::new();
+            let hands = match served.deal(open) {
+                Ok(hands) => {
+                    open = Vec::new();
+                    hands
+                }
+                Err(calls) => {
+                    open = calls;
+                    Vec::new()
+                }
+            };
+            let made = hands.into_iter().map(async |(link, calls)| {
+                let (places, calls): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
                 let replies = link.call(calls, Arc::clone(context), deadline).await;
-                for (place, reply) in places.into_iter().zip(replies) {
+                places.into_iter().zip(replies)
+            });
+            for replies in join_all(made).await {
+                for (place, reply) in replies {
                     let outcome = match reply {
                         Reply::Result(result) => Ok(Some(result)),
                         Reply::Error(text) => Err(CallError::Plugin(text)),

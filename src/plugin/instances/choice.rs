@@ -52,6 +52,20 @@ pub(super) fn call(loads: impl Iterator<Item = Load>) -> Option<usize> {
         .map(|(index, _)| index)
 }
 
+/// How many of these calls each channel gets, when one after the other goes to the one that is the least busy then.
+/// None are given out when no channel is open.
+pub(super) fn shares(mut loads: Vec<Load>, calls: usize) -> Vec<usize> {
+    let mut shares = vec![0; loads.len()];
+    for _ in 0..calls {
+        let Some(index) = call(loads.iter().copied()) else {
+            break;
+        };
+        shares[index] += 1;
+        loads[index].calls += 1;
+    }
+    shares
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,5 +113,21 @@ mod tests {
         ] {
             assert_eq!(chosen(all), expected, "{all:?}");
         }
+    }
+
+    #[test]
+    fn calls_that_are_made_together_even_out_what_the_channels_owe() {
+        let load = |open, calls| Load {
+            open,
+            connected: true,
+            calls,
+        };
+        assert_eq!(
+            shares(vec![load(true, 4), load(true, 0), load(false, 0)], 10),
+            [3, 7, 0]
+        );
+        assert_eq!(shares(vec![load(true, 9), load(true, 0)], 5), [0, 5]);
+        assert_eq!(shares(vec![load(false, 0)], 5), [0]);
+        assert!(shares(Vec::new(), 5).is_empty());
     }
 }

@@ -13,18 +13,47 @@ use crate::plugin::native::link::Link;
 #[derive(Clone, Debug)]
 pub(in crate::plugin) struct Links(Arc<[Arc<Link>]>);
 
+/// What one channel gets of calls that are made together.
+pub(in crate::plugin) type Hand<T> = (Arc<Link>, Vec<T>);
+
 impl Links {
     /// The one that the next call goes to; `None`: none is open.
     pub(in crate::plugin) fn choose(&self) -> Option<&Arc<Link>> {
         if let [link] = &*self.0 {
             return Some(link).filter(|link| link.is_open());
         }
-        let loads = self.0.iter().map(|link| Load {
+        choice::call(self.loads()).and_then(|index| self.0.get(index))
+    }
+
+    /// Deals out calls that are made together, each to the one that is the least busy then. All come back when none is
+    /// open.
+    pub(in crate::plugin) fn deal<T>(&self, mut calls: Vec<T>) -> Result<Vec<Hand<T>>, Vec<T>> {
+        if let [_] | [] = &*self.0 {
+            return match self.choose() {
+                Some(link) => Ok(vec![(Arc::clone(link), calls)]),
+                None => Err(calls),
+            };
+        }
+        let mut hands = Vec::new();
+        for (link, share) in self
+            .0
+            .iter()
+            .zip(choice::shares(self.loads().collect(), calls.len()))
+        {
+            if share > 0 {
+                let rest = calls.split_off(share);
+                hands.push((Arc::clone(link), std::mem::replace(&mut calls, rest)));
+            }
+        }
+        if calls.is_empty() { Ok(hands) } else { Err(calls) }
+    }
+
+    fn loads(&self) -> impl Iterator<Item = Load> {
+        self.0.iter().map(|link| Load {
             open: link.is_open(),
             connected: link.is_connected(),
             calls: link.load(),
-        });
-        choice::call(loads).and_then(|index| self.0.get(index))
+        })
     }
 
     /// Whether calls can be put in.

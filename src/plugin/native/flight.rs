@@ -163,26 +163,35 @@ impl Flight {
         let broken = self.sent;
         self.sent = 0;
         self.cancelled.clear();
+        self.settle_all(|slot| matches!(slot, Slot::Sent).then_some(Reply::Broken));
+        broken
+    }
+
+    /// Nothing is sent any more, though answers may still come: what has not left comes back.
+    pub(super) fn close(&mut self) {
+        self.is_closed = true;
+        self.settle_all(|slot| match slot {
+            Slot::Waiting(args) => Some(Reply::NotSent(std::mem::take(args))),
+            _ => None,
+        });
+    }
+
+    /// Whether nothing is in the plugin.
+    pub(super) fn is_idle(&self) -> bool {
+        self.sent == 0
+    }
+
+    fn settle_all(&mut self, mut outcome: impl FnMut(&mut Slot) -> Option<Reply>) {
         let whole = self.groups.extract_if(.., |_, group| {
             for slot in &mut group.slots {
-                if matches!(slot, Slot::Sent) {
-                    *slot = Slot::Done(Reply::Broken);
+                if let Some(reply) = outcome(slot) {
+                    *slot = Slot::Done(reply);
                     group.open -= 1;
                 }
             }
             group.open == 0
         });
         whole.for_each(|(_, group)| group.tell());
-        broken
-    }
-
-    /// Nothing is sent any more, and nothing comes.
-    pub(super) fn close(&mut self) {
-        self.is_closed = true;
-        self.break_all();
-        std::mem::take(&mut self.groups)
-            .into_values()
-            .for_each(Group::tell);
     }
 }
 
@@ -263,6 +272,19 @@ mod tests {
     }
 
     #[test]
+    fn what_was_sent_before_the_end_is_still_answered() {
+        let mut flight = Flight::default();
+        let (first, mut told) = add(&mut flight, 2);
+        flight.take(first, 1).unwrap();
+        flight.close();
+        assert!(told.try_recv().is_err() && !flight.is_idle());
+        flight.settle(first, Reply::Result(Value::Null));
+        let unsent = Reply::NotSent(vec![1.into()]);
+        assert_eq!(told.try_recv().unwrap(), [Reply::Result(Value::Null), unsent]);
+        assert!(flight.is_idle());
+    }
+
+    #[test]
     fn what_has_not_left_can_be_made_elsewhere() {
         let mut flight = Flight::default();
         let (first, mut told) = add(&mut flight, 2);
@@ -300,7 +322,8 @@ mod tests {
                 }
             }
             flight.close();
-            prop_assert_eq!(flight.room(), IN_FLIGHT);
+            flight.break_all();
+            prop_assert!(flight.is_idle() && flight.room() == IN_FLIGHT);
             for ((_, mut told), calls, is_over) in groups {
                 let replies = told.try_recv();
                 prop_assert_eq!(replies.is_ok(), !is_over);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mangrove_protocol::native::control::Validate;
 use mangrove_protocol::native::function::{CallWriter, FunctionContext, Results, encode_cancel};
 use serde_json::Value;
-use sp_proto::{Pair, PipeId};
+use sp_proto::{Events, Pair, PipeId};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,9 @@ const LINE: usize = 256;
 /// How long a function may be without a connection before it is started again. Dialers come back within this
 /// time.
 pub(in crate::plugin) const RECONNECT: Duration = Duration::from_secs(3);
+
+/// How long answers may come after a plugin has said that it has stopped a function.
+const LATE: Duration = Duration::from_secs(1);
 
 /// Where calls are put in.
 #[derive(Debug)]
@@ -372,7 +375,28 @@ impl Reader {
                 () = super::sleep_until(self.lost_at) => self.handle_lost(),
             }
         }
+        self.drain(&mut events).await;
+        self.break_all("it was stopped");
         self.socket.close().await;
+    }
+
+    /// A plugin answers the calls that it has before it says that it has stopped; on their own channel, so these answers may
+    /// come a little later.
+    async fn drain(&mut self, events: &mut Events) {
+        let answers = async {
+            while self.pipe.is_some() && !super::lock(&self.link.flight).is_idle() {
+                tokio::select! {
+                    biased;
+                    message = self.socket.recv() => match message {
+                        Ok(message) => self.handle(&message),
+                        Err(_) => return,
+                    },
+                    Some(event) = events.recv() => self.handle_event(&event),
+                }
+            }
+        };
+        // What has not come then is broken.
+        let _late = tokio::time::timeout(LATE, answers).await;
     }
 
     fn handle_event(&mut self, event: &sp_proto::Event) {
