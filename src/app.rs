@@ -73,7 +73,8 @@ pub async fn run(
     let store = config.home.join("data/mangrove.redb");
     let states = config.home.join("data/states.redb");
     let states = States::start(&states, config.portable.checkpoint_interval);
-    let (store, (states, keeper)) = tokio::try_join!(Store::open(&store), states)?;
+    let (store, states) = tokio::join!(Store::open(&store), states);
+    let (store, (states, keeper)) = (store?, states?);
     let address = config.rest.address;
     let listen = |source| AppError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(listen)?;
