@@ -199,7 +199,12 @@ const CRATES: &[Crate] = &[
         layers: &[
             Layer {
                 module: "native",
-                may_import: &["Object", "data", "excerpt", "manifest", "name"],
+                may_import: &["Object", "data", "excerpt", "fields", "manifest", "name"],
+                never: IO,
+            },
+            Layer {
+                module: "fields",
+                may_import: &["Object"],
                 never: IO,
             },
             Layer {
