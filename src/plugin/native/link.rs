@@ -25,6 +25,10 @@ use crate::plugin::record::Record;
 /// Groups of calls that may wait to be sent.
 const LINE: usize = 256;
 
+/// The most calls in one message: while the plugin works at these, others are on their way to it, and results on their
+/// way back.
+const MESSAGE: usize = 256;
+
 /// How long a function may be without a connection before it is started again. Dialers come back within this
 /// time.
 pub(in crate::plugin) const RECONNECT: Duration = Duration::from_secs(3);
@@ -223,7 +227,7 @@ pub(super) fn new(
             line,
             groups: VecDeque::new(),
             timeout: milliseconds(settings.call_timeout),
-            batch: limits.batch,
+            batch: limits.batch.min(MESSAGE),
             message: limits.message,
         },
         reader: Reader {
