@@ -49,6 +49,10 @@ pub(in crate::plugin) struct Link {
     /// The plugin has said that it runs the function.
     started: Notify,
     closed: CancellationToken,
+    /// It is about to stop.
+    retired: AtomicBool,
+    /// Nothing is in the plugin any more.
+    idle: Notify,
     /// Somebody is at the other end.
     connected: AtomicBool,
     /// Calls that somebody waits for.
@@ -73,6 +77,7 @@ impl Waiting<'_> {
             .given_up
             .fetch_add(unanswered.count(), Ordering::Relaxed);
         self.link.changed.notify_one();
+        self.link.idle.notify_one();
         Some(replies)
     }
 }
@@ -139,7 +144,7 @@ impl Link {
 
     /// Whether calls can be put in.
     pub(in crate::plugin) fn is_open(&self) -> bool {
-        !self.closed.is_cancelled()
+        !self.closed.is_cancelled() && !self.retired.load(Ordering::Acquire)
     }
 
     /// The plugin says that it runs the function: it has a connection, or is to have one soon.
@@ -156,6 +161,20 @@ impl Link {
     /// out, nothing more should go in.
     pub(in crate::plugin) fn load(&self) -> usize {
         self.awaited.load(Ordering::Relaxed) + self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// Takes no more calls; what has not left comes back. Resolves when the plugin has answered the others, or has had its
+    /// time for that: a call that takes longer has long been in the plugin, which finishes it before it stops.
+    pub(super) async fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        super::lock(&self.flight).close();
+        let answered = async {
+            while !super::lock(&self.flight).is_idle() {
+                self.idle.notified().await;
+            }
+        };
+        let in_time = tokio::time::timeout(LATE, answered);
+        let _closed = self.closed.run_until_cancelled(in_time).await;
     }
 
     /// Ends both tasks.
@@ -217,6 +236,8 @@ pub(super) fn new(
         started: Notify::new(),
         closed: CancellationToken::new(),
         connected: AtomicBool::new(false),
+        retired: AtomicBool::new(false),
+        idle: Notify::new(),
         awaited: AtomicUsize::new(0),
         given_up: AtomicUsize::new(0),
     });
@@ -461,6 +482,7 @@ impl Reader {
             }
             was_full
         };
+        self.link.idle.notify_one();
         if was_full {
             self.link.changed.notify_one();
         }
@@ -473,6 +495,7 @@ impl Reader {
             self.record
                 .note_error(&format!("the connection to the function broke: {reason}"));
         }
+        self.link.idle.notify_one();
         self.link.changed.notify_one();
     }
 }

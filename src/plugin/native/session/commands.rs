@@ -2,7 +2,9 @@
 //! stop it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use mangrove_protocol::control::{Symbol, UseAs};
 use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::native::control::{Place, Role, Start, Stop, ToPlugin};
@@ -10,8 +12,9 @@ use sp_proto::{Endpoint, Pair, Pull, Push};
 
 use super::super::desk::{Active, Asked, Entry};
 use super::super::feed::Feed;
+use super::super::link::Link;
 use super::super::{limits, link, lock, milliseconds, remote};
-use super::Task;
+use super::{Order, Task};
 use crate::plugin::causes::with_sources;
 use crate::plugin::channel::Ends;
 use crate::plugin::lifecycle::{self, UseId};
@@ -156,12 +159,41 @@ impl Task {
         lock(&self.links).remove(&id);
         let seq = match self.desk.entry(number).map(|entry| &entry.active) {
             Some(Active::Sink(sender, _)) => Some(sender.outlet.last(number)),
+            Some(Active::Function(link)) => {
+                let link = Arc::clone(link);
+                self.order_after_calls(vec![link], Order::StopFunction { number });
+                return None;
+            }
             _ => None,
         };
+        self.send_stop(number, seq);
+        None
+    }
+
+    /// Ends the process; first its functions answer what they were asked.
+    pub(super) fn shut_down(&mut self, limit: Duration) {
+        let links: Vec<_> = lock(&self.links).drain().map(|(_, link)| link).collect();
+        self.order_after_calls(links, Order::End(limit));
+    }
+
+    /// Calls go another way than the control channel, where a word that ends something could overtake them.
+    fn order_after_calls(&mut self, links: Vec<Arc<Link>>, order: Order) {
+        let Some(own) = self.own.upgrade() else { return };
+        let stop = self.stop.clone();
+        self.functions.spawn(async move {
+            let ordered = async {
+                join_all(links.iter().map(|link| link.retire())).await;
+                // The session may have ended.
+                let _ = own.send(order).await;
+            };
+            let _stopped = stop.run_until_cancelled(ordered).await;
+        });
+    }
+
+    pub(super) fn send_stop(&mut self, number: u64, seq: Option<u64>) {
         let request = self.desk.ask(Asked::Stop(number));
         let timeout = milliseconds(self.setup.settings.command_timeout);
         self.send(&ToPlugin::Stop(request, Stop { number, timeout, seq }));
-        None
     }
 }
 

@@ -55,8 +55,12 @@ pub(in crate::plugin) enum Order {
     Commit { number: u64, seq: u64 },
     /// The channel of a function has no connection, though it may have had one.
     Lost { number: u64, was_connected: bool },
-    /// Ask the process to end within this time.
+    /// Stop a function, which has answered its calls.
+    StopFunction { number: u64 },
+    /// Let the functions answer their calls, then ask the process to end within this time.
     Shutdown(Duration),
+    /// Ask it now.
+    End(Duration),
     /// Forget the process; another one may come.
     Reset,
 }
@@ -556,7 +560,13 @@ impl Task {
                     self.tell(News::Lost(id, was_connected)).await;
                 }
             }
-            Order::Shutdown(limit) => {
+            Order::StopFunction { number } => {
+                if self.desk.entry(number).is_some() {
+                    self.send_stop(number, None);
+                }
+            }
+            Order::Shutdown(limit) => self.shut_down(limit),
+            Order::End(limit) => {
                 let timeout = milliseconds(limit);
                 self.send(&ToPlugin::Shutdown(Shutdown { timeout }));
             }
