@@ -196,14 +196,14 @@ impl Flight {
 }
 
 impl Group {
+    /// Once all of its calls are done.
     fn tell(self) {
         let reply = |slot| match slot {
-            Slot::Done(reply) => reply,
-            Slot::Waiting(args) => Reply::NotSent(args),
-            Slot::Sent => Reply::Broken,
+            Slot::Done(reply) => Some(reply),
+            Slot::Waiting(_) | Slot::Sent => None,
         };
         // Whoever waited may be gone this very moment.
-        let _ = self.done.send(self.slots.into_iter().map(reply).collect());
+        let _ = self.done.send(self.slots.into_iter().filter_map(reply).collect());
     }
 }
 
