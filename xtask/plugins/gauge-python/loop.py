@@ -15,7 +15,10 @@ TEXT = (
 
 MANY = 256
 
-calls = [[n, [n]] for n in range(MANY)]
+# As long as the numbers of a rule that has run for a moment.
+FIRST = 1_000_000
+
+calls = [[n, [n]] for n in range(FIRST, FIRST + MANY)]
 message = json.dumps(
     {"context": {"ruleId": "r", "opId": "project", "instanceId": 0, "funcId": 0}, "timeout": 5000, "calls": calls},
     separators=(",", ":"),
@@ -36,7 +39,7 @@ def call() -> None:
 
 def send() -> None:
     """The tuples of one message."""
-    tuples = [{"n": n, "at": 1_700_000_000_000_000, "text": TEXT} for n in range(MANY)]
+    tuples = [{"n": n, "at": 1_700_000_000_000_000, "text": TEXT} for n in range(FIRST, FIRST + MANY)]
     json.dumps({"seq": 1, "tuples": tuples}, separators=(",", ":")).encode()
 
 

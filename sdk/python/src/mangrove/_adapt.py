@@ -182,6 +182,13 @@ class _FunctionOf(_Wrapped, Function):
         return self._function(*args)
 
 
+def plain_function(function: Function) -> Optional[Callable[..., Any]]:
+    """The author's own function behind ``function``, if it is one that is given its arguments and nothing else."""
+    if isinstance(function, _FunctionOf) and not function._wants_ctx:
+        return function._function
+    return None
+
+
 class _AsyncFunctionOf(_Wrapped, AsyncFunction):
     async def exec(self, args: list[Any], ctx: AsyncContext) -> Any:
         if self._wants_ctx:

@@ -14,7 +14,7 @@ import time
 from typing import Any, Callable, Iterable, Optional, Union
 
 from . import _json, _messages, _wire
-from ._adapt import FunctionMaker
+from ._adapt import FunctionMaker, plain_function
 from ._errors import ContractError, Error, WireError, describe
 from ._loop import contained
 from ._messages import Start
@@ -31,6 +31,22 @@ _MAX_CONTEXTS = 1024
 _Results = list[tuple[int, Any]]
 _Errors = list[tuple[int, str]]
 _Execute = Callable[[list[Any], Context, float], None]
+
+
+def _check_calls(calls: list[Any]) -> None:
+    # In passes over all of them: a loop over each takes as long as a small function.
+    if not calls:
+        return
+    if set(map(type, calls)) == {list} and set(map(len, calls)) == {2}:
+        numbers, arguments = zip(*calls)
+        if set(map(type, numbers)) == {int} and min(numbers) >= 0 and set(map(type, arguments)) == {list}:
+            return
+    for call in calls:
+        if type(call) is list and len(call) == 2:
+            number, args = call
+            if type(number) is int and number >= 0 and type(args) is list:
+                continue
+        raise ContractError(f"a call is {_messages.shown(call)}, expected a number and an array of arguments")
 
 
 class FunctionUse(Use):
@@ -54,7 +70,7 @@ class FunctionUse(Use):
         elif self._threads > 0:
             self._elsewhere = _OnThreads(self, function, self._threads)
         else:
-            self._execute = functools.partial(self._execute_here, function.exec)
+            self._execute = functools.partial(self._execute_here, plain_function(function), function.exec)
         function.open()
         if self._elsewhere is not None:
             self._elsewhere.begin()
@@ -88,19 +104,9 @@ class FunctionUse(Use):
         message = _messages.read(payload)
         if "calls" in message:
             calls = _messages.array(message, "calls")
+            _check_calls(calls)
             context = self._context(_messages.mapping(message, "context"))
             timeout = _messages.seconds(message, "timeout", 0)
-            for call in calls:
-                if (
-                    type(call) is not list
-                    or len(call) != 2
-                    or type(call[0]) is not int
-                    or call[0] < 0
-                    or type(call[1]) is not list
-                ):
-                    raise ContractError(
-                        f"a call is {_messages.shown(call)}, expected a number and an array of arguments"
-                    )
             self._execute(calls, context, timeout)
         elif "cancel" in message:
             if self._elsewhere is not None:
@@ -126,7 +132,12 @@ class FunctionUse(Use):
         return context
 
     def _execute_here(
-        self, call: Callable[[list[Any], Context], Any], calls: list[Any], context: Context, _timeout: float
+        self,
+        plain: Optional[Callable[..., Any]],
+        execute: Callable[[list[Any], Context], Any],
+        calls: list[Any],
+        context: Context,
+        _timeout: float,
     ) -> None:
         results: _Results = []
         errors: _Errors = []
@@ -134,7 +145,7 @@ class FunctionUse(Use):
         until = clock() + _GATHER
         for number, args in calls:
             try:
-                results.append((number, call(args, context)))
+                results.append((number, plain(*args) if plain is not None else execute(args, context)))
             except BaseException as error:  # even sys.exit(): it is one call's error
                 self.trace(error)
                 errors.append((number, describe(error)))
