@@ -33,20 +33,14 @@ _Errors = list[tuple[int, str]]
 _Execute = Callable[[list[Any], Context, float], None]
 
 
-def _check_calls(calls: list[Any]) -> None:
-    # In passes over all of them: a loop over each takes as long as a small function.
-    if not calls:
-        return
-    if set(map(type, calls)) == {list} and set(map(len, calls)) == {2}:
-        numbers, arguments = zip(*calls)
-        if set(map(type, numbers)) == {int} and min(numbers) >= 0 and set(map(type, arguments)) == {list}:
-            return
-    for call in calls:
-        if type(call) is list and len(call) == 2:
-            number, args = call
-            if type(number) is int and number >= 0 and type(args) is list:
-                continue
-        raise ContractError(f"a call is {_messages.shown(call)}, expected a number and an array of arguments")
+def _are_calls(calls: list[Any]) -> bool:
+    try:
+        for number, args in calls:
+            if type(number) is not int or number < 0 or type(args) is not list:
+                return False
+    except (TypeError, ValueError):  # no pair
+        return False
+    return True
 
 
 class FunctionUse(Use):
@@ -104,7 +98,9 @@ class FunctionUse(Use):
         message = _messages.read(payload)
         if "calls" in message:
             calls = _messages.array(message, "calls")
-            _check_calls(calls)
+            if not _are_calls(calls):
+                broken = next(call for call in calls if not _are_calls([call]))
+                raise ContractError(f"a call is {_messages.shown(broken)}, expected a number and an array of arguments")
             context = self._context(_messages.mapping(message, "context"))
             timeout = _messages.seconds(message, "timeout", 0)
             self._execute(calls, context, timeout)
