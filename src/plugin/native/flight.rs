@@ -114,23 +114,30 @@ impl Flight {
         })
     }
 
-    /// Something has come of a call that was sent. What nobody waits for is ignored.
-    pub(super) fn settle(&mut self, id: u64, reply: Reply) {
-        let Some((first, group)) = self.groups.range_mut(..=id).next_back() else {
-            return;
-        };
-        let first = *first;
-        let place = usize::try_from(id - first).unwrap_or(usize::MAX);
-        let Some(slot @ Slot::Sent) = group.slots.get_mut(place) else {
-            return;
-        };
-        *slot = Slot::Done(reply);
-        group.open -= 1;
-        self.sent -= 1;
-        if group.open == 0
-            && let Some(group) = self.groups.remove(&first)
-        {
-            group.tell();
+    /// Something has come of calls that were sent. What nobody waits for is ignored.
+    pub(super) fn settle(&mut self, replies: impl IntoIterator<Item = (u64, Reply)>) {
+        let mut replies = replies.into_iter().peekable();
+        while let Some((id, _)) = replies.peek() {
+            let group = self.groups.range_mut(..=*id).next_back();
+            let group = group.map(|(first, group)| (*first..*first + group.slots.len() as u64, group));
+            let Some((ids, group)) = group.filter(|(ids, _)| ids.contains(id)) else {
+                replies.next();
+                continue;
+            };
+            // Mostly those of a group come together.
+            while let Some((id, reply)) = replies.next_if(|(id, _)| ids.contains(id)) {
+                let place = usize::try_from(id - ids.start).unwrap_or(usize::MAX);
+                if let Some(slot @ Slot::Sent) = group.slots.get_mut(place) {
+                    *slot = Slot::Done(reply);
+                    group.open -= 1;
+                    self.sent -= 1;
+                }
+            }
+            if group.open == 0
+                && let Some(group) = self.groups.remove(&ids.start)
+            {
+                group.tell();
+            }
         }
     }
 
@@ -243,11 +250,11 @@ mod tests {
         assert!(flight.take(one, 2).is_none());
         flight.take(two, 2).unwrap();
         for (id, reply) in [(3, "c"), (4, "d"), (1, "a"), (1, "twice"), (9, "never made")] {
-            flight.settle(id, Reply::Error(reply.to_owned()));
+            flight.settle([(id, Reply::Error(reply.to_owned()))]);
         }
         assert!(told.try_recv().is_err());
         assert_eq!(other.try_recv().unwrap(), [Reply::Error("d".to_owned())]);
-        flight.settle(2, Reply::Result(7.into()));
+        flight.settle([(2, Reply::Result(7.into()))]);
         let replies = told.try_recv().unwrap();
         assert_eq!(replies[1], Reply::Result(7.into()));
         assert_eq!(replies[2], Reply::Error("c".to_owned()));
@@ -259,7 +266,7 @@ mod tests {
         let mut flight = Flight::default();
         let (first, _told) = add(&mut flight, 3);
         flight.take(first, 2).unwrap();
-        flight.settle(1, Reply::Result(Value::Null));
+        flight.settle([(1, Reply::Result(Value::Null))]);
         let replies = flight.give_up(first).unwrap();
         assert_eq!(
             replies,
@@ -267,7 +274,7 @@ mod tests {
         );
         assert_eq!(flight.take_cancelled(), [2]);
         assert!(flight.take(first, 2).is_none() && flight.give_up(first).is_none());
-        flight.settle(2, Reply::Result(Value::Null));
+        flight.settle([(2, Reply::Result(Value::Null))]);
         assert_eq!(flight.room(), IN_FLIGHT);
     }
 
@@ -278,7 +285,7 @@ mod tests {
         flight.take(first, 1).unwrap();
         flight.close();
         assert!(told.try_recv().is_err() && !flight.is_idle());
-        flight.settle(first, Reply::Result(Value::Null));
+        flight.settle([(first, Reply::Result(Value::Null))]);
         let unsent = Reply::NotSent(vec![1.into()]);
         assert_eq!(told.try_recv().unwrap(), [Reply::Result(Value::Null), unsent]);
         assert!(flight.is_idle());
@@ -309,7 +316,7 @@ mod tests {
                 match step {
                     0 => groups.push((add(&mut flight, number as usize), number as usize, false)),
                     1 => drop(flight.take(number, 3)),
-                    2 | 3 => flight.settle(number, Reply::Result(Value::Null)),
+                    2 | 3 => flight.settle([(number, Reply::Result(Value::Null))]),
                     4 => {
                         for ((first, _), calls, is_over) in &mut groups {
                             if *first == number && let Some(replies) = flight.give_up(number) {

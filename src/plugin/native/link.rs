@@ -353,7 +353,7 @@ impl Writer {
             let (found, most) = (writer.size(), self.message);
             writer.undo();
             let error = format!("the call has {found} bytes; at most {most} are allowed");
-            super::lock(&self.link.flight).settle(id, Reply::Error(error));
+            super::lock(&self.link.flight).settle([(id, Reply::Error(error))]);
         } else if writer.size() > BATCH_BYTES {
             self.flush(writer, context).await?;
         }
@@ -474,12 +474,16 @@ impl Reader {
         let was_full = {
             let mut flight = super::lock(&self.link.flight);
             let was_full = flight.room() == 0;
-            for (id, result) in read.results {
-                flight.settle(id, Reply::Result(result));
-            }
-            for (id, error) in read.errors {
-                flight.settle(id, Reply::Error(error));
-            }
+            flight.settle(
+                read.results
+                    .into_iter()
+                    .map(|(id, result)| (id, Reply::Result(result))),
+            );
+            flight.settle(
+                read.errors
+                    .into_iter()
+                    .map(|(id, error)| (id, Reply::Error(error))),
+            );
             was_full
         };
         self.link.idle.notify_one();
