@@ -328,8 +328,8 @@ fn row() -> Row {
         unreachable!("the literal is an object")
     };
     Row {
-        message,
-        meta: Object::new(),
+        message: message.into(),
+        meta: None,
         timestamp: 0,
         seed: 0,
     }

@@ -122,13 +122,15 @@ impl Publisher {
                 .map(|s| s.queue.clone())
                 .collect()
         });
+        // By itself: in a queue it may wait for long, and not all that it came with need to be kept as long.
+        let message = message.clone().detached();
         for queue in queues {
             let meta = Object::from_iter([("topic".to_owned(), Value::from(self.topic.as_str()))]);
             // A subscription that was closed meanwhile wants nothing any more.
             let _closed = queue
                 .send(Tuple {
                     message: message.clone(),
-                    meta,
+                    meta: Some(Box::new(meta)),
                 })
                 .await;
         }
@@ -220,7 +222,10 @@ mod tests {
             .await;
         let tuple = all.recv().await.unwrap();
         assert_eq!(
-            (&tuple.message.into_object().unwrap()["n"], &tuple.meta["topic"]),
+            (
+                &tuple.message.into_object().unwrap()["n"],
+                &tuple.meta.unwrap()["topic"]
+            ),
             (&Value::from(1), &Value::from("cars/red"))
         );
         assert!(other.queue.try_recv().is_err());

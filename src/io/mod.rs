@@ -18,8 +18,8 @@ use serde_json::Value;
 pub(crate) struct Tuple {
     /// The fields.
     pub message: Fields,
-    /// What the source says about the message, readable in SQL by `meta()`.
-    pub meta: Object,
+    /// What the source says about the message, if it does; readable in SQL by `meta()`.
+    pub meta: Option<Box<Object>>,
 }
 
 /// Why a built-in source or sink cannot be opened.

@@ -90,7 +90,7 @@ impl Simulator {
         }
         let tuple = Tuple {
             message: message.clone().into(),
-            meta: Object::new(),
+            meta: None,
         };
         self.next += 1;
         if self.repeat && self.next == self.messages.len() {

@@ -41,11 +41,11 @@ const OFFSETS: usize = 4096;
 pub struct Tuple {
     /// The fields.
     pub message: Fields,
-    /// What the source says about it.
-    pub meta: Object,
+    /// What the source says about it, if it does.
+    pub meta: Option<Box<Object>>,
     /// What lets the source go on behind this tuple and everything before it: on the last tuple of a batch whose
     /// source can replay. For [`Source::commit`].
-    pub offset: Option<Value>,
+    pub offset: Option<Box<Value>>,
 }
 
 /// One use of a source. Closed when it is dropped.
@@ -390,12 +390,12 @@ fn with_meta(tuples: Vec<Fields>, meta: Vec<Option<Object>>, offset: Option<Valu
         .into_iter()
         .map(|message| Tuple {
             message,
-            meta: meta.next().flatten().unwrap_or_default(),
+            meta: meta.next().flatten().map(Box::new),
             offset: None,
         })
         .collect();
     if let Some(last) = tuples.last_mut() {
-        last.offset = offset;
+        last.offset = offset.map(Box::new);
     }
     tuples
 }
@@ -431,7 +431,7 @@ fn decode(message: &[u8]) -> Result<Tuple, ChannelError> {
     match SourceMessage::decode(message)? {
         SourceMessage::Tuple { message, meta } => Ok(Tuple {
             message: message.into(),
-            meta,
+            meta: (!meta.is_empty()).then(|| Box::new(meta)),
             offset: None,
         }),
         SourceMessage::Error(text) => Err(ChannelError::Plugin(text)),

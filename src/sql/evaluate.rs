@@ -3,14 +3,17 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::sync::Arc;
 
-use mangrove_protocol::Object;
+use bytes::{BufMut, BytesMut};
+use indexmap::IndexMap;
+use mangrove_protocol::{Fields, Object};
 use serde_json::Value;
 
 use super::ast::Operator;
 use super::like::Pattern;
 use super::operators::{Problem, apply, compare, negate, truth};
-use super::plan::{Access, Like, Node, Operation, Output, Plan};
+use super::plan::{Access, Like, Node, Operation, Output, Plan, Shape};
 use crate::function::value::{as_integer, describe};
 use crate::function::{Ambient, Builtin};
 
@@ -18,13 +21,40 @@ use crate::function::{Ambient, Builtin};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     /// Its fields.
-    pub message: Object,
-    /// What the source says about it, read by `meta()`.
-    pub meta: Object,
+    pub message: Message,
+    /// What the source says about it, if it does; read by `meta()`.
+    pub meta: Option<Box<Object>>,
     /// Milliseconds since 1970: what `now()` and `tstamp()` go by.
     pub timestamp: i64,
     /// What `rand()` and `newuuid()` draw from: another for every tuple.
     pub seed: u64,
+}
+
+/// The fields of one tuple.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// All of them.
+    Whole(Arc<Object>),
+    /// As [`Plan::read`] makes it, for that plan alone.
+    Read {
+        /// Of the columns of the plan those that there are.
+        columns: Vec<Option<Value>>,
+        /// All fields, where they are the result.
+        fields: Option<Fields>,
+    },
+}
+
+impl From<Object> for Message {
+    fn from(object: Object) -> Self {
+        Self::Whole(Arc::new(object))
+    }
+}
+
+/// None.
+impl Default for Message {
+    fn default() -> Self {
+        Object::new().into()
+    }
 }
 
 /// What the portable calls of one row gave so far, by site.
@@ -35,7 +65,7 @@ impl CallResults {
     /// Puts in what the call at `site` gave: null where it gave nothing.
     pub fn set(&mut self, site: usize, result: Value) {
         if self.0.len() <= site {
-            self.0.resize(site + 1, None);
+            self.0.resize_with(site + 1, || None);
         }
         self.0[site] = Some(result);
     }
@@ -54,7 +84,7 @@ impl CallResults {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// WHERE kept it; the selected fields.
-    Emit(Object),
+    Emit(Fields),
     /// WHERE dropped it.
     Drop,
     /// A portable call is needed first: make it, [`set`](CallResults::set) its result, evaluate again.
@@ -80,31 +110,23 @@ impl Plan {
     /// What `row` comes to. Pure: same row and results, same step.
     ///
     /// # Errors
-    /// An expression has no value for this row, such as the comparison of a number with a text.
+    /// An expression has no value for this row, such as the comparison of a number with a text; or the result nests
+    /// deeper than a reader of JSON follows.
     pub fn evaluate(&self, row: &Row, results: &CallResults) -> Result<Step, EvalError> {
-        match self.compute(row, results)? {
-            Computed::Emit(values) => Ok(Step::Emit(self.compose(Message::Kept(&row.message), values))),
-            Computed::Other(step) => Ok(step),
-        }
+        self.evaluate_into(row, results, &mut BytesMut::new())
     }
 
-    /// Like [`evaluate`](Self::evaluate), but takes the fields out of the row instead of copying them when the step
-    /// is [`Step::Emit`]: `row.message` is then empty. Otherwise the row is left as it was.
+    /// Like [`evaluate`](Self::evaluate), but takes the memory for what is emitted from `buffer`, where the next one can
+    /// have its own behind it: what was emitted keeps the memory of all.
     ///
     /// # Errors
     /// As [`evaluate`](Self::evaluate).
-    pub fn evaluate_taking(&self, row: &mut Row, results: &CallResults) -> Result<Step, EvalError> {
-        match self.compute(row, results)? {
-            Computed::Emit(values) => {
-                let message = std::mem::take(&mut row.message);
-                Ok(Step::Emit(self.compose(Message::Taken(message), values)))
-            }
-            Computed::Other(step) => Ok(step),
-        }
-    }
-
-    /// WHERE, and then everything that must be computed.
-    fn compute(&self, row: &Row, results: &CallResults) -> Result<Computed, EvalError> {
+    pub fn evaluate_into(
+        &self,
+        row: &Row,
+        results: &CallResults,
+        buffer: &mut BytesMut,
+    ) -> Result<Step, EvalError> {
         let scope = Scope {
             plan: self,
             row,
@@ -117,91 +139,42 @@ impl Plan {
                 .and_then(|kept| Ok(truth(&kept, "a condition")?));
             match kept {
                 Ok(true) => {}
-                Ok(false) => return Ok(Computed::Other(Step::Drop)),
-                Err(stop) => return self.stop(stop, || String::from("WHERE")),
+                Ok(false) => return Ok(Step::Drop),
+                Err(stop) => return stop.at(|| String::from("WHERE")),
             }
         }
-        let mut values = Vec::new();
-        for output in &self.outputs {
-            if let Output::Computed { name, node } = output {
-                match scope.value(node) {
-                    Ok(value) => values.push(value.into_owned()),
-                    Err(stop) => return self.stop(stop, || format!("field {name}")),
+        match (self.shape, &row.message) {
+            (Shape::Message, Message::Whole(object)) => Ok(Step::Emit(Arc::clone(object).into())),
+            (Shape::Message, Message::Read { fields, .. }) => {
+                // By themselves, so that the few that are kept do not keep all in memory that came with them.
+                Ok(Step::Emit(fields.clone().unwrap_or_default().detached()))
+            }
+            (Shape::Fields, _) => {
+                buffer.clear();
+                match scope.write(buffer) {
+                    Ok(()) => Self::emit(buffer),
+                    Err((stop, name)) => stop.at(|| format!("field {name}")),
                 }
             }
-        }
-        Ok(Computed::Emit(values))
-    }
-
-    fn stop(&self, stop: Stop, place: impl FnOnce() -> String) -> Result<Computed, EvalError> {
-        match stop {
-            Stop::Failed(problem) => Err(EvalError {
-                place: place(),
-                problem: *problem,
-            }),
-            Stop::Call(site, args) => Ok(Computed::Other(Step::Call { site, args })),
-        }
-    }
-
-    /// The result: of columns what the message has, of what was computed all that is not null.
-    fn compose(&self, mut message: Message<'_>, computed: Vec<Value>) -> Object {
-        let mut computed = computed.into_iter();
-        let mut result = Object::new();
-        for (index, output) in self.outputs.iter().enumerate() {
-            match output {
-                // What an alias made before wins over the column of its name.
-                Output::Column(name) => {
-                    if !result.contains_key(name)
-                        && let Some(value) = message.field(name)
-                    {
-                        result.insert(name.clone(), value);
-                    }
-                }
-                Output::All { except } if index == 0 && except.is_empty() => result = message.all(),
-                Output::All { except } => {
-                    for (name, value) in message.all() {
-                        if !except.contains(&name) && !result.contains_key(&name) {
-                            result.insert(name, value);
-                        }
-                    }
-                }
-                Output::Computed { name, .. } => {
-                    if let Some(value) = computed.next().filter(|value| !value.is_null()) {
-                        result.insert(name.clone(), value);
-                    }
-                }
+            (Shape::Merged, message) => {
+                let merged = match scope.merge(message) {
+                    Ok(merged) => merged,
+                    Err((stop, name)) => return stop.at(|| format!("field {name}")),
+                };
+                buffer.clear();
+                // A tree of JSON values does not fail to be written.
+                let _ = serde_json::to_writer(buffer.writer(), &merged);
+                Self::emit(buffer)
             }
         }
-        result
-    }
-}
-
-enum Computed {
-    /// The values of [`Output::Computed`], in order.
-    Emit(Vec<Value>),
-    Other(Step),
-}
-
-/// The message of a row that is emitted.
-enum Message<'a> {
-    Kept(&'a Object),
-    Taken(Object),
-}
-
-impl Message<'_> {
-    fn field(&mut self, name: &str) -> Option<Value> {
-        match self {
-            Self::Kept(message) => message.get(name).cloned(),
-            // Whoever asks for it again has it in the result already. Its place is kept for the order of `*`.
-            Self::Taken(message) => message.get_mut(name).map(Value::take),
-        }
     }
 
-    fn all(&mut self) -> Object {
-        match self {
-            Self::Kept(message) => message.clone(),
-            Self::Taken(message) => std::mem::take(message),
-        }
+    fn emit(text: &mut BytesMut) -> Result<Step, EvalError> {
+        let fields = Fields::from_text(text.split().freeze()).map_err(|_| EvalError {
+            place: String::from("the result"),
+            problem: Problem::TooDeep,
+        })?;
+        Ok(Step::Emit(fields))
     }
 }
 
@@ -210,6 +183,21 @@ enum Stop {
     /// The portable call that is needed first.
     Call(usize, Vec<Value>),
     Failed(Box<Problem>),
+}
+
+/// A [`Stop`], and the field of the result that it is about.
+type FieldStop<'a> = (Stop, &'a str);
+
+impl Stop {
+    fn at(self, place: impl FnOnce() -> String) -> Result<Step, EvalError> {
+        match self {
+            Self::Failed(problem) => Err(EvalError {
+                place: place(),
+                problem: *problem,
+            }),
+            Self::Call(site, args) => Ok(Step::Call { site, args }),
+        }
+    }
 }
 
 impl From<Problem> for Stop {
@@ -236,12 +224,82 @@ fn found(value: Option<&Value>) -> Cow<'_, Value> {
 }
 
 impl<'a> Scope<'a> {
+    /// Writes the result, whose fields all have names of their own: of columns what the message has, of what is computed
+    /// all that is not null.
+    fn write(&'a self, buffer: &mut BytesMut) -> Result<(), FieldStop<'a>> {
+        buffer.put_u8(b'{');
+        let empty = buffer.len();
+        for (output, key) in self.plan.outputs.iter().zip(&self.plan.keys) {
+            let value = match output {
+                Output::Column(place) => match self.column(*place) {
+                    Some(value) => Cow::Borrowed(value),
+                    None => continue,
+                },
+                Output::Computed { name, node } => match self.value(node) {
+                    Ok(value) if value.is_null() => continue,
+                    Ok(value) => value,
+                    Err(stop) => return Err((stop, name)),
+                },
+                Output::All { .. } => continue,
+            };
+            if buffer.len() > empty {
+                buffer.put_u8(b',');
+            }
+            buffer.put_slice(key.as_bytes());
+            // A tree of JSON values does not fail to be written.
+            let _ = serde_json::to_writer(buffer.writer(), &*value);
+        }
+        buffer.put_u8(b'}');
+        Ok(())
+    }
+
+    /// The result, whose fields may have the same names as each other, or as those of the message.
+    fn merge(&'a self, message: &'a Message) -> Result<IndexMap<&'a str, Cow<'a, Value>>, FieldStop<'a>> {
+        let mut result = IndexMap::new();
+        for output in &self.plan.outputs {
+            match output {
+                // What an alias made before wins over the column of its name.
+                Output::Column(place) => {
+                    if let Some(value) = self.column(*place) {
+                        let name = self.plan.column(*place);
+                        result.entry(name).or_insert(Cow::Borrowed(value));
+                    }
+                }
+                Output::All { except } => {
+                    let Message::Whole(message) = message else {
+                        continue;
+                    };
+                    for (name, value) in message.iter().filter(|(name, _)| !except.contains(name)) {
+                        result.entry(name.as_str()).or_insert(Cow::Borrowed(value));
+                    }
+                }
+                Output::Computed { name, node } => {
+                    let value = self.value(node).map_err(|stop| (stop, name.as_str()))?;
+                    if !value.is_null() {
+                        result.insert(name.as_str(), value);
+                    }
+                }
+            }
+        }
+        Ok(result)
+    }
+
+    fn column(&self, place: usize) -> Option<&'a Value> {
+        match &self.row.message {
+            Message::Whole(object) => object.get(self.plan.column(place)),
+            Message::Read { columns, .. } => columns.get(place)?.as_ref(),
+        }
+    }
+
     fn value(&'a self, node: &'a Node) -> Evaluated<'a> {
         match node {
             Node::Literal(value) => Ok(Cow::Borrowed(value)),
-            Node::Column(name) => Ok(found(self.row.message.get(name))),
-            Node::Meta(key) => Ok(found(self.row.meta.get(key))),
-            Node::AllMeta => Ok(Cow::Owned(Value::Object(self.row.meta.clone()))),
+            Node::Column(place) => Ok(found(self.column(*place))),
+            Node::Meta(key) => Ok(found(self.row.meta.as_ref().and_then(|meta| meta.get(key)))),
+            Node::AllMeta => {
+                let meta = self.row.meta.as_deref().cloned();
+                Ok(Cow::Owned(Value::Object(meta.unwrap_or_default())))
+            }
             Node::Alias(index) => self.alias(*index),
             Node::Path { base, steps } => steps
                 .iter()
@@ -314,8 +372,8 @@ impl<'a> Scope<'a> {
         match self.results.at(site) {
             Some(result) => Ok(Cow::Borrowed(result)),
             None => {
-                let args = self.values(args)?.into_iter().map(Cow::into_owned).collect();
-                Err(Stop::Call(site, args))
+                let args = args.iter().map(|arg| Ok(self.value(arg)?.into_owned()));
+                Err(Stop::Call(site, args.collect::<Result<_, Stop>>()?))
             }
         }
     }

@@ -14,6 +14,7 @@
 //! | `schema` | how tuples are made to fit the fields of a stream, how a stream is described |
 //!
 //! ```
+//! use mangrove_protocol::Fields;
 //! use mangrove::sql::{Catalog, CallResults, CreateStream, Row, Statement, Step, parse, plan};
 //!
 //! struct Streams(CreateStream);
@@ -30,9 +31,10 @@
 //! let Statement::Select(select) = parse("SELECT temperature * 2 AS double FROM demo WHERE temperature > 20")? else { panic!() };
 //! let plan = plan(&select, &Streams(*demo))?;
 //!
-//! let row = Row { message: serde_json::from_str(r#"{"temperature": 21}"#)?, ..Row::default() };
+//! let fields = Fields::from_text(r#"{"temperature": 21}"#.into())?;
+//! let row = Row { message: plan.read(fields)?, ..Row::default() };
 //! let step = plan.evaluate(&row, &CallResults::default())?;
-//! assert_eq!(step, Step::Emit(serde_json::from_str(r#"{"double": 42}"#)?));
+//! assert_eq!(step, Step::Emit(Fields::from_text(r#"{"double":42}"#.into())?));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -53,7 +55,7 @@ pub use ast::{
 };
 pub(crate) use error::Shown;
 pub use error::{Position, SqlError};
-pub use evaluate::{CallResults, EvalError, Row, Step};
+pub use evaluate::{CallResults, EvalError, Message, Row, Step};
 pub use operators::Problem;
 pub use parser::parse;
 pub use plan::{CallSite, Catalog, Plan, plan};

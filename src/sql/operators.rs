@@ -45,6 +45,9 @@ pub enum Problem {
     /// The result of a calculation is infinite or no number.
     #[error("the result is not a finite number")]
     NotFinite,
+    /// What came out of expressions, lists in lists or objects in objects, is too deep for readers of JSON.
+    #[error("it nests deeper than readers of JSON follow")]
+    TooDeep,
     /// A built-in function that failed.
     #[error("function {name}: {failure}")]
     Function {

@@ -83,7 +83,7 @@ async fn a_source_brings_its_tuples(release: &str) {
     for n in 0..2 {
         let tuple = within("a tuple", source.recv()).await.unwrap().unwrap();
         assert_eq!(tuple.message.into_object().unwrap()["n"], n);
-        assert_eq!(tuple.meta["datasource"], "topic");
+        assert_eq!(tuple.meta.unwrap()["datasource"], "topic");
     }
     let error = within("the source's error", source.recv())
         .await

@@ -2,9 +2,11 @@
 //! for a column or two, or not at all: what nobody asks for is never built.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
 
 use crate::Object;
 
@@ -12,7 +14,7 @@ use crate::Object;
 /// with it. `serde_json` follows 128 levels.
 const BRACKETS: usize = 127;
 
-/// The fields of a tuple. Cheap to clone while nobody has looked into them.
+/// The fields of a tuple. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Fields(Form);
 
@@ -20,7 +22,7 @@ pub struct Fields(Form);
 enum Form {
     /// One valid JSON object.
     Text(Bytes),
-    Object(Object),
+    Object(Arc<Object>),
 }
 
 impl Fields {
@@ -29,12 +31,10 @@ impl Fields {
     ///
     /// # Errors
     /// Not every reader of JSON could read it: it nests too deep, or has half a surrogate pair in it.
-    pub(crate) fn from_text(text: Bytes) -> Result<Self, serde_json::Error> {
-        // Both are decided by a look at the bytes, wrong only in that it reads some texts that need not be read.
-        let brackets = text.iter().filter(|byte| **byte | 0x20 == b'{').count();
-        let has_code = || text.windows(2).any(|pair| pair == br"\u");
-        if brackets > BRACKETS || (text.contains(&b'\\') && has_code()) {
-            return serde_json::from_slice(&text).map(|object| Self(Form::Object(object)));
+    pub fn from_text(text: Bytes) -> Result<Self, serde_json::Error> {
+        if needs_reading(&text) {
+            let object: Object = serde_json::from_slice(&text)?;
+            return Ok(object.into());
         }
         Ok(Self(Form::Text(text)))
     }
@@ -43,24 +43,52 @@ impl Fields {
     ///
     /// # Errors
     /// A number is out of the range of what can be computed with.
-    pub fn into_object(self) -> Result<Object, serde_json::Error> {
-        match self.0 {
-            Form::Text(text) => serde_json::from_slice(&text),
-            Form::Object(object) => Ok(object),
+    pub fn object(&self) -> Result<Arc<Object>, serde_json::Error> {
+        match &self.0 {
+            Form::Text(text) => serde_json::from_slice(text).map(Arc::new),
+            Form::Object(object) => Ok(Arc::clone(object)),
         }
     }
 
-    /// The fields that are wanted, and maybe others.
+    /// As [`Fields::object`], for whoever wants to change them.
     ///
     /// # Errors
-    /// As [`Fields::into_object`], for those that are wanted.
-    pub fn select(self, is_wanted: impl Fn(&str) -> bool) -> Result<Object, serde_json::Error> {
+    /// As [`Fields::object`].
+    pub fn into_object(self) -> Result<Object, serde_json::Error> {
         match self.0 {
-            Form::Text(text) => {
-                serde_json::Deserializer::from_slice(&text).deserialize_map(Selection(is_wanted))
-            }
-            Form::Object(object) => Ok(object),
+            Form::Text(text) => serde_json::from_slice(&text),
+            Form::Object(object) => Ok(Arc::unwrap_or_clone(object)),
         }
+    }
+
+    /// Some of the fields: `slot` says at which of the `count` places the field of a name is wanted, if it is. `None` where
+    /// there is no such field.
+    ///
+    /// # Errors
+    /// As [`Fields::object`], for those that are wanted.
+    pub fn pick(
+        &self,
+        count: usize,
+        slot: impl Fn(&str) -> Option<usize>,
+    ) -> Result<Vec<Option<Value>>, serde_json::Error> {
+        let mut picked = vec![None; count];
+        match &self.0 {
+            Form::Text(text) => {
+                let picking = Picking {
+                    slot,
+                    picked: &mut picked,
+                };
+                serde_json::Deserializer::from_slice(text).deserialize_map(picking)?;
+            }
+            Form::Object(object) => {
+                for (name, value) in object.iter() {
+                    if let Some(place) = slot(name).and_then(|slot| picked.get_mut(slot)) {
+                        *place = Some(value.clone());
+                    }
+                }
+            }
+        }
+        Ok(picked)
     }
 
     /// Whether there are none.
@@ -79,15 +107,7 @@ impl Fields {
         match &self.0 {
             Form::Text(text) => buffer.extend_from_slice(text),
             // A tree of JSON values does not fail to be written.
-            Form::Object(object) => serde_json::to_writer(buffer, object).unwrap_or_default(),
-        }
-    }
-
-    /// The same once more, if nobody has looked into it yet.
-    pub fn unread(&self) -> Option<Self> {
-        match &self.0 {
-            Form::Text(_) => Some(self.clone()),
-            Form::Object(_) => None,
+            Form::Object(object) => serde_json::to_writer(buffer, &**object).unwrap_or_default(),
         }
     }
 
@@ -101,8 +121,28 @@ impl Fields {
     }
 }
 
+/// Whether only reading it tells if every reader can. One look at the bytes, wrong only in that it is true of some texts
+/// that need not be read.
+fn needs_reading(text: &[u8]) -> bool {
+    let mut brackets = 0;
+    for at in memchr::memchr3_iter(b'{', b'[', b'\\', text) {
+        match text.get(at..) {
+            Some([b'\\', b'u', ..]) => return true,
+            Some([b'\\', ..]) | None => {}
+            Some(_) => brackets += 1,
+        }
+    }
+    brackets > BRACKETS
+}
+
 impl From<Object> for Fields {
     fn from(object: Object) -> Self {
+        Arc::new(object).into()
+    }
+}
+
+impl From<Arc<Object>> for Fields {
+    fn from(object: Arc<Object>) -> Self {
         Self(Form::Object(object))
     }
 }
@@ -110,7 +150,7 @@ impl From<Object> for Fields {
 /// None.
 impl Default for Fields {
     fn default() -> Self {
-        Self::from(Object::new())
+        Self(Form::Text(Bytes::from_static(b"{}")))
     }
 }
 
@@ -119,7 +159,7 @@ impl PartialEq for Fields {
     fn eq(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (Form::Text(one), Form::Text(other)) if one == other => true,
-            _ => match (self.clone().into_object(), other.clone().into_object()) {
+            _ => match (self.object(), other.object()) {
                 (Ok(one), Ok(other)) => one == other,
                 _ => false,
             },
@@ -128,51 +168,49 @@ impl PartialEq for Fields {
 }
 
 /// Reads the fields of an object that are wanted, and skips the others.
-struct Selection<W>(W);
+struct Picking<'a, S> {
+    slot: S,
+    picked: &'a mut [Option<Value>],
+}
 
-impl<'de, W: Fn(&str) -> bool> Visitor<'de> for Selection<W> {
-    type Value = Object;
+impl<'de, S: Fn(&str) -> Option<usize>> Visitor<'de> for Picking<'_, S> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Object, A::Error> {
-        let mut object = Object::new();
-        while let Some(name) = fields.next_key_seed(Name(&self.0))? {
-            match name {
-                Some(name) => {
-                    object.insert(name, fields.next_value()?);
-                }
-                None => {
-                    fields.next_value::<IgnoredAny>()?;
-                }
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        while let Some(slot) = fields.next_key_seed(Name(&self.slot))? {
+            match slot.and_then(|slot| self.picked.get_mut(slot)) {
+                Some(place) => *place = Some(fields.next_value()?),
+                None => drop(fields.next_value::<IgnoredAny>()?),
             }
         }
-        Ok(object)
+        Ok(())
     }
 }
 
-/// The name of a field, if it is wanted.
-struct Name<'a, W>(&'a W);
+/// Where a field is wanted, by its name.
+struct Name<'a, S>(&'a S);
 
-impl<'de, W: Fn(&str) -> bool> DeserializeSeed<'de> for Name<'_, W> {
-    type Value = Option<String>;
+impl<'de, S: Fn(&str) -> Option<usize>> DeserializeSeed<'de> for Name<'_, S> {
+    type Value = Option<usize>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
-impl<W: Fn(&str) -> bool> Visitor<'_> for Name<'_, W> {
-    type Value = Option<String>;
+impl<S: Fn(&str) -> Option<usize>> Visitor<'_> for Name<'_, S> {
+    type Value = Option<usize>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the name of a field")
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        Ok((self.0)(name).then(|| name.to_owned()))
+        Ok((self.0)(name))
     }
 }
 
@@ -180,7 +218,7 @@ impl<W: Fn(&str) -> bool> Visitor<'_> for Name<'_, W> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn fields(text: &'static str) -> Fields {
         Fields::from_text(Bytes::from_static(text.as_bytes())).unwrap()
@@ -204,10 +242,13 @@ mod tests {
     #[test]
     fn only_what_is_wanted_is_built() {
         let text = r#"{"a":1,"b":{"c":[1e999]},"a":2}"#;
-        let picked = fields(text).select(|name| name == "a").unwrap();
-        assert_eq!(Value::Object(picked), json!({ "a": 2 }));
-        assert!(fields(text).select(|name| name == "b").is_err());
-        assert!(fields(text).into_object().is_err());
+        let pick = |wanted: &[&str]| {
+            let slot = |name: &str| wanted.iter().position(|wanted| *wanted == name);
+            fields(text).pick(wanted.len(), slot)
+        };
+        assert_eq!(pick(&["c", "a"]).unwrap(), [None, Some(json!(2))]);
+        assert!(pick(&["b"]).is_err());
+        assert!(fields(text).object().is_err());
     }
 
     #[test]
@@ -232,11 +273,12 @@ mod tests {
         fn a_selection_is_a_part_of_the_whole(object in proptest::collection::btree_map(".{0,3}", any::<i64>(), 0..6)) {
             let text = json!(object).to_string();
             let fields = Fields::from_text(text.into()).unwrap();
-            let whole = fields.clone().into_object().unwrap();
-            prop_assert_eq!(Value::Object(fields.clone().select(|_| true).unwrap()), Value::Object(whole.clone()));
+            let whole = fields.object().unwrap();
+            let read = Fields::from(whole.as_ref().clone());
             for name in object.keys() {
-                let picked = fields.clone().select(|other| other == name).unwrap();
-                prop_assert_eq!(picked.get(name), whole.get(name));
+                let slot = |other: &str| (other == name).then_some(0);
+                prop_assert_eq!(&fields.pick(1, slot).unwrap(), &[whole.get(name).cloned()]);
+                prop_assert_eq!(read.pick(1, slot).unwrap(), fields.pick(1, slot).unwrap());
             }
         }
     }

@@ -46,7 +46,7 @@ impl Input {
                     let mut offset = None;
                     let tuple = |tuple: plugin::Tuple| {
                         if tuple.offset.is_some() {
-                            offset = tuple.offset;
+                            offset = tuple.offset.map(|offset| *offset);
                         }
                         Tuple {
                             message: tuple.message,

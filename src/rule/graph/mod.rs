@@ -80,7 +80,7 @@ pub(crate) enum End {
 /// A tuple on its way through the rule.
 struct Tuple {
     fields: Fields,
-    meta: Object,
+    meta: Option<Box<Object>>,
     /// Milliseconds since 1970 when it came.
     timestamp: i64,
     /// What its random numbers are drawn from.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesOrdered;
@@ -103,8 +104,6 @@ type Outcome = Result<Option<Fields>, RowError>;
 struct Pending {
     index: usize,
     row: Row,
-    /// What is passed on as it came, if the plan keeps it.
-    whole: Option<Fields>,
     results: CallResults,
 }
 
@@ -114,6 +113,9 @@ struct Chunk {
     mark: Option<Mark>,
     start: Instant,
 }
+
+/// About how many bytes a result takes.
+const RESULT: usize = 64;
 
 /// Chunks that are under way at a time, where a function takes many calls at once: while one is at the plugin,
 /// the next is prepared.
@@ -131,20 +133,14 @@ impl Project {
 
     /// Reads as much of a tuple as the plan looks at.
     fn read(&self, index: usize, tuple: Tuple) -> Result<Pending, RowError> {
-        let whole = if self.plan.passes_on() {
-            tuple.fields.unread()
-        } else {
-            None
-        };
         Ok(Pending {
             index,
             row: Row {
-                message: tuple.fields.select(|field| self.plan.looks_at(field))?,
+                message: self.plan.read(tuple.fields)?,
                 meta: tuple.meta,
                 timestamp: tuple.timestamp,
                 seed: tuple.seed,
             },
-            whole,
             results: CallResults::default(),
         })
     }
@@ -158,6 +154,7 @@ impl Project {
                 start,
             };
         }
+        let mut emitted = BytesMut::with_capacity(RESULT * rows.len());
         let mut outcomes: Vec<Option<Outcome>> = rows.iter().map(|_| None).collect();
         let mut open = Vec::with_capacity(rows.len());
         for (index, tuple) in rows.into_iter().enumerate() {
@@ -169,16 +166,17 @@ impl Project {
         while !open.is_empty() {
             // By site: the rows that need the call, and with which arguments.
             let mut wanted: BTreeMap<usize, (Vec<Pending>, Vec<Vec<Value>>)> = BTreeMap::new();
-            for mut pending in open.drain(..) {
-                let outcome = match self.plan.evaluate_taking(&mut pending.row, &pending.results) {
-                    // By itself, so that the few that are kept do not keep the whole batch in memory.
-                    Ok(Step::Emit(result)) => Ok(Some(match pending.whole.take() {
-                        Some(whole) => whole.detached(),
-                        None => result.into(),
-                    })),
+            let count = open.len();
+            for pending in open.drain(..) {
+                let step = self
+                    .plan
+                    .evaluate_into(&pending.row, &pending.results, &mut emitted);
+                let outcome = match step {
+                    Ok(Step::Emit(result)) => Ok(Some(result)),
                     Ok(Step::Drop) => Ok(None),
                     Ok(Step::Call { site, args }) => {
-                        let (rows, calls) = wanted.entry(site).or_default();
+                        let room = || (Vec::with_capacity(count), Vec::with_capacity(count));
+                        let (rows, calls) = wanted.entry(site).or_insert_with(room);
                         rows.push(pending);
                         calls.push(args);
                         continue;

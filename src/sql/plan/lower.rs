@@ -11,8 +11,8 @@ use super::super::error::{Position, SqlError, suggestion};
 use super::super::like::Pattern;
 use super::super::{MAX_HEIGHT, Shown};
 use super::aliases::{Aliases, is_meta, is_source, qualified};
-use super::columns::Columns;
-use super::{Access, CallSite, Catalog, Like, Node, Operation, Output, Plan};
+use super::columns::ColumnsFound;
+use super::{Access, CallSite, Catalog, Like, Node, Operation, Output, Plan, Shape};
 use crate::function::{self, value};
 
 pub(super) fn lower(select: &Select, catalog: &dyn Catalog) -> Result<Plan, SqlError> {
@@ -43,6 +43,7 @@ pub(super) fn lower(select: &Select, catalog: &dyn Catalog) -> Result<Plan, SqlE
         aliases,
         places: vec![None; count],
         known: Vec::new(),
+        columns: ColumnsFound::default(),
         calls: Vec::new(),
         draws: 0,
     };
@@ -72,9 +73,16 @@ pub(super) fn lower(select: &Select, catalog: &dyn Catalog) -> Result<Plan, SqlE
         Some(filter) => Some(lowering.expr(filter, None)?.node),
         None => None,
     };
-    let columns = Columns::of(shared.iter().chain(&filter), &outputs);
+    let shape = Shape::of(&outputs, &lowering.columns);
+    let key = |output: &Output| match output {
+        Output::Column(place) => format!("{}:", Value::from(lowering.columns.name(*place))),
+        Output::Computed { name, .. } => format!("{}:", Value::from(name.as_str())),
+        Output::All { .. } => String::new(),
+    };
     Ok(Plan {
-        columns,
+        shape,
+        keys: outputs.iter().map(key).collect(),
+        columns: lowering.columns.finish(),
         streams: select.streams().map(str::to_owned).collect(),
         filter,
         outputs,
@@ -136,6 +144,7 @@ pub(super) struct Lowering<'a> {
     places: Vec<Option<usize>>,
     /// Is it an integer, and how high is it; by place.
     known: Vec<(bool, usize)>,
+    columns: ColumnsFound,
     pub(super) calls: Vec<CallSite>,
     /// How many calls of functions that draw or tell the time there are.
     pub(super) draws: u64,
@@ -183,7 +192,7 @@ impl<'a> Lowering<'a> {
                         format!("kuiper_field_{}", unnamed - 1)
                     });
                     outputs.push(match node {
-                        Node::Column(column) if column == name => Output::Column(column),
+                        Node::Column(place) if self.columns.name(place) == name => Output::Column(place),
                         node => Output::Computed { name, node },
                     });
                 }
@@ -274,7 +283,7 @@ impl<'a> Lowering<'a> {
         self.column(name, position)
     }
 
-    fn column(&self, name: &str, position: Position) -> Result<Lowered, SqlError> {
+    fn column(&mut self, name: &str, position: Position) -> Result<Lowered, SqlError> {
         let field = self.fields.get(name);
         if field.is_none() && !self.fields.is_empty() {
             let hint = suggestion(name, self.stream.fields.iter().map(|field| field.name.as_str()));
@@ -286,7 +295,7 @@ impl<'a> Lowering<'a> {
         }
         let integer = field.is_some_and(|field| field.ty == FieldType::Bigint);
         Ok(Lowered {
-            node: Node::Column(name.to_owned()),
+            node: Node::Column(self.columns.add(name)),
             integer,
             height: 1,
         })

@@ -9,13 +9,17 @@ mod call;
 mod columns;
 mod lower;
 
+use std::collections::HashSet;
+
+use mangrove_protocol::Fields;
 use serde_json::Value;
 
 use super::ast::{CreateStream, Operator, Select};
 use super::error::SqlError;
+use super::evaluate::Message;
 use super::like::Pattern;
 use crate::function::Builtin;
-use columns::Columns;
+use columns::{Columns, ColumnsFound};
 
 /// What a plan may refer to.
 pub trait Catalog {
@@ -34,6 +38,9 @@ pub struct Plan {
     /// Those that are used elsewhere in the statement.
     pub(super) aliases: Vec<Node>,
     pub(super) calls: Vec<CallSite>,
+    pub(super) shape: Shape,
+    /// How each output begins when it is written: its name as JSON, and a colon.
+    pub(super) keys: Vec<String>,
     columns: Columns,
     explanation: String,
 }
@@ -69,20 +76,26 @@ impl Plan {
         &self.calls
     }
 
-    /// Whether it looks at a field of the message: the others may be missing from the [`Row`](super::Row) that it is given.
-    /// Of a plan that [passes messages on](Self::passes_on) only what its condition looks at counts.
-    pub fn looks_at(&self, field: &str) -> bool {
-        self.columns.contain(field)
-    }
-
-    /// Whether its results are the messages themselves, as by `SELECT *`.
-    pub fn passes_on(&self) -> bool {
-        columns::is_message(&self.outputs)
-    }
-
     /// Whether it gives back every message as it is.
     pub fn is_identity(&self) -> bool {
-        self.passes_on() && self.filter.is_none() && self.columns.is_empty()
+        self.shape == Shape::Message && self.filter.is_none() && self.columns.len() == 0
+    }
+
+    /// Reads what it looks at of a message's fields.
+    ///
+    /// # Errors
+    /// A number that it looks at is out of the range of what can be computed with.
+    pub fn read(&self, fields: Fields) -> Result<Message, serde_json::Error> {
+        if self.shape == Shape::Merged {
+            return fields.object().map(Message::Whole);
+        }
+        let columns = fields.pick(self.columns.len(), |name| self.columns.place(name))?;
+        let fields = (self.shape == Shape::Message).then_some(fields);
+        Ok(Message::Read { columns, fields })
+    }
+
+    pub(super) fn column(&self, place: usize) -> &str {
+        self.columns.name(place)
     }
 
     /// One line per operator, in the order in which a tuple meets them.
@@ -91,11 +104,37 @@ impl Plan {
     }
 }
 
+/// How results come about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// As by `SELECT *`: they are the messages themselves.
+    Message,
+    /// Of single fields, each with a name of its own.
+    Fields,
+    /// Any other way: fields may replace each other, or those of the message.
+    Merged,
+}
+
+impl Shape {
+    fn of(outputs: &[Output], columns: &ColumnsFound) -> Self {
+        if matches!(outputs, [Output::All { except }] if except.is_empty()) {
+            return Self::Message;
+        }
+        let mut names = HashSet::new();
+        let are_single = outputs.iter().all(|output| match output {
+            Output::Column(place) => names.insert(columns.name(*place)),
+            Output::Computed { name, .. } => names.insert(name),
+            Output::All { .. } => false,
+        });
+        if are_single { Self::Fields } else { Self::Merged }
+    }
+}
+
 /// A field of the result, or many.
 #[derive(Debug)]
 pub(super) enum Output {
     /// A column under its own name; missing where the message lacks it.
-    Column(String),
+    Column(usize),
     /// All columns.
     All { except: Vec<String> },
     /// Missing where it is null.
@@ -106,7 +145,8 @@ pub(super) enum Output {
 #[derive(Debug)]
 pub(super) enum Node {
     Literal(Value),
-    Column(String),
+    /// Its place in the plan's columns.
+    Column(usize),
     Meta(String),
     AllMeta,
     /// Its place in [`Plan::aliases`].

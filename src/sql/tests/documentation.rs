@@ -1,7 +1,7 @@
 //! Every example of `docs/sql.md` gives what stands there.
 
 use super::super::{CallResults, Catalog, CreateStream, Statement, Step, parse, plan};
-use super::{object, row};
+use super::{fields, row};
 
 const PAGE: &str = include_str!("../../../docs/sql.md");
 
@@ -55,7 +55,7 @@ fn the_examples_give_what_they_say() {
             ("json", Some(text)) => {
                 assert_eq!(
                     outcome(text, &streams, message),
-                    Ok(Step::Emit(object(content))),
+                    Ok(Step::Emit(fields(content))),
                     "{text}"
                 );
                 checked += 1;

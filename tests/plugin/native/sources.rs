@@ -100,7 +100,10 @@ async fn a_committed_offset_comes_back_with_the_next_start() {
     while tuples.len() < 4 {
         tuples.extend(within("tuples", source.recv_batch(10)).await.unwrap().unwrap());
     }
-    let offsets: Vec<_> = tuples.iter().map(|tuple| tuple.offset.clone()).collect();
+    let offsets: Vec<_> = tuples
+        .iter()
+        .map(|tuple| tuple.offset.as_deref().cloned())
+        .collect();
     assert_eq!(offsets, [None, Some(json!(2)), None, Some(json!(4))]);
     source.commit(&json!(2)).await.unwrap();
     match peer.hear().await {
