@@ -24,9 +24,6 @@ use super::users::User;
 /// How many calls belong together where a function takes more than one at a time.
 const TOGETHER: usize = 256;
 
-/// A call that was not sent, and its place among the others.
-type Unsent = (usize, Vec<Value>);
-
 /// A function of a plugin, as one rule uses it. Cheap to clone.
 #[derive(Clone)]
 pub struct Function {
@@ -142,22 +139,27 @@ impl Function {
     /// As [`Function::validate`]; the function may or may not have been called.
     pub async fn exec_many(
         &self,
-        calls: Vec<Vec<Value>>,
+        mut calls: Vec<Vec<Value>>,
         context: &Arc<FunctionContext>,
     ) -> Vec<Result<Option<Value>, CallError>> {
         let mut outcomes: Vec<_> = calls.iter().map(|_| Ok(None)).collect();
-        let mut open: Vec<Unsent> = calls.into_iter().enumerate().collect();
+        // The places of the calls that were not sent.
+        let mut open: Vec<usize> = (0..calls.len()).collect();
         while !open.is_empty() {
             let linked = self.line.links.borrow().is_some();
             if linked {
-                open = self.exec_linked(open, context, &mut outcomes).await;
+                open = self.exec_linked(&calls, open, context, &mut outcomes).await;
             }
             // One after the other, as long as the process speaks the other contract.
             let mut unsent = Vec::new();
-            for (place, args) in open {
+            for place in open {
+                let args = std::mem::take(&mut calls[place]);
                 match self.exec_alone(args, context).await {
                     Ok(outcome) => outcomes[place] = outcome,
-                    Err(args) => unsent.push((place, args)),
+                    Err(args) => {
+                        calls[place] = args;
+                        unsent.push(place);
+                    }
                 }
             }
             open = unsent;
@@ -190,13 +192,15 @@ impl Function {
         }
     }
 
-    /// Over our own contract. The calls come back for which there is only a process that speaks the other one.
+    /// Over our own contract those of the calls that are open. Those stay so for which there is only a process that
+    /// speaks the other one.
     async fn exec_linked(
         &self,
-        mut open: Vec<Unsent>,
+        calls: &[Vec<Value>],
+        mut open: Vec<usize>,
         context: &Arc<FunctionContext>,
         outcomes: &mut [Result<Option<Value>, CallError>],
-    ) -> Vec<Unsent> {
+    ) -> Vec<usize> {
         let deadline = Instant::now() + self.remote.settings.call_timeout;
         let mut links = self.line.links.borrow().clone();
         let mut is_fine = false;
@@ -206,13 +210,13 @@ impl Function {
                     open = Vec::new();
                     hands
                 }
-                Err(calls) => {
-                    open = calls;
+                Err(places) => {
+                    open = places;
                     Vec::new()
                 }
             };
-            let made = hands.into_iter().map(async |(link, calls)| {
-                let (places, calls): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
+            let made = hands.into_iter().map(async |(link, places)| {
+                let calls = places.iter().map(|place| calls[*place].as_slice());
                 let replies = link.call(calls, Arc::clone(context), deadline).await;
                 places.into_iter().zip(replies)
             });
@@ -224,8 +228,8 @@ impl Function {
                         Reply::Broken => Err(self.disconnected()),
                         Reply::GivenUp => Err(self.timed_out()),
                         // For the next process.
-                        Reply::NotSent(args) => {
-                            open.push((place, args));
+                        Reply::NotSent => {
+                            open.push(place);
                             continue;
                         }
                     };
@@ -243,7 +247,7 @@ impl Function {
                 Ok(Ok(links)) => links,
                 missing => {
                     let is_late = missing.is_err();
-                    for (place, _) in open.drain(..) {
+                    for place in open.drain(..) {
                         let error = if is_late { self.timed_out() } else { self.ended() };
                         self.record.note_error(&error.to_string());
                         outcomes[place] = Err(error);

@@ -3,6 +3,7 @@
 //! everything is told at once; a call's id is its group's first id and its place.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use mangrove_protocol::native::function::FunctionContext;
@@ -20,23 +21,52 @@ pub(in crate::plugin) enum Reply {
     /// The connection broke while it was in the plugin.
     Broken,
     /// It never left.
-    NotSent(Vec<Value>),
+    NotSent,
     /// Nobody waits for it any more.
     GivenUp,
 }
 
-#[derive(Debug)]
-enum Slot {
-    Waiting(Vec<Value>),
-    Sent,
-    Done(Reply),
+/// The arguments of calls that are made together, as JSON: in one piece of memory, whose owner may be another thread.
+#[derive(Debug, Default)]
+pub(super) struct Arguments {
+    text: Vec<u8>,
+    /// Behind each call.
+    ends: Vec<usize>,
+}
+
+impl Arguments {
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Those of one call: an array.
+    pub(super) fn at(&self, place: usize) -> &[u8] {
+        let end = |place: usize| self.ends.get(place).copied().unwrap_or_default();
+        let begin = place.checked_sub(1).map_or(0, end);
+        self.text.get(begin..end(place)).unwrap_or(b"[]")
+    }
+}
+
+impl<'a> FromIterator<&'a [Value]> for Arguments {
+    fn from_iter<T: IntoIterator<Item = &'a [Value]>>(calls: T) -> Self {
+        let mut arguments = Self::default();
+        for args in calls {
+            // A tree of JSON values does not fail to be written.
+            let _ = serde_json::to_writer(&mut arguments.text, args);
+            arguments.ends.push(arguments.text.len());
+        }
+        arguments
+    }
 }
 
 #[derive(Debug)]
 struct Group {
     context: Arc<FunctionContext>,
-    slots: Vec<Slot>,
-    /// Slots that are not done.
+    arguments: Arc<Arguments>,
+    /// How many of the calls have left, in their order.
+    sent: usize,
+    replies: Vec<Option<Reply>>,
+    /// Calls without a reply.
     open: usize,
     done: oneshot::Sender<Vec<Reply>>,
 }
@@ -45,7 +75,9 @@ struct Group {
 #[derive(Debug)]
 pub(super) struct Leaving {
     pub(super) context: Arc<FunctionContext>,
-    pub(super) calls: Vec<(u64, Vec<Value>)>,
+    pub(super) arguments: Arc<Arguments>,
+    /// Which calls of the group.
+    pub(super) places: Range<usize>,
     /// Whether more of the same group wait.
     pub(super) more: bool,
 }
@@ -62,29 +94,29 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// Takes calls that are to be made together, and says what their first id is.
-    ///
-    /// # Errors
-    /// It is closed: the calls come back.
+    /// Takes calls that are to be made together, and says what their first id is; `None` when it is closed.
     pub(super) fn add(
         &mut self,
-        calls: Vec<Vec<Value>>,
+        arguments: Arguments,
         context: Arc<FunctionContext>,
         done: oneshot::Sender<Vec<Reply>>,
-    ) -> Result<u64, Vec<Vec<Value>>> {
+    ) -> Option<u64> {
         if self.is_closed {
-            return Err(calls);
+            return None;
         }
         let first = self.next + 1;
-        self.next += calls.len() as u64;
+        let count = arguments.len();
+        self.next += count as u64;
         let group = Group {
             context,
-            open: calls.len(),
-            slots: calls.into_iter().map(Slot::Waiting).collect(),
+            arguments: Arc::new(arguments),
+            sent: 0,
+            replies: (0..count).map(|_| None).collect(),
+            open: count,
             done,
         };
         self.groups.insert(first, group);
-        Ok(first)
+        Some(first)
     }
 
     /// How many calls may leave.
@@ -95,21 +127,19 @@ impl Flight {
     /// Calls of a group that wait, at most so many and as many as there is room for. They count as sent. `None`: there
     /// are none.
     pub(super) fn take(&mut self, first: u64, most: usize) -> Option<Leaving> {
+        if self.is_closed {
+            return None;
+        }
         let most = most.min(self.room());
         let group = self.groups.get_mut(&first)?;
-        let waiting = |(_, slot): &(u64, &mut Slot)| matches!(slot, Slot::Waiting(_));
-        let mut slots = (first..).zip(&mut group.slots).filter(waiting);
-        let mut calls = Vec::with_capacity(most.min(slots.size_hint().1.unwrap_or_default()));
-        for (id, slot) in slots.by_ref().take(most) {
-            if let Slot::Waiting(args) = std::mem::replace(slot, Slot::Sent) {
-                calls.push((id, args));
-            }
-        }
-        let more = slots.next().is_some();
-        self.sent += calls.len();
-        (!calls.is_empty() || more).then(|| Leaving {
+        let places = group.sent..group.replies.len().min(group.sent + most);
+        let more = places.end < group.replies.len();
+        group.sent = places.end;
+        self.sent += places.len();
+        (!places.is_empty() || more).then(|| Leaving {
             context: Arc::clone(&group.context),
-            calls,
+            arguments: Arc::clone(&group.arguments),
+            places,
             more,
         })
     }
@@ -119,7 +149,7 @@ impl Flight {
         let mut replies = replies.into_iter().peekable();
         while let Some((id, _)) = replies.peek() {
             let group = self.groups.range_mut(..=*id).next_back();
-            let group = group.map(|(first, group)| (*first..*first + group.slots.len() as u64, group));
+            let group = group.map(|(first, group)| (*first..*first + group.sent as u64, group));
             let Some((ids, group)) = group.filter(|(ids, _)| ids.contains(id)) else {
                 replies.next();
                 continue;
@@ -127,8 +157,8 @@ impl Flight {
             // Mostly those of a group come together.
             while let Some((id, reply)) = replies.next_if(|(id, _)| ids.contains(id)) {
                 let place = usize::try_from(id - ids.start).unwrap_or(usize::MAX);
-                if let Some(slot @ Slot::Sent) = group.slots.get_mut(place) {
-                    *slot = Slot::Done(reply);
+                if let Some(open @ None) = group.replies.get_mut(place) {
+                    *open = Some(reply);
                     group.open -= 1;
                     self.sent -= 1;
                 }
@@ -145,19 +175,13 @@ impl Flight {
     /// has.
     pub(super) fn give_up(&mut self, first: u64) -> Option<Vec<Reply>> {
         let group = self.groups.remove(&first)?;
-        let mut replies = Vec::with_capacity(group.slots.len());
-        for (id, slot) in (first..).zip(group.slots) {
-            replies.push(match slot {
-                Slot::Done(reply) => reply,
-                Slot::Waiting(_) => Reply::GivenUp,
-                Slot::Sent => {
-                    self.sent -= 1;
-                    self.cancelled.push(id);
-                    Reply::GivenUp
-                }
-            });
-        }
-        Some(replies)
+        let in_plugin = (first..).zip(&group.replies).take(group.sent);
+        let in_plugin = in_plugin.filter(|(_, reply)| reply.is_none()).map(|(id, _)| id);
+        let before = self.cancelled.len();
+        self.cancelled.extend(in_plugin);
+        self.sent -= self.cancelled.len() - before;
+        let replies = group.replies.into_iter();
+        Some(replies.map(|reply| reply.unwrap_or(Reply::GivenUp)).collect())
     }
 
     /// The calls that the plugin is to be told of.
@@ -170,16 +194,16 @@ impl Flight {
         let broken = self.sent;
         self.sent = 0;
         self.cancelled.clear();
-        self.settle_all(|slot| matches!(slot, Slot::Sent).then_some(Reply::Broken));
+        self.end_all(|group| (0..group.sent, || Reply::Broken));
         broken
     }
 
-    /// Nothing is sent any more, though answers may still come: what has not left comes back.
+    /// Nothing is sent any more, though answers may still come: what has not left is to be made elsewhere.
     pub(super) fn close(&mut self) {
         self.is_closed = true;
-        self.settle_all(|slot| match slot {
-            Slot::Waiting(args) => Some(Reply::NotSent(std::mem::take(args))),
-            _ => None,
+        self.end_all(|group| {
+            let unsent = group.sent..group.replies.len();
+            (unsent, || Reply::NotSent)
         });
     }
 
@@ -188,11 +212,13 @@ impl Flight {
         self.sent == 0
     }
 
-    fn settle_all(&mut self, mut outcome: impl FnMut(&mut Slot) -> Option<Reply>) {
+    /// Some calls of every group, of those that have no reply, get this one.
+    fn end_all(&mut self, which: impl Fn(&Group) -> (Range<usize>, fn() -> Reply)) {
         let whole = self.groups.extract_if(.., |_, group| {
-            for slot in &mut group.slots {
-                if let Some(reply) = outcome(slot) {
-                    *slot = Slot::Done(reply);
+            let (places, reply) = which(group);
+            for open in group.replies.get_mut(places).into_iter().flatten() {
+                if open.is_none() {
+                    *open = Some(reply());
                     group.open -= 1;
                 }
             }
@@ -203,14 +229,10 @@ impl Flight {
 }
 
 impl Group {
-    /// Once all of its calls are done.
+    /// Once all of its calls have a reply.
     fn tell(self) {
-        let reply = |slot| match slot {
-            Slot::Done(reply) => Some(reply),
-            Slot::Waiting(_) | Slot::Sent => None,
-        };
         // Whoever waited may be gone this very moment.
-        let _ = self.done.send(self.slots.into_iter().filter_map(reply).collect());
+        let _ = self.done.send(self.replies.into_iter().flatten().collect());
     }
 }
 
@@ -230,12 +252,14 @@ mod tests {
 
     fn add(flight: &mut Flight, calls: usize) -> (u64, oneshot::Receiver<Vec<Reply>>) {
         let (done, told) = oneshot::channel();
-        let calls = (0..calls).map(|n| vec![n.into()]).collect();
-        (flight.add(calls, context(), done).unwrap(), told)
+        let calls: Vec<Vec<Value>> = (0..calls).map(|n| vec![n.into()]).collect();
+        let arguments = calls.iter().map(Vec::as_slice).collect();
+        (flight.add(arguments, context(), done).unwrap(), told)
     }
 
-    fn ids(leaving: &Leaving) -> Vec<u64> {
-        leaving.calls.iter().map(|(id, _)| *id).collect()
+    fn texts(leaving: &Leaving) -> Vec<&str> {
+        let texts = leaving.places.clone().map(|place| leaving.arguments.at(place));
+        texts.map(|text| std::str::from_utf8(text).unwrap()).collect()
     }
 
     #[test]
@@ -244,14 +268,15 @@ mod tests {
         let (one, mut told) = add(&mut flight, 3);
         let (two, mut other) = add(&mut flight, 1);
         let leaving = flight.take(one, 2).unwrap();
-        assert_eq!((ids(&leaving), leaving.more), (vec![1, 2], true));
+        assert_eq!((leaving.places.clone(), leaving.more), (0..2, true));
+        assert_eq!(texts(&leaving), ["[0]", "[1]"]);
         let leaving = flight.take(one, 2).unwrap();
-        assert_eq!((ids(&leaving), leaving.more), (vec![3], false));
+        assert_eq!((leaving.places.clone(), leaving.more), (2..3, false));
+        assert_eq!(texts(&leaving), ["[2]"]);
         assert!(flight.take(one, 2).is_none());
         flight.take(two, 2).unwrap();
-        for (id, reply) in [(3, "c"), (4, "d"), (1, "a"), (1, "twice"), (9, "never made")] {
-            flight.settle([(id, Reply::Error(reply.to_owned()))]);
-        }
+        let replies = [(3, "c"), (4, "d"), (1, "a"), (1, "twice"), (9, "never made")];
+        flight.settle(replies.map(|(id, reply)| (id, Reply::Error(reply.to_owned()))));
         assert!(told.try_recv().is_err());
         assert_eq!(other.try_recv().unwrap(), [Reply::Error("d".to_owned())]);
         flight.settle([(2, Reply::Result(7.into()))]);
@@ -284,10 +309,13 @@ mod tests {
         let (first, mut told) = add(&mut flight, 2);
         flight.take(first, 1).unwrap();
         flight.close();
+        assert!(flight.take(first, 1).is_none(), "the other one is made elsewhere");
         assert!(told.try_recv().is_err() && !flight.is_idle());
         flight.settle([(first, Reply::Result(Value::Null))]);
-        let unsent = Reply::NotSent(vec![1.into()]);
-        assert_eq!(told.try_recv().unwrap(), [Reply::Result(Value::Null), unsent]);
+        assert_eq!(
+            told.try_recv().unwrap(),
+            [Reply::Result(Value::Null), Reply::NotSent]
+        );
         assert!(flight.is_idle());
     }
 
@@ -299,11 +327,9 @@ mod tests {
         assert_eq!(flight.break_all(), 1);
         assert!(told.try_recv().is_err(), "the other one can still leave");
         flight.close();
-        let unsent = Reply::NotSent(vec![1.into()]);
-        assert_eq!(told.try_recv().unwrap(), [Reply::Broken, unsent]);
+        assert_eq!(told.try_recv().unwrap(), [Reply::Broken, Reply::NotSent]);
         let (done, _) = oneshot::channel();
-        let calls = vec![vec![Value::Null]];
-        assert_eq!(flight.add(calls.clone(), context(), done), Err(calls));
+        assert_eq!(flight.add(Arguments::default(), context(), done), None);
     }
 
     proptest! {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub(in crate::plugin) use super::flight::Reply;
-use super::flight::{Flight, Leaving};
+use super::flight::{Arguments, Flight, Leaving};
 use super::session::Order;
 use super::{BATCH_BYTES, milliseconds};
 use crate::config::Portable;
@@ -98,16 +98,16 @@ impl Link {
     /// The plugin is told that nobody waits; it may have been called or not.
     pub(in crate::plugin) async fn call(
         &self,
-        calls: Vec<Vec<Value>>,
+        calls: impl Iterator<Item = &[Value]>,
         context: Arc<FunctionContext>,
         deadline: Instant,
     ) -> Vec<Reply> {
-        let count = calls.len();
+        let arguments: Arguments = calls.collect();
+        let count = arguments.len();
         let (done, mut told) = oneshot::channel();
-        let added = super::lock(&self.flight).add(calls, context, done);
-        let first = match added {
-            Ok(first) => first,
-            Err(calls) => return calls.into_iter().map(Reply::NotSent).collect(),
+        let added = super::lock(&self.flight).add(arguments, context, done);
+        let Some(first) = added else {
+            return (0..count).map(|_| Reply::NotSent).collect();
         };
         self.awaited.fetch_add(count, Ordering::Relaxed);
         let waiting = Waiting {
@@ -307,19 +307,27 @@ impl Writer {
         while let Some(first) = self.groups.front() {
             let most = self.batch.saturating_sub(writer.len()).max(1);
             let leaving = super::lock(&self.link.flight).take(*first, most);
-            let Some(Leaving { context, calls, more }) = leaving else {
+            let Some(leaving) = leaving else {
                 self.groups.pop_front();
                 continue;
             };
-            if calls.is_empty() {
+            let Leaving {
+                context,
+                arguments,
+                places,
+                more,
+            } = leaving;
+            if places.is_empty() {
                 // There is no room now.
                 break;
             }
             if let Some(other) = shared.take_if(|shared| **shared != *context) {
                 self.flush(&mut writer, &other).await?;
             }
-            for (id, args) in calls {
-                self.push(&mut writer, id, &args, &context).await?;
+            let first = *first;
+            for place in places {
+                let id = first + place as u64;
+                self.push(&mut writer, id, arguments.at(place), &context).await?;
             }
             if writer.len() >= self.batch {
                 self.flush(&mut writer, &context).await?;
@@ -340,14 +348,14 @@ impl Writer {
         &self,
         writer: &mut CallWriter,
         id: u64,
-        args: &[Value],
+        args: &[u8],
         context: &FunctionContext,
     ) -> Result<(), sp_proto::SendError> {
-        writer.push(id, args);
+        writer.push_json(id, args);
         if writer.size() > self.message && writer.len() > 1 {
             writer.undo();
             self.flush(writer, context).await?;
-            writer.push(id, args);
+            writer.push_json(id, args);
         }
         if writer.size() > self.message {
             let (found, most) = (writer.size(), self.message);

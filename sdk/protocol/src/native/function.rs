@@ -79,13 +79,24 @@ pub struct CallWriter {
 impl CallWriter {
     /// Adds a call.
     pub fn push(&mut self, id: u64, args: &[Value]) {
+        self.push_with(id, |calls| {
+            // A tree of JSON values does not fail to be written.
+            let _ = append(calls, args);
+        });
+    }
+
+    /// Adds a call whose arguments are a JSON array already. What is none, makes the whole message broken.
+    pub fn push_json(&mut self, id: u64, args: &[u8]) {
+        self.push_with(id, |calls| calls.extend_from_slice(args));
+    }
+
+    fn push_with(&mut self, id: u64, write: impl FnOnce(&mut Vec<u8>)) {
         self.last = self.calls.len();
         separate(&mut self.calls, self.len == 0);
         self.calls.push(b'[');
         append_number(&mut self.calls, id);
         self.calls.push(b',');
-        // A tree of JSON values does not fail to be written.
-        let _ = append(&mut self.calls, args);
+        write(&mut self.calls);
         self.calls.push(b']');
         self.len += 1;
     }
