@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use super::output::Output;
 use super::record::Records;
 use super::remote::Remote;
-use super::status::Snapshot;
+use super::status::{Snapshot, State};
 use super::users::Rules;
 use choice::Candidate;
 pub(super) use pool::{Links, Pool};
@@ -200,10 +200,7 @@ impl Instances {
         let mut standing = self.lock();
         let candidates = standing.members().map(|instance| Candidate {
             instance,
-            state: match standing.others.get(&instance) {
-                Some(other) => other.status.borrow().state,
-                None => first.status.borrow().state,
-            },
+            state: standing.state(instance),
             uses: standing.uses.get(&instance).copied().unwrap_or(0),
         });
         let instance = choice::seat(candidates).unwrap_or(0);
@@ -219,16 +216,12 @@ impl Instances {
 
     /// Whom to ask for a function: number 0, unless it is down and another one is not.
     pub(super) fn desk(&self, first: &Remote) -> Remote {
-        let is_fit = |remote: &Remote| choice::is_fit(remote.status.borrow().state);
-        if is_fit(first) {
-            return first.clone();
-        }
         let standing = self.lock();
-        let mut others = standing.others.range(..standing.wanted);
-        others
-            .find(|(_, remote)| is_fit(remote))
-            .map_or(first, |(_, remote)| remote)
-            .clone()
+        let fit = standing
+            .members()
+            .find(|instance| choice::is_fit(standing.state(*instance)));
+        let other = fit.and_then(|instance| standing.others.get(&instance));
+        other.unwrap_or(first).clone()
     }
 
     /// How many sources and sinks run in an instance.
@@ -242,6 +235,12 @@ impl Instances {
 }
 
 impl Standing {
+    /// As it was noted: a worker that says how it is may be waiting for this lock.
+    fn state(&self, instance: u32) -> State {
+        let noted = self.snapshots.get(&instance);
+        noted.map_or(State::Stopped, |snapshot| snapshot.state)
+    }
+
     /// The instances that take something new.
     fn members(&self) -> impl Iterator<Item = u32> + '_ {
         (0..self.wanted).filter(|instance| *instance == 0 || self.others.contains_key(instance))

@@ -512,32 +512,28 @@ impl Worker {
             note: standing.note,
             attached: standing.attached,
         };
-        let changed = self.status.send_if_modified(|current| {
-            let changed = *current != snapshot;
-            if changed {
-                let plugin = &self.plugin;
-                // Nothing in a log about a plugin that has but one.
-                let instance = (self.instances.wanted() > 1).then_some(self.instance);
-                match snapshot.state {
-                    State::Restarting | State::Failed | State::Unhealthy => {
-                        tracing::warn!(%plugin, instance, "{snapshot}");
-                    }
-                    _ => tracing::info!(%plugin, instance, version = snapshot.version, "{snapshot}"),
-                }
-                if !snapshot.note.is_empty() && snapshot.note != current.note {
-                    tracing::warn!(%plugin, instance, "{}", snapshot.note);
-                }
-                *current = snapshot;
-            }
-            changed
-        });
-        if changed {
-            let whole = self.instances.note(self.instance, &self.status.borrow());
-            if let Some(whole) = whole {
-                self.events.announce(&self.plugin, &whole);
-            }
-            self.events.changes.note();
+        // Nobody else changes it.
+        let before = self.status.borrow().clone();
+        if before == snapshot {
+            return;
         }
+        let plugin = &self.plugin;
+        // Nothing in a log about a plugin that has but one.
+        let instance = (self.instances.wanted() > 1).then_some(self.instance);
+        match snapshot.state {
+            State::Restarting | State::Failed | State::Unhealthy => {
+                tracing::warn!(%plugin, instance, "{snapshot}");
+            }
+            _ => tracing::info!(%plugin, instance, version = snapshot.version, "{snapshot}"),
+        }
+        if !snapshot.note.is_empty() && snapshot.note != before.note {
+            tracing::warn!(%plugin, instance, "{}", snapshot.note);
+        }
+        self.status.send_replace(snapshot.clone());
+        if let Some(whole) = self.instances.note(self.instance, &snapshot) {
+            self.events.announce(&self.plugin, &whole);
+        }
+        self.events.changes.note();
     }
 }
 
