@@ -186,6 +186,20 @@ fn aliases_cannot_pile_up() {
 }
 
 #[test]
+fn a_result_that_nobody_could_read_is_refused() {
+    let message = format!(r#"{{"a":{}{}}}"#, "[".repeat(120), "]".repeat(120));
+    let wrapped = |times: usize| {
+        let (begin, end) = ("array_create(".repeat(times), ")".repeat(times));
+        outcome(format!("SELECT {begin}a{end} AS r FROM demo"), &message)
+    };
+    assert!(wrapped(3).starts_with(r#"{"r":[[["#), "{}", wrapped(3));
+    assert_eq!(
+        wrapped(20),
+        "the result: it nests deeper than readers of JSON follow"
+    );
+}
+
+#[test]
 fn functions_cannot_double_their_way_through_memory() {
     for double in [
         "concat(LAST, LAST)",
