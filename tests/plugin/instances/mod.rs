@@ -1,6 +1,7 @@
 //! A plugin with several processes beside each other: who is given what, and what happens when one of them goes.
 
 mod functions;
+mod sinks;
 mod sources;
 mod updates;
 
@@ -28,6 +29,7 @@ struct Scene {
     host: Host,
     name: String,
     source: String,
+    sink: String,
     function: String,
 }
 
@@ -59,13 +61,13 @@ async fn scene_of(instances: u32, restart_limit: u32, script: &str) -> Option<Sc
     home.settings.contract = "both".to_owned();
     home.settings.peers = "plugin".to_owned();
     home.settings.restart_limit = restart_limit;
-    let (name, source, function) = (unique("hin"), unique("isrc"), unique("ifn"));
     let scene = Scene {
         host: home.start().await,
         home,
-        name,
-        source,
-        function,
+        name: unique("hin"),
+        source: unique("isrc"),
+        sink: unique("isnk"),
+        function: unique("ifn"),
     };
     let script = script.replace("HOME", &scene.home.path().to_string_lossy());
     let request = scene.package("1.0", instances, &script).await;
@@ -79,8 +81,8 @@ impl Scene {
         let sdk = concat!(env!("CARGO_MANIFEST_DIR"), "/sdk/python/src");
         let manifest = json!({
             "version": version, "language": "python", "executable": "run", "instances": instances,
-            "args": [self.source, self.function], "environment": {"PYTHONPATH": sdk},
-            "sources": [self.source], "functions": [self.function],
+            "args": [self.source, self.sink, self.function], "environment": {"PYTHONPATH": sdk},
+            "sources": [self.source], "sinks": [self.sink], "functions": [self.function],
         });
         let mut zip = ZipFileWriter::new(Vec::new());
         for (path, text) in [
