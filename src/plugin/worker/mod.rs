@@ -305,6 +305,8 @@ impl Worker {
         // Whoever takes its place may listen where it did.
         self.requests.close();
         self.instances.end(self.instance);
+        // One that is too many was shown until now.
+        self.events.changes.note();
     }
 
     async fn handle_request(&mut self, request: Request) {
