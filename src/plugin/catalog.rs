@@ -43,6 +43,8 @@ pub(super) enum Hold {
     Stopped,
     /// It is being removed.
     Leaving,
+    /// What runs in one of its processes is to run in another one.
+    Moving,
 }
 
 /// What is known of one folder below `plugins/portable`.
@@ -183,6 +185,15 @@ impl Catalog {
         }
     }
 
+    /// Lets the symbols be used again of a plugin that is [`Hold::Moving`].
+    pub(super) fn resume(&mut self, name: &str) {
+        if let Some(entry @ Entry::Held(_, Hold::Moving)) = self.entries.get_mut(name)
+            && let Some(manifest) = entry.manifest()
+        {
+            *entry = Entry::Accepted(Arc::clone(manifest));
+        }
+    }
+
     /// Enters something that does not run. True when that is news.
     pub(super) fn show(&mut self, folder: &str, manifest: Option<Arc<Manifest>>, verdict: Verdict) -> bool {
         let entry = match (verdict, manifest) {
@@ -245,6 +256,7 @@ impl Catalog {
                 Entry::Held(manifest, Hold::Installing(_)) => (manifest, "is being installed".to_owned()),
                 Entry::Held(manifest, Hold::Stopped) => (manifest, "is stopped".to_owned()),
                 Entry::Held(manifest, Hold::Leaving) => (manifest, "is being removed".to_owned()),
+                Entry::Held(manifest, Hold::Moving) => (manifest, "goes on in one process alone".to_owned()),
                 Entry::Refused(manifest, reason) => (manifest, format!("is refused: {reason}")),
                 Entry::Incomplete(Some(manifest), reason) => (manifest, format!("is incomplete: {reason}")),
                 _ => continue,
@@ -418,6 +430,17 @@ mod tests {
         assert_eq!(reason(&catalog), None);
         assert!(catalog.hold("car", Hold::Stopped));
         assert_eq!(reason(&catalog).unwrap(), r#"the plugin "car" is stopped"#);
+        // What somebody has stopped, does not go on with this.
+        catalog.resume("car");
+        assert_eq!(reason(&catalog).unwrap(), r#"the plugin "car" is stopped"#);
+        assert!(catalog.hold("car", Hold::Moving));
+        assert_eq!(
+            reason(&catalog).unwrap(),
+            r#"the plugin "car" goes on in one process alone"#
+        );
+        catalog.resume("car");
+        assert_eq!(reason(&catalog), None);
+        assert!(catalog.hold("car", Hold::Stopped));
         // Held symbols are not free.
         assert!(catalog.check(&manifest("bus", r#""sources":["json"]"#)).is_err());
         assert!(catalog.hold("car", Hold::Leaving) && !catalog.hold("bus", Hold::Leaving));

@@ -356,7 +356,8 @@ impl Handle {
 
     fn entry_status(&self, name: &str, entry: &Entry) -> Status {
         let mut status = match entry {
-            Entry::Accepted(manifest) | Entry::Held(manifest, Hold::Stopped | Hold::Leaving) => {
+            Entry::Accepted(manifest)
+            | Entry::Held(manifest, Hold::Stopped | Hold::Leaving | Hold::Moving) => {
                 self.running_status(manifest)
             }
             Entry::Held(_, Hold::Installing(reason)) => Status::without_worker(State::Installing, reason),

@@ -4,8 +4,10 @@
 use std::sync::Arc;
 
 use futures_util::future::{join_all, try_join, try_join_all};
+use mangrove_protocol::manifest::Manifest;
 use tokio::sync::oneshot;
 
+use super::catalog::Hold;
 use super::remote::{Assignment, Remote, Request};
 use super::shared::Shared;
 
@@ -96,17 +98,36 @@ impl Shared {
     }
 
     /// Lets go of the instances that are too many. What still runs in one goes on there, in the new version, until it
-    /// is closed.
+    /// is closed; unless that is of eKuiper's contract, of which there can be one process alone.
     async fn spare(&self, first: &Remote, assignment: &Assignment) {
-        let spare = first.instances.others();
-        let spare = spare.range(assignment.manifest.instances..);
-        let letting_go = spare.map(|(instance, remote)| async move {
-            if first.instances.uses(*instance) > 0 {
+        let others = first.instances.others();
+        let spare = others.range(assignment.manifest.instances..);
+        let is_used = |instance: u32| first.instances.uses(instance) > 0;
+        let is_alone = first.status.borrow().foreign;
+        let letting_go = spare.clone().map(|(instance, remote)| async move {
+            if is_used(*instance) && !is_alone {
                 self.follow(first, *instance, assignment).await;
             }
             let _ = remote.requests.send(Request::Spare).await;
         });
         join_all(letting_go).await;
+        if is_alone && spare.into_iter().any(|(instance, _)| is_used(*instance)) {
+            self.gather(&assignment.manifest).await;
+        }
+    }
+
+    /// Has the rules work off what they have, let go of the plugin, and open its symbols again: in the instances that
+    /// there are now. The others run until then.
+    async fn gather(&self, manifest: &Arc<Manifest>) {
+        let name = manifest.name.as_str();
+        tracing::info!(
+            plugin = name,
+            "its rules go on in the one process that there can be"
+        );
+        let _gathering = Gathering { shared: self, name };
+        self.withhold(name, Hold::Moving).await;
+        // The rules look at them when they open it again.
+        self.install_settings(manifest).await;
     }
 
     /// Stops the plugin's processes and waits for their end. Uses stay, and wait for their return.
@@ -123,6 +144,18 @@ impl Shared {
         first.instances.want_count(1);
         let others = first.instances.others();
         join_all(others.values().map(|remote| stop(remote, reason, true))).await;
+    }
+}
+
+/// A plugin's symbols are withheld, but no longer than anybody waits for the rules to let go.
+struct Gathering<'a> {
+    shared: &'a Shared,
+    name: &'a str,
+}
+
+impl Drop for Gathering<'_> {
+    fn drop(&mut self) {
+        self.shared.change(|catalog| catalog.resume(self.name));
     }
 }
 

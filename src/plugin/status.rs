@@ -169,6 +169,8 @@ pub(super) struct Snapshot {
     pub(super) version: String,
     pub(super) note: String,
     pub(super) attached: bool,
+    /// Its process runs and speaks eKuiper's contract.
+    pub(super) foreign: bool,
 }
 
 impl Snapshot {
@@ -187,6 +189,7 @@ impl Snapshot {
             version: String::new(),
             note: String::new(),
             attached: false,
+            foreign: false,
         }
     }
 }

@@ -513,6 +513,7 @@ impl Worker {
             version: standing.version.unwrap_or_default(),
             note: standing.note,
             attached: standing.attached,
+            foreign: standing.state == State::Running && !self.processes.has_session(current),
         };
         // Nobody else changes it.
         let before = self.status.borrow().clone();

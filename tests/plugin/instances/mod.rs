@@ -1,12 +1,13 @@
 //! A plugin with several processes beside each other: who is given what, and what happens when one of them goes.
 
+mod foreign;
 mod functions;
 mod sinks;
 mod sources;
 mod updates;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_zip::base::write::ZipFileWriter;
@@ -56,6 +57,10 @@ async fn scene(instances: u32) -> Option<Scene> {
 
 async fn scene_of(instances: u32, restart_limit: u32, script: &str) -> Option<Scene> {
     let interpreter = testkit::program("python3")?;
+    Some(scene_on(&interpreter, instances, restart_limit, script).await)
+}
+
+async fn scene_on(interpreter: &Path, instances: u32, restart_limit: u32, script: &str) -> Scene {
     let mut home = Home::new();
     home.settings.python_bin = interpreter.to_string_lossy().into_owned();
     home.settings.contract = "both".to_owned();
@@ -73,7 +78,7 @@ async fn scene_of(instances: u32, restart_limit: u32, script: &str) -> Option<Sc
     let request = scene.package("1.0", instances, &script).await;
     let installed = within("the installation", scene.host.plugins.install(request)).await;
     installed.unwrap();
-    Some(scene)
+    scene
 }
 
 impl Scene {
