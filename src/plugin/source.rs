@@ -281,13 +281,14 @@ impl Source {
             let wake = tokio::select! {
                 biased;
                 Some(feed) = self.new_feeds.recv() => Wake::Feed(feed),
+                // Before what is brought: a source that is ahead of its rule always brings something.
+                () = stopped(&mut self.ending) => Wake::Stopped,
                 (index, brought) = brought(&mut self.feeds) => Wake::Brought(index, brought),
                 message = self.socket.recv() => Wake::Message(message),
                 error = self.held.ended(), if is_open => Wake::Ended(error),
                 Ok(()) = self.status.changed(), if is_open => Wake::Status,
                 Some(event) = self.events.recv(), if is_open => Wake::Pipe(event),
                 () = alone(self.alone.as_ref()), if is_open => Wake::Alone,
-                () = stopped(&mut self.ending) => Wake::Stopped,
             };
             match wake {
                 Wake::Feed(feed) => self.feeds.push(feed),
@@ -375,7 +376,9 @@ impl Source {
     pub async fn close(mut self) {
         self.stop();
         // A plugin that cannot get rid of what it has, does not come to stop.
-        while self.next().await.is_some() {}
+        while matches!(self.ending, Ending::Stopping(_)) && self.next().await.is_some() {
+            tokio::task::coop::consume_budget().await;
+        }
         for feed in self.feeds.drain(..) {
             feed.close().await;
         }

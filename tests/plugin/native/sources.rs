@@ -90,6 +90,24 @@ async fn what_a_source_has_sent_before_it_stops_is_read() {
 }
 
 #[tokio::test]
+async fn a_source_that_is_ahead_of_its_rule_is_told_to_stop_at_once() {
+    let scene = scene(|_| ()).await;
+    let peer = scene.peer().await;
+    let (mut source, _start, push) = scene.open_source(&peer).await;
+    for seq in 1..=100 {
+        push.send(batch(seq, seq..seq + 1, None)).await.unwrap();
+    }
+    within("a tuple", source.recv()).await.unwrap().unwrap();
+    source.stop();
+    // Of all that is there, one is read.
+    within("a tuple", source.recv()).await.unwrap().unwrap();
+    let (id, _) = peer.stop().await;
+    peer.answer(id, Ok(json!({ "seq": 100 }))).await;
+    within("the source to close", source.close()).await;
+    scene.host.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_committed_offset_comes_back_with_the_next_start() {
     let scene = scene(|_| ()).await;
     let peer = scene.peer().await;
