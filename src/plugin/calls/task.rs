@@ -152,7 +152,7 @@ impl Task {
                     let _ = self.silent.try_send(core.symbol.clone());
                 }
             }
-            core.send().await;
+            core.send(&self.socket);
             core.standing.note(&core.turn, core.process());
         }
         self.socket.close().await;
@@ -269,7 +269,7 @@ impl Core {
     }
 
     /// Sends the current call when it is the host's turn.
-    async fn send(&mut self) {
+    fn send(&mut self, socket: &Rep) {
         let Some(pipe) = self.turn.ready() else { return };
         let Some(call) = self.current.as_ref().filter(|call| !call.reply.is_closed()) else {
             return;
@@ -277,10 +277,11 @@ impl Core {
         let Some(message) = self.held.remove(&pipe) else {
             return;
         };
-        match message.reply(call.message.clone()).await {
+        match message.try_reply(call.message.clone()) {
             Ok(()) => self.turn.handle_sent(),
-            // It never left, so it waits for the next connection.
+            // It never left, so it waits for the next connection: this one is gone, or takes no answers.
             Err(_) => {
+                socket.disconnect(pipe);
                 self.turn.handle_gone(pipe);
                 self.silent_at = Some(Instant::now() + RECONNECT);
             }

@@ -58,8 +58,11 @@ impl Worker {
                 }
                 let message = self.processes.take_held(pipe)?;
                 tracing::trace!(plugin = %self.plugin, ?pipe, ?command, "control command");
-                if let Err(error) = message.reply(command.encode()).await {
-                    tracing::debug!(plugin = %self.plugin, "a command could not be sent: {error}");
+                // One reply at a time has room, unless the process asks again and again and takes no answer: it is not
+                // waited for.
+                if let Err(error) = message.try_reply(command.encode()) {
+                    tracing::warn!(plugin = %self.plugin, "a command could not be sent: {error}");
+                    self.control.disconnect(pipe);
                     return Some(Happening::Of(generation, Event::Gone(pipe)));
                 }
             }
