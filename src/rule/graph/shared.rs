@@ -56,19 +56,20 @@ impl SharedSources {
     ) -> Result<Subscription, E> {
         let slot = self.slot(stream);
         let mut running = slot.lock().await;
-        if let Some(source) = running.take() {
+        if let Some(source) = running.as_mut() {
             let joined = source
                 .readers
                 .upgrade()
                 .and_then(|readers| subscribe(&readers, buffer_length));
             if let Some(subscription) = joined {
-                *running = Some(source);
                 return Ok(subscription);
             }
-            // It has ended, or its last reader has left: what it holds must be closed before it is opened again.
-            if let Err(error) = source.task.await {
+            // It has ended, or its last reader has left: what it holds must be closed before it is opened again. It
+            // stays here meanwhile, in case that nobody waits for that to the end.
+            if let Err(error) = (&mut source.task).await {
                 tracing::error!(stream, "the shared source broke: {error}");
             }
+            *running = None;
         }
         let input = open.await?;
         let stop = CancellationToken::new();
