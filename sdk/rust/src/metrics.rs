@@ -140,28 +140,33 @@ impl Figures {
     }
 
     fn cell(&self, name: &str, kind: MetricKind) -> (Arc<Cell>, Arc<Changes>) {
-        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
         let changes = Arc::clone(&self.changes);
+        let found = self.find(name, kind);
+        // Here, because whoever takes in what is logged may count it with a figure.
+        let cell = found.unwrap_or_else(|problem| {
+            tracing::warn!(name, "{problem}");
+            Arc::default()
+        });
+        (cell, changes)
+    }
+
+    /// The figure, which there is from now on; or why it is not told.
+    fn find(&self, name: &str, kind: MetricKind) -> Result<Arc<Cell>, String> {
+        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, cell)) = cells.get(name) {
             if *known == kind {
-                return (Arc::clone(cell), changes);
+                return Ok(Arc::clone(cell));
             }
-            tracing::warn!(
-                name,
-                "the figure is both a counter and a gauge; only the first counts"
-            );
-            return (Arc::default(), changes);
+            return Err("the figure is both a counter and a gauge; only the first counts".to_owned());
+        }
+        if cells.len() >= MAX_FIGURES || name.len() > MAX_NAME_LEN {
+            return Err(format!(
+                "the figure is not told: there are {MAX_FIGURES}, with names of {MAX_NAME_LEN} bytes at most"
+            ));
         }
         let cell = Arc::<Cell>::default();
-        if cells.len() < MAX_FIGURES && name.len() <= MAX_NAME_LEN {
-            cells.insert(name.to_owned(), (kind, Arc::clone(&cell)));
-        } else {
-            tracing::warn!(
-                name,
-                "the figure is not told: there are {MAX_FIGURES}, with names of {MAX_NAME_LEN} bytes at most"
-            );
-        }
-        (cell, changes)
+        cells.insert(name.to_owned(), (kind, Arc::clone(&cell)));
+        Ok(cell)
     }
 
     /// What has changed since it was asked for last.
