@@ -111,7 +111,9 @@ impl Publisher {
     }
 
     pub(crate) fn publish(&self, event: Event) {
-        if let Some(sender) = &*self.sender.lock().unwrap_or_else(PoisonError::into_inner) {
+        // Not under the lock: a task may be polled where it is woken.
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(sender) = sender {
             // Nobody listens: fine.
             let _ = sender.send(event);
         }
@@ -127,6 +129,7 @@ impl Publisher {
     }
 
     pub(crate) fn close(&self) {
-        *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(sender);
     }
 }

@@ -181,7 +181,9 @@ impl<T: 'static> Wake for Relay<T> {
         // When it is being polled this very moment, whoever polls it will see that it was woken.
         let ended = self.step.try_lock().ok().and_then(|mut step| step.take());
         drop(ended);
-        if let Some(task) = locked(&self.task).take() {
+        // Not under the lock: a task may be polled where it is woken.
+        let task = locked(&self.task).take();
+        if let Some(task) = task {
             task.wake();
         }
     }
