@@ -235,6 +235,23 @@ impl Handle {
         self.shared.catalog().missing(kind, name)
     }
 
+    /// Whether the plugin that defines the symbol is accepted: it was not just found and is about to be started, nor is it
+    /// stopped or being removed. The settings that come with it are there then.
+    pub fn is_accepted(&self, kind: SymbolKind, name: &str) -> bool {
+        let catalog = self.shared.catalog();
+        let owner = catalog.owner(kind, name);
+        owner.is_some_and(|owner| matches!(catalog.entry(owner.name.as_str()), Some(Entry::Accepted(_))))
+    }
+
+    /// Waits while the plugin that defines the symbol was just found and is about to be started, as opening it does.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn accepted(&self, kind: SymbolKind, name: &str) {
+        // Why it cannot be used, is said when it is opened.
+        let _found = self.find(kind, name).await;
+    }
+
     /// Every state change of every plugin from now on. Up to 256 wait for a slow listener, who is then told how
     /// many it has lost.
     pub fn events(&self) -> broadcast::Receiver<Event> {

@@ -305,6 +305,13 @@ async fn open_source(rule: &Compiled, parts: &Parts<'_>) -> Result<source::Feed,
 }
 
 async fn open_input(rule: &RuleId, spec: &SourceUse, parts: &Parts<'_>) -> Result<Input, String> {
+    if !io::SOURCES.contains(&spec.source_type.as_str()) {
+        // Its conf keys come with it.
+        parts
+            .plugins
+            .accepted(SymbolKind::Source, &spec.source_type)
+            .await;
+    }
     let config = source_config(parts.home, spec)?;
     let data_source = &spec.stream.definition.options.data_source;
     if let Some(source) = io::Source::open(&spec.source_type, data_source, config.clone(), parts.hub) {
