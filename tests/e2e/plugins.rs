@@ -3,6 +3,8 @@
 //! Those addresses are the same for every host on a machine, so a test that uses a plugin holds its lock.
 
 use std::cell::Cell;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -119,6 +121,43 @@ async fn a_killed_plugin_is_started_again_and_its_rules_go_on() {
         host.get("/rules/e2e-kill/status").await.json()["status"],
         "running"
     );
+}
+
+#[tokio::test]
+async fn a_stream_and_its_rule_may_come_before_their_plugin_has_brought_its_conf_keys() {
+    let _car = testkit::exclusive("car");
+    let home = home_with_car();
+    let portable = home.path().join("plugins/portable");
+    std::fs::create_dir_all(portable.join("car/sources")).unwrap();
+    let (ours, its) = (
+        home.path().join("etc/sources/json.yaml"),
+        portable.join("car/sources/json.yaml"),
+    );
+    std::fs::rename(ours, its).unwrap();
+    // Others, which do not come up, are mostly before it.
+    for name in ["asleep", "dozing", "dreaming"] {
+        let folder = portable.join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let manifest = json!({
+            "version": "1", "language": "go", "executable": "run", "functions": [name], "startTimeout": 1000,
+        });
+        std::fs::write(folder.join(format!("{name}.json")), manifest.to_string()).unwrap();
+        let program = folder.join("run");
+        std::fs::write(&program, "#!/bin/sh\nsleep 60\n").unwrap();
+        std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    }
+    std::fs::write(
+        home.path().join("etc/mangrove.yaml"),
+        "portable:\n  parallelStarts: 1\n",
+    )
+    .unwrap();
+
+    let mut host = Host::start(home.path()).await;
+    host.stream(r#"CREATE STREAM cars () WITH (TYPE="json", CONF_KEY="fast")"#)
+        .await;
+    host.rule(&json!({ "id": "early", "sql": "SELECT color FROM cars", "actions": [{"log": {}}] }))
+        .await;
+    assert_eq!(host.logged("early").await, json!([{"color": "red"}]));
 }
 
 #[tokio::test]

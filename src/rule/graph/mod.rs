@@ -290,6 +290,13 @@ pub(crate) fn check_source(home: &Path, spec: &SourceUse) -> Result<(), OpenErro
     }
 }
 
+/// Those of a plugin come with it, when it is accepted.
+pub(crate) async fn await_conf_keys(spec: &SourceUse, plugins: &plugin::Handle) {
+    if !io::SOURCES.contains(&spec.source_type.as_str()) {
+        plugins.accepted(SymbolKind::Source, &spec.source_type).await;
+    }
+}
+
 async fn open_source(rule: &Compiled, parts: &Parts<'_>) -> Result<source::Feed, String> {
     let spec = &rule.source;
     if !spec.stream.definition.options.shared {
@@ -305,13 +312,7 @@ async fn open_source(rule: &Compiled, parts: &Parts<'_>) -> Result<source::Feed,
 }
 
 async fn open_input(rule: &RuleId, spec: &SourceUse, parts: &Parts<'_>) -> Result<Input, String> {
-    if !io::SOURCES.contains(&spec.source_type.as_str()) {
-        // Its conf keys come with it.
-        parts
-            .plugins
-            .accepted(SymbolKind::Source, &spec.source_type)
-            .await;
-    }
+    await_conf_keys(spec, parts.plugins).await;
     let config = source_config(parts.home, spec)?;
     let data_source = &spec.stream.definition.options.data_source;
     if let Some(source) = io::Source::open(&spec.source_type, data_source, config.clone(), parts.hub) {
