@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mangrove_protocol::Object;
-use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::name::RuleId;
 use serde_json::Value;
 
@@ -15,7 +14,6 @@ use super::registry::{Rule, Shared};
 use super::run::State;
 use super::stream::Stream;
 use super::{Error, RuleSummary, StreamSummary, graph, internal, invalid};
-use crate::io;
 use crate::store::Table;
 
 /// What the rest of the host may do with streams and rules. Cheap to clone.
@@ -127,12 +125,7 @@ impl Handle {
     fn check_stream(&self, sql: &str) -> Result<Stream, Error> {
         let stream = Stream::parse(sql).map_err(invalid)?;
         let source = resolve_source(&stream, &self.shared.plugins).map_err(invalid)?;
-        let source_type = source.source_type.as_str();
-        let plugins = &self.shared.plugins;
-        // The conf keys of a plugin come with it, when it is accepted.
-        if io::SOURCES.contains(&source_type) || plugins.is_accepted(SymbolKind::Source, source_type) {
-            graph::check_source(&self.shared.home, &source).map_err(invalid)?;
-        }
+        graph::check_source(&self.shared.home, &source, &self.shared.plugins).map_err(invalid)?;
         Ok(stream)
     }
 

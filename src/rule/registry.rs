@@ -181,8 +181,7 @@ impl Shared {
     /// Everything that can be known before a rule runs; its portable functions are asked.
     pub(super) async fn check(&self, definition: &Definition) -> Result<Compiled, Error> {
         let compiled = self.compile(definition)?;
-        graph::await_conf_keys(&compiled.source, &self.plugins).await;
-        graph::check_ends(&compiled, &self.home).map_err(invalid)?;
+        graph::check_ends(&compiled, &self.home, &self.plugins).map_err(invalid)?;
         graph::open_calls(&compiled.rule, &compiled.plan, &self.plugins)
             .await
             .map_err(invalid)?;

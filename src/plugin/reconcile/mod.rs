@@ -361,15 +361,19 @@ impl Reconciler {
                 let records = self.shared.records();
                 let blocked = records.get(name).and_then(|record| record.blocked.clone());
                 drop(records);
-                // The catalog is not read once more while it is read: a change may be waiting in between.
-                let checked = self.shared.catalog().check(&whole.manifest);
-                match (blocked.filter(|(print, _)| Some(*print) == seen.now), checked) {
-                    (Some((_, verdict)), _) => verdict,
-                    (None, Ok(())) => Verdict::Whole,
-                    (None, Err(conflict)) if self.is_leaving(conflict.owner.as_str()) => {
-                        return Some(Found::Moving);
+                match blocked.filter(|(print, _)| Some(*print) == seen.now) {
+                    Some((_, verdict)) => verdict,
+                    None => {
+                        // Not read once more while it is read: a change may be waiting in between.
+                        let checked = self.shared.catalog().check(&whole.manifest);
+                        match checked {
+                            Ok(()) => Verdict::Whole,
+                            Err(conflict) if self.is_leaving(conflict.owner.as_str()) => {
+                                return Some(Found::Moving);
+                            }
+                            Err(conflict) => Verdict::Refused(conflict.to_string()),
+                        }
                     }
-                    (None, Err(conflict)) => Verdict::Refused(conflict.to_string()),
                 }
             }
         };

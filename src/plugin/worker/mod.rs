@@ -516,10 +516,10 @@ impl Worker {
             foreign: standing.state == State::Running && !self.processes.has_session(current),
         };
         // Nobody else changes it.
-        let before = self.status.borrow().clone();
-        if before == snapshot {
+        if *self.status.borrow() == snapshot {
             return;
         }
+        let has_news = !snapshot.note.is_empty() && snapshot.note != self.status.borrow().note;
         let plugin = &self.plugin;
         // Nothing in a log about a plugin that has but one.
         let instance = (self.instances.wanted() > 1).then_some(self.instance);
@@ -529,7 +529,7 @@ impl Worker {
             }
             _ => tracing::info!(%plugin, instance, version = snapshot.version, "{snapshot}"),
         }
-        if !snapshot.note.is_empty() && snapshot.note != before.note {
+        if has_news {
             tracing::warn!(%plugin, instance, "{}", snapshot.note);
         }
         self.status.send_replace(snapshot.clone());

@@ -262,7 +262,7 @@ fn source_config(home: &Path, spec: &SourceUse) -> Result<Object, String> {
 ///
 /// # Errors
 /// The first that would not open.
-pub(crate) fn check_ends(rule: &Compiled, home: &Path) -> Result<(), OpenError> {
+pub(crate) fn check_ends(rule: &Compiled, home: &Path, plugins: &plugin::Handle) -> Result<(), OpenError> {
     for (index, spec) in rule.sinks.iter().enumerate() {
         let Action { sink, properties, .. } = &spec.action;
         let opened = io::Sink::open(sink, rule.rule.as_str(), properties.clone(), &Arc::default());
@@ -272,11 +272,16 @@ pub(crate) fn check_ends(rule: &Compiled, home: &Path) -> Result<(), OpenError> 
             reason: error.to_string(),
         })?;
     }
-    check_source(home, &rule.source)
+    check_source(home, &rule.source, plugins)
 }
 
-/// The same for a stream's source alone.
-pub(crate) fn check_source(home: &Path, spec: &SourceUse) -> Result<(), OpenError> {
+/// The same for a stream's source alone. The conf keys of a plugin come with it: until it is accepted, there is nothing to
+/// check.
+pub(crate) fn check_source(home: &Path, spec: &SourceUse, plugins: &plugin::Handle) -> Result<(), OpenError> {
+    let source_type = spec.source_type.as_str();
+    if !io::SOURCES.contains(&source_type) && !plugins.is_accepted(SymbolKind::Source, source_type) {
+        return Ok(());
+    }
     let refuse = |reason| OpenError::Source {
         stream: spec.stream.definition.name.clone(),
         reason,
@@ -287,13 +292,6 @@ pub(crate) fn check_source(home: &Path, spec: &SourceUse) -> Result<(), OpenErro
     match opened {
         Some(Err(error)) => Err(refuse(error.to_string())),
         _ => Ok(()),
-    }
-}
-
-/// Those of a plugin come with it, when it is accepted.
-pub(crate) async fn await_conf_keys(spec: &SourceUse, plugins: &plugin::Handle) {
-    if !io::SOURCES.contains(&spec.source_type.as_str()) {
-        plugins.accepted(SymbolKind::Source, &spec.source_type).await;
     }
 }
 
@@ -312,7 +310,13 @@ async fn open_source(rule: &Compiled, parts: &Parts<'_>) -> Result<source::Feed,
 }
 
 async fn open_input(rule: &RuleId, spec: &SourceUse, parts: &Parts<'_>) -> Result<Input, String> {
-    await_conf_keys(spec, parts.plugins).await;
+    if !io::SOURCES.contains(&spec.source_type.as_str()) {
+        // Its conf keys come with it.
+        parts
+            .plugins
+            .accepted(SymbolKind::Source, &spec.source_type)
+            .await;
+    }
     let config = source_config(parts.home, spec)?;
     let data_source = &spec.stream.definition.options.data_source;
     if let Some(source) = io::Source::open(&spec.source_type, data_source, config.clone(), parts.hub) {
