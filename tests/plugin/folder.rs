@@ -305,7 +305,7 @@ async fn an_update_replaces_and_a_bad_one_leaves_the_old_one_running() {
         "{error}"
     );
     let status = host.running(&name).await;
-    assert_eq!(status.pid, old);
+    assert_eq!(status.pid, old, "{status:?}");
     assert_eq!(status.ref_count, [(rule.clone(), 1)].into());
     assert_eq!(host.plugins.get(&name).unwrap().manifest.version, "1.0");
 

@@ -91,6 +91,7 @@ impl Home {
     }
 
     pub(crate) async fn start(&self) -> Host {
+        show_log();
         let config = Config {
             portable: self.settings.clone(),
             ..Config::new(self.path().to_owned())
@@ -106,6 +107,15 @@ impl Home {
             keeper,
         }
     }
+}
+
+/// A test that fails shows what its host has logged.
+fn show_log() {
+    // The first of this process stays.
+    let _set = tracing_subscriber::fmt()
+        .with_test_writer()
+        .with_env_filter("mangrove=debug")
+        .try_init();
 }
 
 pub(crate) fn manifest(language: &str, fields: &str) -> String {
