@@ -274,7 +274,7 @@ async fn an_update_replaces_and_a_bad_one_leaves_the_old_one_running() {
     home.settings.restart_limit = 10;
     let (name, source, rule) = (unique("hupd"), unique("hsrc"), unique("hr"));
     let fields = format!(r#""sources":["{source}"]"#);
-    home.add(&name, "go", &fields, SLEEP);
+    home.add(&name, "go", &fields, "#!/bin/sh\necho first\nexec sleep 600\n");
     let host = home.start().await;
     let mut peer = Peer::control(&name).await;
     let opening = host.plugins.open_source(&source, meta(&rule), "", Object::new());
@@ -284,6 +284,8 @@ async fn an_update_replaces_and_a_bad_one_leaves_the_old_one_running() {
     };
     let (opened, ()) = within("the source", async { tokio::join!(opening, plugin) }).await;
     let _source = opened.unwrap();
+    // Before it has read its script it could read that of the version which lies there for a moment.
+    host.heard("the old process", &name, |line| line == "first").await;
     let old = host.running(&name).await.pid;
     let json = format!("{name}.json");
 

@@ -28,6 +28,8 @@ impl Peer {
         let options = SocketOptions {
             reconnect_min: std::time::Duration::from_millis(5),
             reconnect_max: std::time::Duration::from_millis(20),
+            // Else what was said to one process would be said once more to the next one, a minute later.
+            resend_time: None,
             ..SocketOptions::default()
         };
         let socket = Req::with_options(options);
