@@ -19,8 +19,18 @@ pub(super) struct Figure {
     pub(super) wanted: Wanted,
     /// What each of them cost the processors, in all processes together, in microseconds.
     pub(super) cpu: Option<f64>,
-    /// What it stands beside: its name, what is said of the ratio, and the ratio.
-    pub(super) beside: Option<(&'static str, &'static str, f64)>,
+    pub(super) beside: Option<Beside>,
+}
+
+/// What a figure stands beside.
+pub(super) struct Beside {
+    name: &'static str,
+    /// What is said of the ratio.
+    words: &'static str,
+    /// Of the median to the median.
+    ratio: f64,
+    /// Of each window to one of the other's, lowest and highest; not known where only one was measured.
+    spread: Option<[f64; 2]>,
 }
 
 pub(super) const HEAD: &str = "| cell | figure | CPU | wanted | beside |\n|---|---|---|---|---|\n";
@@ -41,9 +51,35 @@ impl Figure {
         Self { wanted, ..self }
     }
 
-    pub(super) fn beside(self, name: &'static str, words: &'static str, ratio: f64) -> Self {
+    /// Beside what `others` are the values of.
+    pub(super) fn beside(self, name: &'static str, words: &'static str, others: &[f64]) -> Self {
+        let ratio = self.median() / median(others);
+        let ratios: Vec<f64> = self
+            .values
+            .iter()
+            .zip(others)
+            .map(|(ours, other)| ours / other)
+            .collect();
         Self {
-            beside: Some((name, words, ratio)),
+            beside: Some(Beside {
+                name,
+                words,
+                ratio,
+                spread: (ratios.len() > 1).then(|| spread(&ratios)),
+            }),
+            ..self
+        }
+    }
+
+    /// A part of what was measured.
+    pub(super) fn part(self, name: &'static str, words: &'static str, ratio: f64) -> Self {
+        Self {
+            beside: Some(Beside {
+                name,
+                words,
+                ratio,
+                spread: None,
+            }),
             ..self
         }
     }
@@ -60,11 +96,6 @@ impl Figure {
         }
     }
 
-    fn spread(&self) -> [f64; 2] {
-        let low = self.values.iter().copied().fold(f64::INFINITY, f64::min);
-        [low, self.values.iter().copied().fold(0.0, f64::max)]
-    }
-
     pub(super) fn json(&self) -> Value {
         let wanted = match self.wanted {
             Wanted::AtLeast(wanted) | Wanted::AtMost(wanted) => Some(round(wanted)),
@@ -73,11 +104,13 @@ impl Figure {
         let ratio: serde_json::Map<_, _> = self
             .beside
             .iter()
-            .map(|(name, _, ratio)| ((*name).to_owned(), json!(round(*ratio))))
+            .map(|beside| (beside.name.to_owned(), json!(round(beside.ratio))))
             .collect();
+        let ratio_spread = self.beside.as_ref().and_then(|beside| beside.spread);
         json!({
-            "cell": self.cell, "rate": round(self.median()), "unit": self.unit, "spread": self.spread().map(round),
-            "cpu_us": self.cpu.map(round), "ratio": ratio, "wanted": wanted, "met": self.is_met(),
+            "cell": self.cell, "rate": round(self.median()), "unit": self.unit, "spread": spread(&self.values).map(round),
+            "cpu_us": self.cpu.map(round), "ratio": ratio,
+            "ratio_spread": ratio_spread.map(|spread| spread.map(round)), "wanted": wanted, "met": self.is_met(),
         })
     }
 
@@ -85,9 +118,10 @@ impl Figure {
         let shown = |value: f64| match value {
             value if value >= 1000.0 => thousands(value),
             value if value >= 100.0 => format!("{value:.0}"),
-            value => format!("{value:.1}"),
+            value if value >= 10.0 => format!("{value:.1}"),
+            value => format!("{value:.2}"),
         };
-        let [low, high] = self.spread();
+        let [low, high] = spread(&self.values);
         let spread = match self.values.len() {
             1 => String::new(),
             _ => format!(" ({}–{})", shown(low), shown(high)),
@@ -98,9 +132,13 @@ impl Figure {
             Wanted::AtMost(wanted) => format!("at most {}{mark}", shown(wanted)),
             Wanted::Nothing => String::new(),
         };
-        let beside = self
-            .beside
-            .map_or_else(String::new, |(_, words, ratio)| format!("{ratio:.2} {words}"));
+        let beside = self.beside.as_ref().map_or_else(String::new, |beside| {
+            let (ratio, words) = (beside.ratio, beside.words);
+            match beside.spread {
+                Some([low, high]) => format!("{ratio:.2} ({low:.2}–{high:.2}) {words}"),
+                None => format!("{ratio:.2} {words}"),
+            }
+        });
         let cpu = self.cpu.map_or_else(String::new, |cpu| format!("{cpu:.2} µs"));
         let value = shown(self.median());
         format!(
@@ -108,6 +146,11 @@ impl Figure {
             self.cell, self.unit
         )
     }
+}
+
+fn spread(values: &[f64]) -> [f64; 2] {
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    [low, values.iter().copied().fold(0.0, f64::max)]
 }
 
 fn round(value: f64) -> f64 {

@@ -65,7 +65,10 @@ const FLOOD: Source<'_> = Source {
     rate: 0,
 };
 
-const OURS: Kind<'_> = Kind::Ours("both");
+const OURS: Kind<'_> = Kind::Ours("contract: both");
+const FOREIGN: Kind<'_> = Kind::Ours("contract: ekuiper");
+/// Nobody is asked whether it is there while this measures.
+const UNASKED: Kind<'_> = Kind::Ours("pingInterval: 3600000");
 
 /// Measures what is asked for.
 ///
@@ -147,10 +150,22 @@ struct Rule<'a> {
 /// How fast a rule was.
 struct Pace {
     rates: Vec<f64>,
-    /// Microseconds of all processes per record.
+    /// Microseconds of all processes per record, and of Python's alone.
     cpu: f64,
+    python: f64,
     /// The part of them that got lost.
     lost: f64,
+}
+
+impl Pace {
+    fn figure(self, cell: &str, unit: &'static str) -> Figure {
+        let mut figure = Figure::new(cell, self.rates, unit);
+        figure.cpu = Some(self.cpu);
+        match self.lost > 0.0 {
+            true => figure.part("lost", "of all tuples were dropped", self.lost),
+            false => figure,
+        }
+    }
 }
 
 struct Bench {
@@ -171,10 +186,11 @@ impl Bench {
         let swallow = || json!({ "gauge0_swallow": {} });
         Ok(match cell {
             "tuples.rust" => {
-                let figure = self.figure(cell, "tuples/s", OURS, &rust("*", swallow())).await?;
-                let raw = raw::parse_and_write(&self.programs, self.window)?;
-                let ratio = figure.median() / raw;
-                let figure = figure.beside("raw", "of what a thread parses and writes", ratio);
+                let raw = || raw::parse_and_write(&self.programs, self.window);
+                let rule = rust("*", swallow());
+                let figure = self.figure(cell, "tuples/s", OURS, &rule);
+                let (figure, raws) = self.between(raw, figure).await?;
+                let figure = figure.beside("raw", "of what a thread parses and writes", &raws);
                 vec![figure.wanted(Wanted::AtLeast(600_000.0))]
             }
             "tuples.python" => {
@@ -187,10 +203,10 @@ impl Bench {
                     select: "*",
                     sink: nop(),
                 };
-                let figure = self.figure(cell, "tuples/s", OURS, &rule).await?;
-                let raw = raw::python_loop(&root, "tuples", self.window)?;
-                let ratio = figure.median() / raw;
-                let figure = figure.beside("raw", "of a bare Python loop", ratio);
+                let raw = || raw::python_loop(&root, "tuples", self.window);
+                let figure = self.figure(cell, "tuples/s", OURS, &rule);
+                let (figure, raws) = self.between(raw, figure).await?;
+                let figure = figure.beside("raw", "of a bare Python loop", &raws);
                 vec![figure.wanted(Wanted::AtLeast(120_000.0))]
             }
             "calls.rust" => {
@@ -203,13 +219,27 @@ impl Bench {
                     plugins: vec![Plugin::Rust(0), Plugin::Python],
                     ..rust("gaugepy_same(n) AS n", nop())
                 };
-                let figure = self.figure(cell, "calls/s", OURS, &rule).await?;
-                let raw = raw::python_loop(&root, "calls", self.window)?;
-                let ratio = figure.median() / raw;
-                let figure = figure.beside("raw", "of a bare Python loop", ratio);
-                vec![figure.wanted(Wanted::AtLeast(raw / 1.5))]
+                let raw = || raw::python_loop(&root, "calls", self.window);
+                let (pace, raws) = self.between(raw, self.pace(OURS, &rule)).await?;
+                // The loop does nothing else, so that is what each of its calls costs it.
+                let each = 1e6 / median(&raws);
+                let plugin = Figure::new("calls.python plugin", vec![pace.python], "µs of the plugin's CPU");
+                let plugin = plugin.beside("raw", "× the bare Python loop's", &[each]);
+                let figure = pace.figure(cell, "calls/s");
+                let figure = figure.beside("raw", "of a bare Python loop", &raws);
+                vec![
+                    figure.wanted(Wanted::AtLeast(1e6 / each / 1.5)),
+                    plugin.wanted(Wanted::AtMost(1.5 * each)),
+                ]
             }
-            "calls.rust.single" => vec![self.single(cell, rust("gauge0_same(n) AS n", nop())).await?],
+            "calls.rust.single" => {
+                // In a process that nothing else wakes, as the other end of the raw socket.
+                let rule = Rule {
+                    plugins: vec![Plugin::Rust(0), Plugin::Rust(1)],
+                    ..rust("gauge1_same(n) AS n", nop())
+                };
+                vec![self.single(cell, rule).await?]
+            }
             "latency.10k" => self.latency().await?,
             "ekuiper.tuples" => {
                 self.beside_kuiperd(cell, "tuples/s", |_| rust("*", swallow()))
@@ -235,6 +265,24 @@ impl Bench {
         })
     }
 
+    /// What `measured` brings, with what `raw` brings before and after it, in as many windows.
+    async fn between<T>(
+        &self,
+        raw: impl Fn() -> Result<f64>,
+        measured: impl Future<Output = Result<T>>,
+    ) -> Result<(T, Vec<f64>)> {
+        let before = self.rounds / 2;
+        let mut raws = Vec::with_capacity(self.rounds);
+        for _ in 0..before {
+            raws.push(raw()?);
+        }
+        let measured = measured.await?;
+        for _ in before..self.rounds {
+            raws.push(raw()?);
+        }
+        Ok((measured, raws))
+    }
+
     /// How many records come to the sink of a rule in a second.
     async fn figure(
         &self,
@@ -243,13 +291,7 @@ impl Bench {
         kind: Kind<'_>,
         rule: &Rule<'_>,
     ) -> Result<Figure> {
-        let Pace { rates, cpu, lost } = self.pace(kind, rule).await?;
-        let mut figure = Figure::new(cell, rates, unit);
-        figure.cpu = Some(cpu);
-        Ok(match lost > 0.0 {
-            true => figure.beside("lost", "of all tuples were dropped", lost),
-            false => figure,
-        })
+        Ok(self.pace(kind, rule).await?.figure(cell, unit))
     }
 
     async fn pace(&self, kind: Kind<'_>, rule: &Rule<'_>) -> Result<Pace> {
@@ -258,17 +300,17 @@ impl Bench {
         // What is there at the beginning is not what comes in the long run.
         tokio::time::sleep(self.window).await;
         let records = async || scene.figure("r", "sink_", "_records_out_total").await;
-        let (first, used) = (records().await?, scene.usage()?.all);
+        let (first, before) = (records().await?, scene.usage()?);
         let mut rates = Vec::with_capacity(self.rounds);
         for _ in 0..self.rounds {
-            let (start, before) = (Instant::now(), records().await?);
+            let (start, begun) = (Instant::now(), records().await?);
             tokio::time::sleep(self.window).await;
-            let done = records().await?.saturating_sub(before);
+            let done = records().await?.saturating_sub(begun);
             rates.push(count(done) / start.elapsed().as_secs_f64());
         }
         let all = records().await?;
         let done = all.saturating_sub(first);
-        let used = scene.usage()?.all.saturating_sub(used);
+        let after = scene.usage()?;
         ensure!(done > 0, "nothing comes to the sink");
         let mut lost = 0;
         for node in ["source_", "op_", "sink_"] {
@@ -281,9 +323,11 @@ impl Bench {
         );
         scene.end("r").await?;
         scene.stop().await?;
+        let each = |used: Duration| used.as_secs_f64() * 1e6 / count(done);
         Ok(Pace {
             rates,
-            cpu: used.as_secs_f64() * 1e6 / count(done),
+            cpu: each(after.all.saturating_sub(before.all)),
+            python: each(after.python.saturating_sub(before.python)),
             lost: count(lost) / count(lost + all),
         })
     }
@@ -299,16 +343,23 @@ impl Bench {
             return Ok(Vec::new());
         };
         let rule = rule(Plugin::Published(&peer.python));
-        let ours = self.figure(cell, unit, Kind::Ours("ekuiper"), &rule).await?;
+        let ours = self.figure(cell, unit, FOREIGN, &rule).await?;
         let theirs = format!("{cell} kuiperd");
         let theirs = self.figure(&theirs, unit, Kind::Ekuiper(peer), &rule).await?;
-        let ratio = ours.median() / theirs.median();
-        let ours = ours.beside("ekuiper", "× kuiperd", ratio);
+        let ours = ours.beside("ekuiper", "× kuiperd", &theirs.values);
         Ok(vec![ours.wanted(Wanted::AtLeast(theirs.median())), theirs])
     }
 
     /// How long a rule waits for a call that is alone.
     async fn single(&self, cell: &str, rule: Rule<'_>) -> Result<Figure> {
+        let raw = || raw::round_trip(&self.programs, self.window);
+        let (values, raws) = self.between(raw, self.waits(rule)).await?;
+        let figure = Figure::new(cell, values, "µs").beside("raw", "× a raw pair socket", &raws);
+        Ok(figure.wanted(Wanted::AtMost(2.0 * median(&raws))))
+    }
+
+    /// In microseconds, a median for each window.
+    async fn waits(&self, rule: Rule<'_>) -> Result<Vec<f64>> {
         const SAMPLES: usize = 20;
         let scene = Scene::start(&self.programs, OURS, &rule.plugins).await?;
         let source = Source {
@@ -327,11 +378,7 @@ impl Bench {
         }
         scene.end("r").await?;
         scene.stop().await?;
-        let raw = raw::round_trip(&self.programs, self.window)?;
-        let figure = Figure::new(cell, values, "µs");
-        let ratio = figure.median() / raw;
-        let figure = figure.beside("raw", "× a raw pair socket", ratio);
-        Ok(figure.wanted(Wanted::AtMost(2.0 * raw)))
+        Ok(values)
     }
 
     async fn latency(&self) -> Result<Vec<Figure>> {
@@ -356,21 +403,30 @@ impl Bench {
         Ok(vec![figure("p50", at(500)), figure("p99", at(990))])
     }
 
-    /// What plugins cost that have nothing to do.
+    /// What plugins cost that have nothing to do: with the probes, each of which is due once meanwhile, and between them.
     async fn memory(&self, cell: &str, plugins: usize) -> Result<Vec<Figure>> {
         let plugins: Vec<_> = (0..plugins).map(Plugin::Rust).collect();
-        let scene = Scene::start(&self.programs, OURS, &plugins).await?;
-        tokio::time::sleep(self.window).await;
-        let before = scene.usage()?;
-        let idle = self.window * 10;
-        tokio::time::sleep(idle).await;
-        let after = scene.usage()?;
-        scene.stop().await?;
-        let busy = (after.all - before.all).as_secs_f64() / idle.as_secs_f64() * 100.0;
+        let (memory, idle) = self.idle(OURS, &plugins).await?;
+        let (_, between) = self.idle(UNASKED, &plugins).await?;
+        let busy = |name: &str, busy| Figure::new(&format!("{cell}.{name}"), vec![busy], "% of a processor");
         Ok(vec![
-            Figure::new(cell, vec![count(before.memory) / count(1 << 20)], "MiB resident"),
-            Figure::new(&format!("{cell}.idle"), vec![busy], "% of a processor"),
+            Figure::new(cell, vec![count(memory) / count(1 << 20)], "MiB resident"),
+            busy("idle", idle),
+            busy("between probes", between),
         ])
+    }
+
+    /// The host's memory, and how busy it and the plugins keep a processor, in percent.
+    async fn idle(&self, kind: Kind<'_>, plugins: &[Plugin<'_>]) -> Result<(u64, f64)> {
+        let scene = Scene::start(&self.programs, kind, plugins).await?;
+        // Until nobody is busy with the start any more, nor are threads that helped with it about to end.
+        tokio::time::sleep(self.window * 12).await;
+        let (memory, before, since) = (scene.usage()?.memory, scene.exact_time()?, Instant::now());
+        tokio::time::sleep(self.window * 10).await;
+        let used = scene.exact_time()?.saturating_sub(before);
+        let busy = used.as_secs_f64() / since.elapsed().as_secs_f64() * 100.0;
+        scene.stop().await?;
+        Ok((memory, busy))
     }
 }
 

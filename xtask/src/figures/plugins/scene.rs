@@ -63,7 +63,7 @@ pub(super) enum Plugin<'a> {
 /// Whose host is measured.
 #[derive(Clone, Copy)]
 pub(super) enum Kind<'a> {
-    /// Ours, with this `portable.contract`.
+    /// Ours, with this setting of `portable`.
     Ours(&'static str),
     Ekuiper(&'a Peer),
 }
@@ -95,8 +95,8 @@ impl Scene {
             }
         }
         let (running, address) = match kind {
-            Kind::Ours(contract) => {
-                let mut portable = format!("contract: {contract}");
+            Kind::Ours(setting) => {
+                let mut portable = setting.to_owned();
                 if let Some(python) = python {
                     portable += &format!("\n  pythonBin: {}", python.display());
                 }
@@ -191,11 +191,20 @@ impl Scene {
 
     /// What the host and the plugins' processes use.
     pub(super) fn usage(&self) -> Result<Usage> {
+        processes::usage(self.pid()?)
+    }
+
+    /// The processors' time of them, to the nanosecond, while no thread ends.
+    pub(super) fn exact_time(&self) -> Result<Duration> {
+        processes::exact_time(self.pid()?)
+    }
+
+    fn pid(&self) -> Result<rustix::process::Pid> {
         let pid = match &self.running {
             Running::Ours(host) => host.pid(),
             Running::Ekuiper(kuiperd) => kuiperd.pid(),
         };
-        processes::usage(pid.context("the host has ended")?)
+        pid.context("the host has ended")
     }
 
     pub(super) async fn stop(self) -> Result<()> {
