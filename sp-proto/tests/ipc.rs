@@ -4,7 +4,9 @@
 mod support;
 
 use sp_proto::{Admission, DialError, ListenError, PipeInfo, Pull, Push, SocketOptions};
+use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::Barrier;
 use support::{Transport, bounded, peer_refused, pipe_added};
 
 fn path(transport: &Transport) -> PathBuf {
@@ -38,7 +40,7 @@ async fn the_file_goes_with_its_socket() {
 async fn a_file_that_a_dead_process_left_is_replaced() {
     bounded(async {
         let at = Transport::ipc();
-        drop(std::os::unix::net::UnixListener::bind(path(&at)).unwrap());
+        drop(StdListener::bind(path(&at)).unwrap());
         assert!(path(&at).exists());
         let (pull, push) = (Pull::new(), Push::new());
         pull.listen(&at.address).await.unwrap();
@@ -74,6 +76,81 @@ async fn a_live_socket_keeps_its_file() {
         push.dial(&at.address).await.unwrap();
         push.send("x").await.unwrap();
         assert_eq!(&pull.recv().await.unwrap()[..], b"x");
+    })
+    .await;
+}
+
+/// Each starter is a thread with a runtime of its own, as if it were a process: they share nothing but the file.
+#[test]
+fn of_several_starters_one_replaces_a_dead_file_and_keeps_its_own() {
+    const STARTERS: usize = 4;
+    let at = Transport::ipc();
+    let barrier = Barrier::new(STARTERS);
+    // A starter that fails alone would leave the others at the barrier, so all is judged in the end.
+    let start = || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut rounds = Vec::new();
+        for _ in 0..300 {
+            if barrier.wait().is_leader() {
+                drop(StdListener::bind(path(&at)));
+            }
+            barrier.wait();
+            let pull = Pull::new();
+            let listening = runtime.block_on(pull.listen(&at.address));
+            barrier.wait();
+            let found = UnixStream::connect(path(&at)).is_ok();
+            barrier.wait();
+            runtime.block_on(pull.close());
+            rounds.push((listening, found));
+        }
+        rounds
+    };
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let starters: Vec<_> = (0..STARTERS).map(|_| scope.spawn(start)).collect();
+        starters
+            .into_iter()
+            .map(|starter| starter.join().unwrap())
+            .collect()
+    });
+    for round in 0..300 {
+        let of_all = || results.iter().map(|rounds| &rounds[round]);
+        let listening = of_all().filter(|(listening, _)| listening.is_ok()).count();
+        assert_eq!(listening, 1, "{:?}", of_all().collect::<Vec<_>>());
+        for (listening, found) in of_all() {
+            assert!(found, "round {round}: the file of the one that listens is gone");
+            assert!(
+                matches!(listening, Ok(_) | Err(ListenError::InUse { .. })),
+                "{listening:?}"
+            );
+        }
+    }
+    assert!(!path(&at).exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_replaced_while_another_process_makes_its_file() {
+    bounded(async {
+        let at = Transport::ipc();
+        drop(StdListener::bind(path(&at)).unwrap());
+        let folder = std::fs::File::open(path(&at).parent().unwrap()).unwrap();
+        folder.lock().unwrap();
+        let pull = Pull::new();
+        let listening = pull.listen(&at.address).await;
+        assert!(
+            matches!(listening, Err(ListenError::InUse { .. })),
+            "{listening:?}"
+        );
+        // Nobody's file is in danger under another name.
+        let other = path(&at).with_extension("other");
+        pull.listen(&format!("ipc://{}", other.display())).await.unwrap();
+        drop(folder);
+        pull.listen(&at.address).await.unwrap();
+        pull.close().await;
+        let left = path(&at).parent().unwrap().read_dir().unwrap().count();
+        assert_eq!(left, 0, "nothing is left behind");
     })
     .await;
 }

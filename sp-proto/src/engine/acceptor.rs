@@ -26,6 +26,10 @@ pub struct ListenerOptions {
     pub recv_max_size: usize,
     /// Greeted connections that wait for [`accept`](crate::Listener::accept). Default 128, at least 1.
     pub backlog: usize,
+    /// The permissions of the file of an `ipc://` address, as in
+    /// [`SocketOptions`](crate::SocketOptions::ipc_mode). Default 0o600: the owner only.
+    #[cfg(feature = "ipc")]
+    pub ipc_mode: u32,
     /// Certificates, for `tls+tcp://` and `wss://`. Default none.
     #[cfg(feature = "tls")]
     pub tls: TlsOptions,
@@ -34,6 +38,8 @@ pub struct ListenerOptions {
 impl ListenerOptions {
     pub(crate) fn transport(&self) -> Settings {
         Settings {
+            #[cfg(feature = "ipc")]
+            ipc_mode: self.ipc_mode,
             #[cfg(feature = "tls")]
             tls: self.tls.clone().into(),
         }
@@ -46,6 +52,8 @@ impl Default for ListenerOptions {
             handshake_timeout: Duration::from_secs(5),
             recv_max_size: 16 * 1024 * 1024,
             backlog: 128,
+            #[cfg(feature = "ipc")]
+            ipc_mode: crate::transport::IPC_MODE,
             #[cfg(feature = "tls")]
             tls: TlsOptions::default(),
         }

@@ -26,7 +26,7 @@ pub(crate) struct Core<P> {
     pub(crate) protocol: Protocol,
     pub(crate) options: SocketOptions,
     /// What the transports know of these, and keep from one connection to the next.
-    pub(crate) settings: Arc<Settings>,
+    pub(crate) settings: Settings,
     pub(crate) events: Publisher,
     /// Set when the socket is asked to close: no new pipes, and the old ones end once they are flushed.
     pub(crate) closing: CancellationToken,
@@ -235,7 +235,7 @@ impl<P: Pattern> Core<P> {
         Self {
             state: Mutex::new(state),
             protocol,
-            settings: Arc::new(options.transport()),
+            settings: options.transport(),
             options,
             events: Publisher::new(),
             closing: CancellationToken::new(),

@@ -4,6 +4,7 @@ use crate::transport::Settings;
 #[cfg(feature = "tls")]
 use crate::transport::TlsOptions;
 use crate::{Admission, Overflow, wire};
+#[cfg(feature = "tls")]
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +72,11 @@ pub struct SocketOptions {
     pub ttl: u8,
     /// Which peers are taken. Default: everybody.
     pub admission: Admission,
+    /// The permissions of the files that `ipc://` listeners make, as in `chmod`: who may write to one may connect.
+    /// They are set before anybody can connect, whatever the umask is. 0–0o777, other bits are ignored. Default 0o600:
+    /// the owner only. Who may connect under an `abstract://` name cannot be limited so; see `admission`.
+    #[cfg(feature = "ipc")]
+    pub ipc_mode: u32,
     /// Certificates, for `tls+tcp://` and `wss://`. Default none.
     #[cfg(feature = "tls")]
     pub tls: TlsOptions,
@@ -101,6 +107,9 @@ pub struct EndpointOptions {
     /// Dialers only: how many attempts in a row may fail before it gives up. Where the socket has a limit,
     /// `Some(u32::MAX)` is as good as none.
     pub reconnect_attempts: Option<u32>,
+    /// `ipc://` listeners only: the permissions of the file.
+    #[cfg(feature = "ipc")]
+    pub ipc_mode: Option<u32>,
     /// Certificates, in place of all those of the socket.
     #[cfg(feature = "tls")]
     pub tls: Option<TlsOptions>,
@@ -113,17 +122,17 @@ pub(crate) struct Terms {
     pub(crate) reconnect_min: Duration,
     pub(crate) reconnect_max: Duration,
     pub(crate) reconnect_attempts: Option<u32>,
-    pub(crate) settings: Arc<Settings>,
+    pub(crate) settings: Settings,
 }
 
 impl EndpointOptions {
     /// These, and what they leave open as the socket has it.
-    pub(crate) fn over(self, socket: &SocketOptions, settings: &Arc<Settings>) -> Terms {
-        let settings = Arc::clone(settings);
-        #[cfg(feature = "tls")]
-        let settings = match self.tls {
-            Some(tls) => Arc::new(Settings { tls: tls.into() }),
-            None => settings,
+    pub(crate) fn over(self, socket: &SocketOptions, settings: &Settings) -> Terms {
+        let settings = Settings {
+            #[cfg(feature = "ipc")]
+            ipc_mode: self.ipc_mode.unwrap_or(settings.ipc_mode),
+            #[cfg(feature = "tls")]
+            tls: self.tls.map_or_else(|| Arc::clone(&settings.tls), Into::into),
         };
         Terms {
             recv_max_size: self.recv_max_size.unwrap_or(socket.recv_max_size),
@@ -140,6 +149,8 @@ impl SocketOptions {
     /// What the transports are to know of these.
     pub(crate) fn transport(&self) -> Settings {
         Settings {
+            #[cfg(feature = "ipc")]
+            ipc_mode: self.ipc_mode,
             #[cfg(feature = "tls")]
             tls: self.tls.clone().into(),
         }
@@ -167,6 +178,8 @@ impl Default for SocketOptions {
             sub_overflow: Overflow::DropOldest,
             ttl: wire::DEFAULT_TTL,
             admission: Admission::default(),
+            #[cfg(feature = "ipc")]
+            ipc_mode: crate::transport::IPC_MODE,
             #[cfg(feature = "tls")]
             tls: TlsOptions::default(),
         }

@@ -85,8 +85,8 @@ pub enum AddressError {
 /// are, without a copy.
 ///
 /// **`ipc://path`** is a Unix socket. Listening makes its file, in place of one that a dead process left behind,
-/// and closing removes it; who may connect is a matter of the folder's and the file's permissions. Peers are
-/// known by their [`Credentials`](crate::Credentials).
+/// and closing removes it. Its owner may connect, and whomever the option `ipc_mode` and the folder's permissions allow.
+/// Peers are known by their [`Credentials`](crate::Credentials).
 ///
 /// **`abstract://name`** is the same without a file, on Linux only: everybody in the same network name space can
 /// connect.

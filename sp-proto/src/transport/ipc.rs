@@ -1,11 +1,14 @@
 //! Unix domain sockets, the files that name them, and the names without files.
 
 use crate::transport::{Address, Credentials};
+use rustix::fs::{Mode, RawMode};
+use std::fs::{File, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use tokio::net::{UnixListener, UnixStream};
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
 /// The file of a listening socket; removed when dropped, unless somebody else's file lies there by then.
 #[derive(Debug)]
@@ -104,23 +107,75 @@ mod names {
 
 pub(super) use names::{bind_abstract, connect_abstract};
 
-/// Listens on `path`. A socket file that nobody listens on any more is replaced; a live one is "address in
-/// use".
-pub(crate) async fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
-    let listener = match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            remove_stale(path, error).await?;
-            UnixListener::bind(path)?
+/// As many callers wait to be accepted as the system allows.
+const BACKLOG: u32 = u32::MAX;
+
+/// How long others may take to make or replace their files in the same folder, which is a matter of microseconds.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Listens on `path`, whose file gets the permissions `mode` whatever the umask is. A socket file that nobody listens
+/// on any more is replaced; a live one is "address in use".
+pub(crate) async fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
+    // Who replaces a file must know that it is nobody's: not of a listener that has been bound a moment ago and does
+    // not listen yet, nor of one that has replaced the dead one a moment ago.
+    let lock = lock(path.parent().unwrap_or(path)).await;
+    match listen(path, mode) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => match lock {
+            Err(lock) if lock.kind() == io::ErrorKind::WouldBlock => Err(error),
+            // Some file systems have no such locks, and a folder may be one that is only written.
+            _ => {
+                remove_stale(path, error).await?;
+                listen(path, mode)
+            }
+        },
+        result => result,
+    }
+}
+
+/// The lock on the folder of a socket file: on the folder itself, since a file for it would be left behind by whoever is
+/// killed.
+///
+/// # Errors
+/// `WouldBlock` when somebody holds it for longer than is usual; and what the system says where it cannot be had.
+async fn lock(folder: &Path) -> io::Result<File> {
+    let here = Path::new(".");
+    let folder = File::open(if folder.as_os_str().is_empty() {
+        here
+    } else {
+        folder
+    })?;
+    let give_up = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match folder.try_lock() {
+            Ok(()) => return Ok(folder),
+            Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < give_up => {
+                // There is nothing to wait for but the time.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Err(error) => return Err(error.into()),
         }
-        result => result?,
-    };
+    }
+}
+
+/// Nobody can connect to a socket that is bound and does not listen yet; until it does, its file gets its permissions.
+fn listen(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
+    let permissions = Permissions::from_mode(mode & 0o777);
+    let socket = UnixSocket::new_stream()?;
+    // On Linux the file is then made with no more than these. Elsewhere that may fail, and does not matter.
+    let _ = rustix::fs::fchmod(&socket, Mode::from_raw_mode((mode & 0o777) as RawMode));
+    socket.bind(path)?;
+    // From here on it is removed when anything fails.
     let file = SocketFile {
         path: path.to_owned(),
         identity: identity(path),
     };
-    Ok((listener, file))
+    if std::fs::symlink_metadata(path)?.permissions().mode() & 0o777 != permissions.mode() {
+        std::fs::set_permissions(path, permissions)?;
+    }
+    Ok((socket.listen(BACKLOG)?, file))
 }
 
+/// Removes the file of a socket on which nobody listens. The folder is locked.
 async fn remove_stale(path: &Path, in_use: io::Error) -> io::Result<()> {
     let Some(before) = identity(path) else {
         let text = format!("{} exists and is no socket", path.display());
@@ -132,7 +187,7 @@ async fn remove_stale(path: &Path, in_use: io::Error) -> io::Result<()> {
         // Somebody accepted, or has more callers waiting than fit: alive either way.
         _ => return Err(in_use),
     }
-    // Another process may have replaced it meanwhile.
+    // Those who know nothing of the lock may have replaced it meanwhile.
     if identity(path) != Some(before) {
         return Err(in_use);
     }

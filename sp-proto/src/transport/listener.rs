@@ -35,13 +35,13 @@ impl Listener {
         address: &Address,
         settings: &Settings,
     ) -> io::Result<(Self, Address, Option<SocketFile>)> {
-        #[cfg(not(feature = "tls"))]
+        #[cfg(not(any(feature = "ipc", feature = "tls")))]
         let _ = settings;
         match address {
             Address::Inproc(name) => Ok((Self::Inproc(InprocListener::bind(name)?), address.clone(), None)),
             #[cfg(feature = "ipc")]
             Address::Ipc(path) => {
-                let (listener, file) = ipc::bind(path).await?;
+                let (listener, file) = ipc::bind(path, settings.ipc_mode).await?;
                 Ok((Self::Ipc(listener), address.clone(), Some(file)))
             }
             #[cfg(feature = "ipc")]

@@ -33,6 +33,8 @@ pub use tls::{ClientAuth, TlsAuthorities, TlsError, TlsIdentity, TlsOptions};
 pub(crate) use websocket::ReadEnd;
 
 use std::io;
+#[cfg(feature = "tls")]
+use std::sync::Arc;
 
 /// Who is at the other end of an ipc pipe, by the kernel's word at the moment of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,16 +47,22 @@ pub struct Credentials {
     pub gid: u32,
 }
 
+/// The permissions of socket files when nobody says otherwise: the owner may connect.
+#[cfg(feature = "ipc")]
+pub(crate) const IPC_MODE: u32 = 0o600;
+
 /// What listeners own when there are no socket files.
 #[cfg(not(feature = "ipc"))]
 #[derive(Debug)]
 pub(crate) enum SocketFile {}
 
 /// What the transports must be told, and what they keep for the next connection of the same socket.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Settings {
+    #[cfg(feature = "ipc")]
+    pub(crate) ipc_mode: u32,
     #[cfg(feature = "tls")]
-    pub(crate) tls: tls::Tls,
+    pub(crate) tls: Arc<tls::Tls>,
 }
 
 /// Connects to `address`. Dropping the future leaves nothing behind.

@@ -155,12 +155,12 @@ pub(crate) struct Tls {
     client: OnceLock<Arc<ClientConfig>>,
 }
 
-impl From<TlsOptions> for Tls {
+impl From<TlsOptions> for Arc<Tls> {
     fn from(options: TlsOptions) -> Self {
-        Self {
+        Self::new(Tls {
             options,
             client: OnceLock::new(),
-        }
+        })
     }
 }
 
@@ -334,7 +334,7 @@ mod tests {
     async fn a_dialer_that_comes_back_resumes_its_session() {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let pem = made.cert.pem();
-        let tls = Tls::from(TlsOptions {
+        let tls = Arc::<Tls>::from(TlsOptions {
             identity: Some(
                 TlsIdentity::from_pem(pem.as_bytes(), made.signing_key.serialize_pem().as_bytes()).unwrap(),
             ),
