@@ -1,13 +1,17 @@
 //! The command-line programs of nng and nanomsg. They send one fixed text, over and over when asked, and
 //! print what they receive, one quoted line per message.
 
+#[cfg(feature = "tls")]
+use std::path::Path;
 use std::path::PathBuf;
 
 use sp_proto::{Bus, Message, Pair, Pair1, Pub, Pull, Push, Rep, Req, Respondent, Sub, Surveyor};
 use tokio::process::Command;
 
-use crate::meeting::{Duplex, KINDS, Kind, Listener, Peer, Transport, WAYS, meet, meet_connected};
-use crate::scripted::patient;
+use crate::meeting::{
+    ABSTRACT_WAYS, Duplex, KINDS, Kind, Listener, Peer, SECURE_WAYS, Transport, WAYS, meet, meet_connected,
+};
+use crate::scripted::{options as ours, patient};
 
 /// How many messages go each way.
 const MESSAGES: usize = 20;
@@ -46,6 +50,14 @@ impl Cat {
         match self.spelling {
             Spelling::Nng => kind != Kind::Bus,
             Spelling::Nanomsg => kind != Kind::Pair1,
+        }
+    }
+
+    /// nanomsg has no TLS and no names without files.
+    fn ways(&self) -> Vec<(Listener, Transport)> {
+        match self.spelling {
+            Spelling::Nng => [&WAYS, SECURE_WAYS, ABSTRACT_WAYS].concat(),
+            Spelling::Nanomsg => WAYS.to_vec(),
         }
     }
 
@@ -88,6 +100,16 @@ impl Peer for Cat {
         }
         command
     }
+
+    #[cfg(feature = "tls")]
+    fn secure(&self, command: &mut Command, listen: bool, folder: &Path) {
+        let (option, file) = if listen {
+            ("--cert", "both.pem")
+        } else {
+            ("--cacert", "authority.pem")
+        };
+        command.arg(option).arg(folder.join(file));
+    }
 }
 
 #[tokio::test]
@@ -103,15 +125,15 @@ async fn nanocat_in_every_pattern_direction_and_transport() {
 }
 
 async fn every_way(cat: &Cat) {
-    for way in WAYS {
+    for way in cat.ways() {
         for kind in KINDS.into_iter().filter(|kind| cat.speaks(*kind)) {
             // Captured, and shown when the case fails.
             println!("their {kind:?}, {way:?}");
             match kind {
-                Kind::Pair => they_pair(cat, way, kind, Pair::new(), &[]).await,
-                Kind::Pair1 => they_pair(cat, way, kind, Pair1::new(), &[]).await,
+                Kind::Pair => they_pair(cat, way, kind, Pair::with_options(ours()), &[]).await,
+                Kind::Pair1 => they_pair(cat, way, kind, Pair1::with_options(ours()), &[]).await,
                 // It does not wait for a neighbour when it sends.
-                Kind::Bus => they_pair(cat, way, kind, Bus::new(), cat.repeat()).await,
+                Kind::Bus => they_pair(cat, way, kind, Bus::with_options(ours()), cat.repeat()).await,
                 Kind::Push => they_push(cat, way).await,
                 Kind::Pull => they_pull(cat, way).await,
                 Kind::Req => they_request(cat, way).await,
@@ -141,7 +163,7 @@ async fn they_pair(cat: &Cat, way: (Listener, Transport), kind: Kind, ours: impl
 }
 
 async fn they_push(cat: &Cat, way: (Listener, Transport)) {
-    let pull = Pull::new();
+    let pull = Pull::with_options(ours());
     let options = [&["--data", "work"], cat.repeat()].concat();
     let mut foreign = meet(&pull, way, cat, Kind::Push, &options).await;
     for _ in 0..MESSAGES {
@@ -155,7 +177,7 @@ async fn they_push(cat: &Cat, way: (Listener, Transport)) {
 }
 
 async fn they_pull(cat: &Cat, way: (Listener, Transport)) {
-    let push = Push::new();
+    let push = Push::with_options(ours());
     let mut foreign = meet(&push, way, cat, Kind::Pull, &[]).await;
     for number in 0..MESSAGES {
         foreign
@@ -184,7 +206,7 @@ async fn they_pull(cat: &Cat, way: (Listener, Transport)) {
 }
 
 async fn they_request(cat: &Cat, way: (Listener, Transport)) {
-    let rep = Rep::new();
+    let rep = Rep::with_options(ours());
     let (repeat, count) = match cat.spelling {
         // With an interval of 0 it fails after the first answer, and there is nothing between that and a
         // second.
@@ -217,7 +239,7 @@ async fn they_request(cat: &Cat, way: (Listener, Transport)) {
 }
 
 async fn they_reply(cat: &Cat, way: (Listener, Transport)) {
-    let req = Req::new();
+    let req = Req::with_options(ours());
     let mut foreign = meet(&req, way, cat, Kind::Rep, &["--data", "answer"]).await;
     for number in 0..MESSAGES {
         let question = format!("question {number}");
@@ -235,7 +257,7 @@ async fn they_reply(cat: &Cat, way: (Listener, Transport)) {
 }
 
 async fn they_publish(cat: &Cat, way: (Listener, Transport)) {
-    let sub = Sub::new();
+    let sub = Sub::with_options(ours());
     sub.subscribe("ne");
     let mut other = sub.context();
     other.subscribe("old");
@@ -249,7 +271,7 @@ async fn they_publish(cat: &Cat, way: (Listener, Transport)) {
 }
 
 async fn they_subscribe(cat: &Cat, way: (Listener, Transport)) {
-    let publisher = Pub::new();
+    let publisher = Pub::with_options(ours());
     let options = ["--subscribe", "wanted"];
     let mut foreign = meet_connected(&publisher, way, cat, Kind::Sub, &options).await;
     for number in 0..MESSAGES {
@@ -261,7 +283,7 @@ async fn they_subscribe(cat: &Cat, way: (Listener, Transport)) {
 }
 
 async fn they_survey(cat: &Cat, way: (Listener, Transport)) {
-    let respondent = Respondent::new();
+    let respondent = Respondent::with_options(ours());
     // A survey is lost when nobody is connected yet, so they repeat it.
     let options = ["--data", "question", "--interval", "1"];
     let mut foreign = meet(&respondent, way, cat, Kind::Surveyor, &options).await;

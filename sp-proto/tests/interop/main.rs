@@ -1,5 +1,5 @@
-//! Real foreign peers, in both directions: nng (`nngcat`), nanomsg (`nanocat`), pynng and mangos, over ipc
-//! and tcp, in every pattern that they know. A peer that this machine lacks is a skip by name.
+//! Real foreign peers, in both directions: nng (`nngcat`), nanomsg (`nanocat`), pynng and mangos, over
+//! every transport and in every pattern that they know. A peer that this machine lacks is a skip by name.
 
 mod cats;
 mod keep_alive;

@@ -24,7 +24,9 @@ impl Mangos {
 impl Peer for Mangos {
     fn command(&self, kind: Kind, listen: bool, address: &str) -> Command {
         let mut command = Command::new(&self.0);
-        command.args([name(kind), if listen { "listen" } else { "dial" }, address]);
+        // How Go, and so mangos, writes the names without files.
+        let address = address.replace("abstract://", "ipc://@");
+        command.args([name(kind), if listen { "listen" } else { "dial" }, &address]);
         command
     }
 }

@@ -22,8 +22,13 @@ pub(crate) enum Transport {
     Tcp,
     #[cfg(feature = "ws")]
     Ws,
+    /// A Unix socket without a file.
+    #[cfg(target_os = "linux")]
+    Abstract,
     #[cfg(feature = "tls")]
     Tls,
+    #[cfg(all(feature = "tls", feature = "ws"))]
+    Wss,
 }
 
 impl Transport {
@@ -37,8 +42,13 @@ impl Transport {
         match self {
             Self::Ipc => ipc(folder),
             Self::Tcp => format!("tcp://127.0.0.1:{}", port()),
+            // Nobody else has this folder.
+            #[cfg(target_os = "linux")]
+            Self::Abstract => format!("abstract://{}", folder.display()),
             #[cfg(feature = "tls")]
             Self::Tls => format!("tls+tcp://localhost:{}", port()),
+            #[cfg(all(feature = "tls", feature = "ws"))]
+            Self::Wss => format!("wss://localhost:{}/sp", port()),
             #[cfg(feature = "ws")]
             Self::Ws if listener == Listener::Ours => "ws://127.0.0.1:0/sp".to_owned(),
             // nanomsg knows no path when it listens.
@@ -48,7 +58,7 @@ impl Transport {
     }
 }
 
-/// Every way to meet.
+/// Every way that all of them know.
 pub(crate) const WAYS: [(Listener, Transport); if cfg!(feature = "ws") { 6 } else { 4 }] = [
     (Listener::Ours, Transport::Ipc),
     (Listener::Ours, Transport::Tcp),
@@ -66,6 +76,18 @@ pub(crate) const SECURE_WAYS: &[(Listener, Transport)] = &[
     (Listener::Ours, Transport::Tls),
     #[cfg(feature = "tls")]
     (Listener::Theirs, Transport::Tls),
+    #[cfg(all(feature = "tls", feature = "ws"))]
+    (Listener::Ours, Transport::Wss),
+    #[cfg(all(feature = "tls", feature = "ws"))]
+    (Listener::Theirs, Transport::Wss),
+];
+
+/// Names without files, which nanomsg does not know.
+pub(crate) const ABSTRACT_WAYS: &[(Listener, Transport)] = &[
+    #[cfg(target_os = "linux")]
+    (Listener::Ours, Transport::Abstract),
+    #[cfg(target_os = "linux")]
+    (Listener::Theirs, Transport::Abstract),
 ];
 
 /// The certificates of this run, and the folder where peers find them: `authority.pem`, and `both.pem` with a
@@ -119,6 +141,12 @@ pub(crate) const KINDS: [Kind; 11] = [
 pub(crate) trait Peer {
     /// `listen`: at `address`; else it dials there.
     fn command(&self, kind: Kind, listen: bool, address: &str) -> Command;
+
+    /// Lets it use the certificates in this folder.
+    #[cfg(feature = "tls")]
+    fn secure(&self, command: &mut Command, _listen: bool, folder: &Path) {
+        command.env("SP_TLS", folder);
+    }
 }
 
 /// Where our sockets are the same.
@@ -209,8 +237,12 @@ pub(crate) async fn meet(
         }
     };
     #[cfg(feature = "tls")]
-    if transport == Transport::Tls {
-        command.env("SP_TLS", certificates().1.path());
+    if SECURE_WAYS.contains(&(listener, transport)) {
+        peer.secure(
+            &mut command,
+            listener == Listener::Theirs,
+            certificates().1.path(),
+        );
     }
     command.args(options);
     Foreign {

@@ -11,7 +11,8 @@ use crate::cats::text;
 #[cfg(feature = "tls")]
 use crate::meeting::certificates;
 use crate::meeting::{
-    Duplex, Foreign, KINDS, Kind, Listener, Peer, SECURE_WAYS, Transport, WAYS, meet, meet_connected,
+    ABSTRACT_WAYS, Duplex, Foreign, KINDS, Kind, Listener, Peer, SECURE_WAYS, Transport, WAYS, meet,
+    meet_connected,
 };
 
 /// The sizes of messages, in bytes: none, one, what still fits into a socket's buffer, what doesn't.
@@ -57,7 +58,7 @@ fn block(size: usize) -> Vec<u8> {
     (0..=250u8).cycle().take(size).collect()
 }
 
-fn options() -> SocketOptions {
+pub(crate) fn options() -> SocketOptions {
     SocketOptions {
         recv_max_size: 2 * 1024 * 1024,
         #[cfg(feature = "tls")]
@@ -75,7 +76,7 @@ pub(crate) fn patient() -> SocketOptions {
 }
 
 pub(crate) async fn every_way(peer: &impl Peer) {
-    for way in WAYS.into_iter().chain(SECURE_WAYS.iter().copied()) {
+    for way in [&WAYS, SECURE_WAYS, ABSTRACT_WAYS].concat() {
         for kind in KINDS {
             // Captured, and shown when the case fails.
             println!("their {kind:?}, {way:?}");
