@@ -178,6 +178,13 @@ fn not_installed(name: &str, error: InstallError) -> ApiError {
             let what = format!("the plugin {name:?} cannot be written to the host's disk");
             ApiError::system(&error, &what, source)
         }
+        InstallError::Stuck { source, .. } => {
+            let what = format!(
+                "the plugin {name:?} was not installed, and what was there before cannot be put back until the host \
+                 starts again"
+            );
+            ApiError::system(&error, &what, source)
+        }
         InstallError::Download(DownloadError::Authorities { .. }) => ApiError::internal(error),
         InstallError::Interrupted(_) => ApiError::unavailable(error),
         _ => ApiError::invalid(error),
@@ -240,6 +247,17 @@ mod tests {
                     InstallError::Io {
                         what: "make",
                         path: folder(),
+                        source: io(),
+                    },
+                ),
+                500,
+            ),
+            (
+                not_installed(
+                    "car",
+                    InstallError::Stuck {
+                        cause: Box::new(InstallError::Interrupted(name())),
+                        kept: folder(),
                         source: io(),
                     },
                 ),

@@ -19,7 +19,8 @@ use super::package::PackageError;
 use super::script::ScriptError;
 use super::status::State;
 
-/// A plugin was not installed, or not replaced. Nothing of it is left behind; an old version runs on.
+/// A plugin was not installed, or not replaced. Nothing of it is left behind, and an old version runs on; unless it is
+/// [`InstallError::Stuck`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InstallError {
@@ -97,6 +98,16 @@ pub enum InstallError {
         /// With what.
         path: PathBuf,
         /// What the system says.
+        source: std::io::Error,
+    },
+    /// It failed, and what was there before cannot be put back. It is kept, and put back when the host starts again.
+    #[error("{cause}; and what was there before cannot be put back: {source}; it is kept in {}", kept.display())]
+    Stuck {
+        /// Why it is to be undone.
+        cause: Box<InstallError>,
+        /// Where the old version is.
+        kept: PathBuf,
+        /// Why it cannot be.
         source: std::io::Error,
     },
     /// The host is ending, somebody stops or removes the plugin, or the installation died.

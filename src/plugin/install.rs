@@ -1,9 +1,7 @@
-//! Owns how a package becomes a checked folder that is ready to be moved into place. What is being made lies
-//! in a hidden folder beside the plugins, on the same file system, and vanishes with its [`Staged`]. Starts
-//! nothing itself; the manager drives it.
+//! Owns how a package becomes a checked folder that is ready to be moved into place. What is being made lies in a
+//! hidden folder of `staging`. Starts nothing itself; the manager drives it.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +20,7 @@ use super::error::InstallError;
 use super::launch::Launch;
 use super::package;
 use super::script::{self, ScriptError};
+use super::staging::{self, Placing};
 use crate::config::Portable;
 
 /// What a plugin shows whose package is on its way.
@@ -29,9 +28,6 @@ pub(super) const FETCHING: &str = "its package is being fetched and checked";
 
 /// What a plugin shows whose package is unpacked.
 pub(super) const PLACING: &str = "its package is being put in place";
-
-/// How the hidden folders' names begin.
-const STAGING: &str = ".staging-";
 
 /// The file in the hidden folder that a package is brought to.
 const PACKAGE: &str = ".package.zip";
@@ -87,101 +83,54 @@ impl Location {
     }
 }
 
-/// A checked plugin in a hidden folder, which is removed when this is dropped.
+/// A checked plugin in a hidden folder, which is removed when this is dropped before anything is put in place.
 pub(super) struct Staged {
     pub(super) manifest: Arc<Manifest>,
-    /// The plugin's folder inside of the hidden one.
-    pub(super) folder: PathBuf,
+    pub(super) placing: Placing,
     hidden: TempDir,
 }
 
 impl Staged {
-    /// A free place in the same hidden folder, for what is being replaced.
-    pub(super) fn attic(&self) -> PathBuf {
-        self.hidden.path().join(".replaced")
+    /// The hidden folder stays when this is dropped: what is replaced lies in it.
+    pub(super) fn keep(&mut self) {
+        self.hidden.disable_cleanup(true);
+    }
+
+    /// Where what is replaced lies.
+    pub(super) fn hidden(&self) -> &Path {
+        self.hidden.path()
     }
 
     /// Removes what is left in the hidden folder.
     pub(super) async fn clean(self) {
-        remove(self.hidden).await;
+        staging::remove(self.hidden).await;
     }
 }
 
-/// A new hidden folder below `plugins`.
-pub(super) async fn hidden_folder(plugins: &Path) -> Result<TempDir, InstallError> {
-    let made = tempfile::Builder::new().prefix(STAGING).tempdir_in(plugins);
-    made.map_err(|source| InstallError::Io {
-        what: "make a folder in",
-        path: plugins.to_owned(),
-        source,
-    })
-}
-
-/// Removes a hidden folder; what cannot be removed is logged, and tried again when the host starts.
-pub(super) async fn remove(hidden: TempDir) {
-    let path = hidden.keep();
-    let removed = tokio::task::spawn_blocking(move || remove_all(&path).map_err(|error| (path, error)));
-    if let Ok(Err((path, error))) = removed.await {
-        tracing::warn!("cannot remove {}: {error}", path.display());
-    }
-}
-
-/// Removes the hidden folders that a host which was killed has left. Blocking.
-pub(super) fn clean(plugins: &Path) -> io::Result<()> {
-    for entry in plugins.read_dir()? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(STAGING) {
-            let path = entry.path();
-            let path = path.display();
-            tracing::info!("removing {path}, left by an installation that was cut short");
-            if let Err(error) = remove_all(&entry.path()) {
-                tracing::warn!("cannot remove {path}: {error}");
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Also what forbids itself to be removed: plugins keep caches that nobody may write.
-fn remove_all(folder: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            open_folders(folder);
-            std::fs::remove_dir_all(folder)
-        }
-        removed => removed,
-    }
-}
-
-/// Lets the owner into every folder, and follows no link. What fails is reported by who removes.
-fn open_folders(folder: &Path) {
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let _ = std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o700));
-        let entries = folder.read_dir().into_iter().flatten().flatten();
-        let inside = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        folders.extend(inside.map(|entry| entry.path()));
-    }
-}
-
-/// Fetches, unpacks and checks the package of `request` below `plugins`. Nothing is left behind on an error.
+/// Fetches, unpacks and checks the package of `request` into a hidden folder of `portable`. Nothing is
+/// left behind on an error.
 pub(super) async fn stage(
     request: &InstallRequest,
-    plugins: &Path,
+    portable: &Path,
     settings: &Portable,
 ) -> Result<Staged, InstallError> {
     let location = Location::parse(&request.file).ok_or_else(|| InstallError::Url {
         url: request.file.clone(),
     })?;
-    let hidden = hidden_folder(plugins).await?;
-    match fill(request, location, hidden.path(), settings).await {
-        Ok((manifest, folder)) => Ok(Staged {
+    let hidden = staging::hidden_folder(portable).map_err(|source| InstallError::Io {
+        what: "make a folder in",
+        path: portable.to_owned(),
+        source,
+    })?;
+    let placing = Placing::new(request.name.clone(), hidden.path());
+    match fill(request, location, &placing.staged, hidden.path(), settings).await {
+        Ok(manifest) => Ok(Staged {
             manifest: Arc::new(manifest),
-            folder,
+            placing,
             hidden,
         }),
         Err(error) => {
-            remove(hidden).await;
+            staging::remove(hidden).await;
             Err(error)
         }
     }
@@ -265,30 +214,30 @@ async fn open(path: &Path) -> io::Result<tokio::fs::File> {
 async fn fill(
     request: &InstallRequest,
     location: Location,
+    folder: &Path,
     hidden: &Path,
     settings: &Portable,
-) -> Result<(Manifest, PathBuf), InstallError> {
+) -> Result<Manifest, InstallError> {
     let package = bring(request, location, hidden, settings).await?;
-    let folder = hidden.join(request.name.as_str());
-    let made = tokio::fs::create_dir(&folder).await;
+    let made = tokio::fs::create_dir(folder).await;
     made.map_err(|source| InstallError::Io {
         what: "make the folder",
-        path: folder.clone(),
+        path: folder.to_owned(),
         source,
     })?;
-    archive::unpack(package, &folder, Limits::default()).await?;
-    let manifest = package::read_manifest(&request.name, &folder)?;
-    let executable = package::make_executable(&manifest, &folder);
+    archive::unpack(package, folder, Limits::default()).await?;
+    let manifest = package::read_manifest(&request.name, folder)?;
+    let executable = package::make_executable(&manifest, folder);
     executable.map_err(|source| InstallError::Io {
         what: "make executable a file in",
-        path: folder.clone(),
+        path: folder.to_owned(),
         source,
     })?;
-    if script::install(&folder, &[]).is_none() {
+    if script::install(folder, &[]).is_none() {
         // Otherwise the script may bring it.
-        package::find_program(&manifest, &folder)?;
+        package::find_program(&manifest, folder)?;
     }
-    Ok((manifest, folder))
+    Ok(manifest)
 }
 
 /// Makes a plugin that was just put into its final `folder` ready for its first start: runs its `install.sh`
@@ -377,35 +326,5 @@ mod tests {
         ] {
             assert_eq!(path(url), None, "{url:?}");
         }
-    }
-
-    #[test]
-    fn what_was_cut_short_is_removed_at_the_next_start_and_nothing_else() {
-        let plugins = tempfile::tempdir().unwrap();
-        for name in [".staging-x/car", "portable/car", ".hidden"] {
-            std::fs::create_dir_all(plugins.path().join(name)).unwrap();
-        }
-        clean(plugins.path()).unwrap();
-        assert!(!plugins.path().join(".staging-x").exists());
-        assert!(plugins.path().join("portable/car").exists() && plugins.path().join(".hidden").exists());
-    }
-
-    #[test]
-    fn folders_that_shut_themselves_are_opened_and_links_are_left_alone() {
-        let home = tempfile::tempdir().unwrap();
-        let (folder, outside) = (home.path().join("folder"), home.path().join("outside"));
-        std::fs::create_dir_all(folder.join("cache/deep")).unwrap();
-        std::fs::create_dir(&outside).unwrap();
-        std::os::unix::fs::symlink(&outside, folder.join("link")).unwrap();
-        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
-        for path in [&folder.join("cache/deep"), &folder.join("cache"), &outside] {
-            std::fs::set_permissions(path, PermissionsExt::from_mode(0o500)).unwrap();
-        }
-        open_folders(&folder);
-        assert_eq!(mode(&folder.join("cache")), 0o700);
-        assert_eq!(mode(&folder.join("cache/deep")), 0o700);
-        assert_eq!(mode(&outside), 0o500);
-        remove_all(&folder).unwrap();
-        assert!(!folder.exists() && outside.exists());
     }
 }

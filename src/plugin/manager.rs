@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::handle::Handle;
-use super::install;
 use super::reconcile::Reconciler;
 use super::remote::Remote;
 use super::shared::{Shared, blocking};
+use super::staging;
 use crate::config::Config;
 use crate::store::States;
 
@@ -31,9 +31,20 @@ impl Manager {
     /// The folder cannot be made or read, or there is no private folder for sockets.
     pub async fn start(config: &Config, states: States, shutdown: CancellationToken) -> io::Result<Self> {
         let shared = Arc::new(Shared::new(config, states, shutdown).await?);
-        let plugins = shared.plugins.clone();
-        if let Err(error) = blocking(move || install::clean(&plugins)).await {
-            tracing::warn!("cannot remove what an installation has left: {error}");
+        // Beside the plugins is where older hosts have made what they installed.
+        for folder in [Some(&*shared.portable), shared.portable.parent()]
+            .into_iter()
+            .flatten()
+        {
+            let folder = folder.to_owned();
+            match blocking(move || staging::clean(&folder)).await {
+                Ok(stuck) => {
+                    for stuck in stuck {
+                        shared.bar(stuck.plugin.as_str(), stuck.reason).await;
+                    }
+                }
+                Err(error) => tracing::warn!("cannot remove what an installation has left: {error}"),
+            }
         }
         shared.remove_departed_settings().await;
         let reconciler = Reconciler::start(Arc::clone(&shared)).await?;

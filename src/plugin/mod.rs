@@ -14,6 +14,7 @@
 //! | pure | `backoff` | how long to wait before the next process |
 //! | pure | `launch` | how a process is called |
 //! | I/O | `package`, `archive`, `download`, `install` | folders, zips, and how one becomes the other |
+//! | I/O | `staging` | how a new version takes the place of the old one, and what undoes it after a kill |
 //! | I/O | `settings`, `checksum` | `etc` files of symbols, told apart from the user's by their sums |
 //! | I/O | `watch`, `scan`, `fingerprint`, `inspect` | what lies in the folder, and when it changes |
 //! | I/O | `script`, `environment` | programs that run while a plugin is installed, and the Python environments that some build |
@@ -77,6 +78,7 @@ mod settings;
 mod shared;
 mod sink;
 mod source;
+mod staging;
 mod status;
 mod throttle;
 mod trial;

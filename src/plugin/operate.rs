@@ -3,21 +3,20 @@
 //! the reconciliation will then find to be as it should be.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mangrove_protocol::name::PluginName;
-use rustix::fs::{CWD, RenameFlags};
 
 use super::catalog::{Entry, Hold};
-use super::environment;
+use super::diff::Verdict;
 use super::error::{ControlError, InstallError, RemoveError};
 use super::handle::Removed;
 use super::install::{self, FETCHING, InstallRequest, PLACING, Staged};
 use super::locks::Haste;
 use super::remote::Request;
 use super::shared::{Shared, blocking};
+use super::staging::{self, Identity, Undone};
 use super::status::State;
 
 impl Shared {
@@ -60,53 +59,45 @@ impl Shared {
     pub(super) async fn install_or_update(&self, request: &InstallRequest) -> Result<(), InstallError> {
         let interrupted = || Err(InstallError::Interrupted(request.name.clone()));
         let _coming = self.note_coming(request.name.as_str());
-        let staging = install::stage(request, &self.plugins, &self.settings);
+        let staging = install::stage(request, &self.portable, &self.settings);
         let staging = self.unless_pressed(request.name.as_str(), Haste::End, staging);
         let staged = self.unless_stopping(staging).await.flatten();
         let staged = staged.unwrap_or_else(interrupted)?;
-        let outcome = self.put_in_place(&staged, &request.shell_paras).await;
-        staged.clean().await;
-        outcome
+        self.put_in_place(staged, &request.shell_paras).await
     }
 
-    async fn put_in_place(&self, staged: &Staged, paras: &[String]) -> Result<(), InstallError> {
-        let (manifest, name) = (&staged.manifest, &staged.manifest.name);
+    async fn put_in_place(&self, mut staged: Staged, paras: &[String]) -> Result<(), InstallError> {
+        let (manifest, name) = (Arc::clone(&staged.manifest), staged.manifest.name.clone());
         let is_accepted = matches!(
             self.catalog().entry(name.as_str()),
             Some(Entry::Accepted(_) | Entry::Held(..))
         );
         let old = self.version(name.as_str());
-        self.change(|catalog| match is_accepted {
-            true => catalog.claim(Arc::clone(manifest)),
-            false => catalog.enter(Arc::clone(manifest), Hold::Installing(PLACING)),
-        })?;
-        let put = identity(&staged.folder);
-        let outcome = match self.exchange(staged).await {
-            Ok(()) => {
-                let folder = self.portable.join(name.as_str());
-                carry(&staged.folder, &folder).await;
-                let starting = self.start_in_place(staged, paras, is_accepted);
-                let started = self.unless_pressed(name.as_str(), Haste::End, starting).await;
-                let outcome = started.unwrap_or_else(|| Err(InstallError::Interrupted(name.clone())));
-                // What somebody has done to the folder meanwhile is not undone.
-                let theirs = match identity(&folder) {
-                    // A script may have removed its own folder; that is undone with everything else it did.
-                    None => !matches!(outcome, Err(InstallError::Script { .. })),
-                    there => there != put,
-                };
-                if outcome.is_err() && !theirs {
-                    carry(&folder, &staged.folder).await;
-                    self.exchange(staged).await?;
-                }
-                outcome
-            }
-            failed => failed,
+        let entered = self.change(|catalog| match is_accepted {
+            true => catalog.claim(Arc::clone(&manifest)),
+            false => catalog.enter(Arc::clone(&manifest), Hold::Installing(PLACING)),
+        });
+        if let Err(conflict) = entered {
+            staged.clean().await;
+            return Err(conflict.into());
+        }
+        // Whatever becomes of this task: as long as the journal is there, the old version is.
+        staged.keep();
+        let outcome = match self.put_and_start(&staged, paras, is_accepted).await {
+            Err(cause) => Err(self.undo(&staged, cause).await),
+            installed => installed,
+        };
+        let stuck = match &outcome {
+            Err(error @ InstallError::Stuck { .. }) => Some(error.to_string()),
+            _ => None,
         };
         match &outcome {
             Ok(()) => tracing::info!(plugin = %name, old, new = manifest.version, "installed"),
             Err(_) if is_accepted => {
                 self.change(|catalog| catalog.release(name.as_str()));
-                self.bring_back(name).await;
+                if stuck.is_none() {
+                    self.bring_back(&name).await;
+                }
             }
             Err(_) => {
                 self.stop_worker(name.as_str(), "its installation is being undone")
@@ -117,7 +108,80 @@ impl Shared {
                 self.remove_settings(name.as_str()).await;
             }
         }
+        match stuck {
+            Some(reason) => {
+                tracing::error!(plugin = %name, "{reason}");
+                self.bar(name.as_str(), reason).await;
+            }
+            None => self.clean(staged, outcome.is_ok()).await,
+        }
         outcome
+    }
+
+    /// Has the staged folder and the one in place change places, and starts what is in place then.
+    async fn put_and_start(
+        &self,
+        staged: &Staged,
+        paras: &[String],
+        is_accepted: bool,
+    ) -> Result<(), InstallError> {
+        let (name, placing) = (&staged.manifest.name, staged.placing.clone());
+        let put = blocking(move || placing.put()).await;
+        put.map_err(|source| InstallError::Io {
+            what: "replace",
+            path: staged.placing.place.clone(),
+            source,
+        })?;
+        let starting = self.start_in_place(staged, paras, is_accepted);
+        let started = self.unless_pressed(name.as_str(), Haste::End, starting).await;
+        started.unwrap_or_else(|| Err(InstallError::Interrupted(name.clone())))
+    }
+
+    /// What has been put in place goes, and what was there before is back. Returns the cause, or what is worse.
+    async fn undo(&self, staged: &Staged, cause: InstallError) -> InstallError {
+        let placing = staged.placing.clone();
+        // A script may have removed its own folder; that is undone with everything else it did. What somebody else
+        // has done to it meanwhile is not.
+        let is_script = matches!(cause, InstallError::Script { .. });
+        let undone = blocking(
+            move || match is_script || Identity::of(&placing.place)?.is_some() {
+                true => placing.undo(),
+                false => Ok(Undone::Nothing),
+            },
+        );
+        match undone.await {
+            Ok(_) => cause,
+            Err(source) => InstallError::Stuck {
+                cause: Box::new(cause),
+                kept: staged.hidden().to_owned(),
+                source,
+            },
+        }
+    }
+
+    /// Removes what an installation leaves. `accepted`: only when the new version is sure to stay.
+    async fn clean(&self, staged: Staged, accepted: bool) {
+        if accepted {
+            let placing = staged.placing.clone();
+            if let Err(error) = blocking(move || placing.accept()).await {
+                let (plugin, kept) = (&staged.manifest.name, staged.hidden().display());
+                return tracing::error!(
+                    %plugin,
+                    "it is installed, but that cannot be written down, so the version before is back when the host \
+                     starts again; it is kept in {kept}: {error}"
+                );
+            }
+        }
+        staged.clean().await;
+    }
+
+    /// What lies in the folder is not started by itself, for this reason.
+    pub(super) async fn bar(&self, name: &str, reason: String) {
+        // What is no plugin is refused anyway.
+        if let Ok(whole) = self.inspect(name).await {
+            let blocked = Some((whole.all, Verdict::Refused(reason)));
+            self.note(name, |record| record.blocked = blocked);
+        }
     }
 
     /// Starts what has been put into the folder, in place of what runs if there is such a thing.
@@ -127,11 +191,10 @@ impl Shared {
         paras: &[String],
         is_accepted: bool,
     ) -> Result<(), InstallError> {
-        let name = &staged.manifest.name;
-        let folder = self.portable.join(name.as_str());
+        let (name, folder) = (&staged.manifest.name, &staged.placing.place);
         let run = |launch| self.run_to_end(name, launch);
         let tell = |reason| self.show_installing(&staged.manifest, reason);
-        let preparing = install::prepare(name, &folder, paras, &self.settings, tell, run);
+        let preparing = install::prepare(name, folder, paras, &self.settings, tell, run);
         let prepared = self.unless_stopping(preparing).await;
         prepared.unwrap_or_else(|| Err(InstallError::Interrupted(name.clone())))?;
         self.change(|catalog| catalog.prepare(name.as_str(), Hold::Starting("")));
@@ -180,23 +243,6 @@ impl Shared {
         }
     }
 
-    /// Has the staged folder and the one in place change places. A second call undoes the first.
-    async fn exchange(&self, staged: &Staged) -> Result<(), InstallError> {
-        let folder = self.portable.join(staged.manifest.name.as_str());
-        let (new, attic, portable) = (staged.folder.clone(), staged.attic(), self.portable.clone());
-        let place = folder.clone();
-        let exchanged = blocking(move || {
-            // Somebody may have removed it.
-            std::fs::create_dir_all(&portable)?;
-            exchange(&new, &place, &attic)
-        });
-        exchanged.await.map_err(|source| InstallError::Io {
-            what: "replace",
-            path: folder,
-            source,
-        })
-    }
-
     /// Stops a plugin and deletes its folder. Its rules are given time to let go of it.
     pub(super) async fn remove(&self, name: String) -> Result<Removed, RemoveError> {
         let is_known = || self.catalog().entry(&name).is_some();
@@ -231,11 +277,16 @@ impl Shared {
         if path.symlink_metadata().is_ok_and(|found| !found.is_dir()) {
             return tokio::fs::remove_file(path).await;
         }
-        let hidden = install::hidden_folder(&self.plugins)
-            .await
-            .map_err(io::Error::other)?;
-        let moved = tokio::fs::rename(path, hidden.path().join("removed")).await;
-        install::remove(hidden).await;
+        let (path, portable) = (path.to_owned(), self.portable.clone());
+        let (hidden, moved) = blocking(move || {
+            let hidden = staging::hidden_folder(&portable)?;
+            let moved = std::fs::rename(path, hidden.path().join("removed"));
+            // Not that it is back after a power cut.
+            let moved = moved.and_then(|()| staging::sync(&portable));
+            Ok((hidden, moved))
+        })
+        .await?;
+        staging::remove(hidden).await;
         match moved {
             // Somebody was quicker: it is gone.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -375,67 +426,4 @@ impl Shared {
 
 fn is_up(state: State) -> bool {
     matches!(state, State::Running | State::Unhealthy | State::Starting)
-}
-
-/// What tells a folder from another one in its place; `None` when there is nothing.
-fn identity(folder: &Path) -> Option<(u64, u64)> {
-    let found = folder.symlink_metadata().ok()?;
-    Some((found.dev(), found.ino()))
-}
-
-/// Takes the environments of an old version over into a new one. A failure costs a build, nothing more.
-async fn carry(from: &Path, to: &Path) {
-    let (old, new) = (from.to_owned(), to.to_owned());
-    // There may be no old version.
-    let carried = blocking(move || match old.is_dir() && new.is_dir() {
-        true => environment::carry(&old, &new),
-        false => Ok(()),
-    });
-    if let Err(error) = carried.await {
-        tracing::warn!(
-            "cannot keep the Python environment of {}: {error}",
-            from.display()
-        );
-    }
-}
-
-/// Has two folders change places, in one step where the file system can; when there is nothing at one of them,
-/// the other moves there. `attic`: a free place.
-fn exchange(a: &Path, b: &Path, attic: &Path) -> io::Result<()> {
-    let is_there = |path: &Path| path.symlink_metadata().is_ok();
-    match (is_there(a), is_there(b)) {
-        (true, false) => std::fs::rename(a, b),
-        (false, true) => std::fs::rename(b, a),
-        // A script may have removed what was to be taken away.
-        (false, false) => Ok(()),
-        (true, true) => match rustix::fs::renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE) {
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-                std::fs::rename(b, attic)?;
-                std::fs::rename(a, b)?;
-                std::fs::rename(attic, a)
-            }
-            done => Ok(done?),
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn folders_change_places_and_back() {
-        let home = tempfile::tempdir().unwrap();
-        let path = |name: &str| home.path().join(name);
-        let is = |a: bool, b: bool| (path("a/new").exists(), path("b/new").exists()) == (a, b);
-        std::fs::create_dir_all(path("a/new")).unwrap();
-        exchange(&path("a"), &path("b"), &path("c")).unwrap();
-        assert!(is(false, true) && !path("a").exists());
-        exchange(&path("a"), &path("b"), &path("c")).unwrap();
-        assert!(is(true, false) && !path("b").exists());
-        std::fs::create_dir(path("b")).unwrap();
-        exchange(&path("a"), &path("b"), &path("c")).unwrap();
-        assert!(is(false, true) && path("a").exists() && !path("c").exists());
-        exchange(&path("x"), &path("y"), &path("c")).unwrap();
-    }
 }

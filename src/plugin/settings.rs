@@ -2,9 +2,10 @@
 //! them, and takes them away again, without ever touching what somebody has edited.
 //!
 //! For each plugin there is a record, `data/portable/<plugin>.json`, of the files that the host has installed
-//! and their checksums. A file is the host's as long as it has the recorded sum; one that was there before, or
-//! has another sum, is the user's and stays as it is. Blocking; the manager drives it, one call per plugin at a
-//! time.
+//! and their checksums. A file is the host's as long as it has a recorded sum; one that was there before, or
+//! has another sum, is the user's and stays as it is. What is about to be written is recorded first, beside what is
+//! there, so that a host which is killed in between knows either again. Blocking; the manager drives it, one call per
+//! plugin at a time.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,6 +17,7 @@ use mangrove_protocol::name::PluginName;
 
 use super::checksum::Checksum;
 use super::package;
+use super::staging;
 
 /// The largest file, bytes: as large as the host reads conf keys.
 const MAX_SIZE: u64 = 1 << 20;
@@ -27,7 +29,7 @@ pub(super) struct Settings {
     records: PathBuf,
 }
 
-/// The files of one plugin, relative to `etc`, and the sums that they were installed with.
+/// The files of one plugin, relative to `etc`, and the sums that they were installed with: mostly one each.
 type Record = BTreeMap<String, String>;
 
 impl Settings {
@@ -76,7 +78,14 @@ impl Settings {
     }
 
     fn bring(&self, plugin: &PluginName, brought: &BTreeMap<String, Vec<u8>>) {
-        let old = self.read_record(plugin);
+        let before = self.read_record(plugin);
+        let old = match self.intend(plugin, brought, &before) {
+            Ok(intended) => intended,
+            Err(error) => {
+                tracing::warn!(%plugin, "cannot record which etc files it is to have: {error}");
+                before
+            }
+        };
         let mut new = Record::new();
         for (file, bytes) in brought {
             match self.bring_file(file, bytes, old.get(file)) {
@@ -102,6 +111,30 @@ impl Settings {
         }
     }
 
+    /// Records the sums that files are about to have beside those that they have.
+    fn intend(
+        &self,
+        plugin: &PluginName,
+        brought: &BTreeMap<String, Vec<u8>>,
+        before: &Record,
+    ) -> io::Result<Record> {
+        let mut intended = before.clone();
+        for (file, bytes) in brought {
+            let (recorded, sum) = (before.get(file), Checksum::of(bytes).to_string());
+            match installed(&self.etc.join(file))? {
+                Some(found) if found == sum || !has(recorded, &found) => {}
+                _ => {
+                    let sums = recorded.map_or_else(String::new, |recorded| format!("{recorded} "));
+                    intended.insert(file.clone(), sums + &sum);
+                }
+            }
+        }
+        if intended != *before {
+            self.write_record(plugin, &intended)?;
+        }
+        Ok(intended)
+    }
+
     /// The sum to be recorded; `None` when the file is the user's.
     fn bring_file(&self, file: &str, bytes: &[u8], recorded: Option<&String>) -> io::Result<Option<String>> {
         let path = self.etc.join(file);
@@ -111,7 +144,7 @@ impl Settings {
                 write(&path, bytes, false)?;
                 Ok(Some(sum))
             }
-            Some(found) if Some(&found) != recorded => {
+            Some(found) if !has(recorded, &found) => {
                 // Kept on record: should it be edited back, it is the host's again.
                 Ok(recorded.cloned())
             }
@@ -123,10 +156,10 @@ impl Settings {
         }
     }
 
-    fn remove_file(&self, file: &str, recorded: &str) -> io::Result<()> {
+    fn remove_file(&self, file: &str, recorded: &String) -> io::Result<()> {
         let path = self.etc.join(file);
         match installed(&path)? {
-            Some(found) if found == recorded => std::fs::remove_file(path),
+            Some(found) if has(Some(recorded), &found) => std::fs::remove_file(path),
             _ => Ok(()),
         }
     }
@@ -184,6 +217,11 @@ fn brought(manifest: &Manifest, folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
+/// Whether a file of this sum is the host's.
+fn has(recorded: Option<&String>, found: &str) -> bool {
+    !found.is_empty() && recorded.is_some_and(|recorded| recorded.split(' ').any(|sum| sum == found))
+}
+
 /// `<kind>/<symbol>.<extension>`.
 fn is_ours(file: &str) -> bool {
     let Some((folder, name)) = file.split_once('/') else {
@@ -215,12 +253,14 @@ fn write(path: &Path, bytes: &[u8], replace: bool) -> io::Result<()> {
         .permissions(PermissionsExt::from_mode(0o644))
         .tempfile_in(parent)?;
     io::Write::write_all(copy.as_file_mut(), bytes)?;
+    copy.as_file().sync_all()?;
     let written = if replace {
         copy.persist(path)
     } else {
         copy.persist_noclobber(path)
     };
-    written.map(drop).map_err(|error| error.error)
+    written.map(drop).map_err(|error| error.error)?;
+    staging::sync(parent)
 }
 
 #[cfg(test)]
@@ -321,6 +361,40 @@ mod tests {
         world.install(&[(YAML, "2"), (TELL, "2")]);
         world.install(&[(YAML, "1")]);
         assert_eq!((world.read(YAML).as_deref(), world.read(TELL)), (Some("1"), None));
+    }
+
+    #[test]
+    fn a_host_that_is_killed_in_between_knows_its_files_again() {
+        // As far as it comes: what it is about to do is written down, and perhaps done.
+        let begin = |world: &World, text: &str, done: bool| {
+            let plugin = manifest().name;
+            let brought = [(YAML.to_owned(), text.as_bytes().to_vec())].into();
+            let old = world.settings.read_record(&plugin);
+            let intended = world.settings.intend(&plugin, &brought, &old).unwrap();
+            if done {
+                let recorded = intended.get(YAML);
+                world
+                    .settings
+                    .bring_file(YAML, text.as_bytes(), recorded)
+                    .unwrap();
+            }
+        };
+        for done in [false, true] {
+            let world = World::new();
+            begin(&world, "1", done);
+            world.settings.remove_departed(|_| false);
+            assert_eq!(world.read(YAML), None);
+            assert_eq!(world.settings.records.read_dir().unwrap().count(), 0);
+
+            world.install(&[(YAML, "1")]);
+            begin(&world, "2", done);
+            world.install(&[(YAML, "1")]);
+            assert_eq!(world.read(YAML).as_deref(), Some("1"));
+            world.edit(YAML, "mine");
+            begin(&world, "3", done);
+            world.remove();
+            assert_eq!(world.read(YAML).as_deref(), Some("mine"));
+        }
     }
 
     #[test]

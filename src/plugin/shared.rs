@@ -107,7 +107,6 @@ impl Record {
 /// What the manager, its tasks and its handles share.
 pub(super) struct Shared {
     etc: Settings,
-    pub(super) plugins: PathBuf,
     pub(super) portable: PathBuf,
     pub(super) settings: Arc<Portable>,
     catalog: RwLock<Catalog>,
@@ -169,8 +168,7 @@ impl Shared {
         states: States,
         shutdown: CancellationToken,
     ) -> io::Result<Self> {
-        let plugins = config.home.join("plugins");
-        let portable = plugins.join("portable");
+        let portable = config.home.join("plugins/portable");
         tokio::fs::create_dir_all(&portable).await?;
         // Made absolute, because it becomes part of command lines with another working directory.
         let portable = tokio::fs::canonicalize(&portable).await?;
@@ -179,7 +177,6 @@ impl Shared {
         Ok(Self {
             native: Arc::new(native),
             etc: Settings::new(&config.home),
-            plugins: portable.parent().unwrap_or(&plugins).to_owned(),
             portable,
             settings: Arc::new(config.portable.clone()),
             catalog: RwLock::default(),

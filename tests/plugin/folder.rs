@@ -78,7 +78,9 @@ async fn broken_folders_are_refused_and_stop_nobody() {
     std::os::unix::fs::symlink(home.plugin_folder(&good), home.plugin_folder("hlink")).unwrap();
     home.add("hnoexec", "go", r#""sources":["b"]"#, SLEEP);
     std::fs::remove_file(home.plugin_folder("hnoexec").join("run")).unwrap();
-    std::fs::create_dir(home.path().join("plugins/.staging-old")).unwrap();
+    std::fs::create_dir(home.path().join("plugins/portable/.staging-old")).unwrap();
+    // Older hosts have made them there.
+    std::fs::create_dir(home.path().join("plugins/.staging-older")).unwrap();
 
     let host = home.start().await;
     let refused: Vec<String> = host.plugins.refused().into_iter().map(|(name, _)| name).collect();
@@ -114,7 +116,9 @@ async fn broken_folders_are_refused_and_stop_nobody() {
         .await
         .unwrap_err();
     assert!(matches!(error, OpenError::Refused { .. }), "{error}");
-    assert!(!home.path().join("plugins/.staging-old").exists());
+    for left in ["portable/.staging-old", ".staging-older"] {
+        assert!(!home.path().join("plugins").join(left).exists(), "{left}");
+    }
 
     let _peer = Peer::control(&good).await;
     host.running(&good).await;
