@@ -44,6 +44,8 @@ pub struct Settled {
     pub delivered: u64,
     /// One for each that is not.
     pub failed: Vec<ChannelError>,
+    /// After [`Sink::insist`]: something has not been acknowledged in time. It is neither delivered nor failed.
+    pub overdue: Option<ChannelError>,
 }
 
 /// What has come of waiting for an acknowledgement.
@@ -180,6 +182,12 @@ impl Sink {
             }
         }
         settled
+    }
+
+    /// From now on nothing that is on its way is given up because its acknowledgement is late: that is told as
+    /// [`Settled::overdue`], and whoever is told decides. What goes over the other contract still fails.
+    pub fn insist(&self) {
+        self.sender.outlet.insist();
     }
 
     /// Waits until something has come of at least one result that was put; at once, with nothing, when none is on
@@ -320,13 +328,14 @@ impl Sink {
                 },
             }
         };
-        let failed: Vec<ChannelError> = outcomes.failed.into_iter().map(error).collect();
+        let failed: Vec<ChannelError> = outcomes.failed.into_iter().map(&error).collect();
         failed
             .iter()
             .for_each(|error| record.note_error(&error.to_string()));
         Settled {
             delivered: outcomes.delivered,
             failed,
+            overdue: outcomes.overdue.then(|| error(Failure::NotAcknowledged)),
         }
     }
 
@@ -461,11 +470,14 @@ impl Sink {
     }
 
     /// Stops the sink and waits until the plugin says that it has stopped, or its process has ended. Bounded
-    /// by the time limits of the plugin. What was sent is written out before.
-    pub async fn close(self) {
+    /// by the time limits of the plugin. What was sent is written out before, and what has come of it meanwhile is
+    /// returned.
+    pub async fn close(self) -> Settled {
         self.sender.data.close().await;
-        self.held.close().await;
+        self.held.stop().await;
         self.acknowledgements.close().await;
+        let outcomes = self.sender.outlet.take_outcomes();
+        outcomes.map_or_else(Settled::default, |outcomes| self.settled(outcomes))
     }
 }
 

@@ -245,7 +245,7 @@ async fn attempt(shared: &Shared, rule: &Rule, needs: &Needs, stop: &Cancellatio
         _ = needs.lost(&shared.plugins, &mut changes) => Outcome::Parked,
         end = graph.ended() => match end {
             End::SourceEnded => Outcome::Over("its source has ended"),
-            End::Failed(why) => Outcome::Failed(why),
+            End::Failed(why) | End::Unsafe(why) => Outcome::Failed(why),
         },
     };
     rule.status.enter(State::Stopping);

@@ -28,6 +28,8 @@ pub(in crate::plugin) struct Outlet {
     changed: Notify,
     /// The process that was last told to start the sink speaks our own contract.
     native: AtomicBool,
+    /// Nothing is given up because its acknowledgement is late.
+    insists: AtomicBool,
     channel: watch::Sender<Option<Channel>>,
     ack: bool,
     most: usize,
@@ -52,6 +54,7 @@ impl Outlet {
             window: Mutex::new((Window::new(ack, limits.batch, limits.message), 0)),
             changed: Notify::new(),
             native: AtomicBool::new(false),
+            insists: AtomicBool::new(false),
             channel: watch::Sender::new(None),
             ack,
             most: settings.ack_window,
@@ -130,7 +133,7 @@ impl Outlet {
             if window.1 != number {
                 return Ok(());
             }
-            window.0.acknowledge(seq, errors)?;
+            window.0.acknowledge(seq, errors, Instant::now())?;
         }
         self.changed.notify_one();
         Ok(())
@@ -140,9 +143,15 @@ impl Outlet {
         super::lock(&self.window).0.put(results);
     }
 
-    /// Whether more may be put before something is settled.
+    /// Whether more may be put before something is settled; or something is overdue, which has to be told first.
     pub(in crate::plugin) fn has_room(&self) -> bool {
-        !self.ack || super::lock(&self.window).0.open() < self.most
+        let window = super::lock(&self.window);
+        !self.ack || window.0.open() < self.most || window.0.is_overdue()
+    }
+
+    /// From now on what is not acknowledged in time is told to be overdue, and not given up.
+    pub(in crate::plugin) fn insist(&self) {
+        self.insists.store(true, Ordering::Relaxed);
     }
 
     /// The results of which nobody has been told yet.
@@ -160,7 +169,8 @@ impl Outlet {
 
     /// Whether [`Outlet::take_outcomes`] has any.
     pub(in crate::plugin) fn has_outcomes(&self) -> bool {
-        super::lock(&self.window).0.untold() > 0
+        let window = super::lock(&self.window);
+        window.0.untold() > 0 || window.0.is_overdue()
     }
 
     /// Whether what waits, waits for what was sent before it.
@@ -219,13 +229,15 @@ impl Outlet {
         super::lock(&self.window).0.give_up_waiting();
     }
 
-    /// Gives up what has been waiting for its acknowledgement for too long; or, when it `is_coming_back`, goes on
-    /// waiting as long once more.
+    /// Gives up what has been waiting for its acknowledgement for too long, or says that it is overdue; or, when it
+    /// `is_coming_back`, goes on waiting as long once more.
     pub(in crate::plugin) fn expire(&self, is_coming_back: bool) {
         let mut window = super::lock(&self.window);
         let now = Instant::now();
         if is_coming_back {
             window.0.extend(now);
+        } else if self.insists.load(Ordering::Relaxed) {
+            window.0.complain(now, self.ack_limit);
         } else {
             window.0.expire(now, self.ack_limit);
         }

@@ -22,6 +22,8 @@ struct Batch {
 pub(in crate::plugin) struct Outcomes {
     pub(in crate::plugin) delivered: u64,
     pub(in crate::plugin) failed: Vec<Failure>,
+    /// Something has been waiting for its acknowledgement for too long, and waits on.
+    pub(in crate::plugin) overdue: bool,
 }
 
 /// Why a result is not safe.
@@ -49,6 +51,8 @@ pub(super) struct Window {
     seq: u64,
     waiting: VecDeque<Bytes>,
     sent: VecDeque<Batch>,
+    /// When something was acknowledged last.
+    heard: Option<Instant>,
     outcomes: Outcomes,
 }
 
@@ -61,6 +65,7 @@ impl Window {
             seq: 0,
             waiting: VecDeque::new(),
             sent: VecDeque::new(),
+            heard: None,
             outcomes: Outcomes::default(),
         }
     }
@@ -151,7 +156,12 @@ impl Window {
     ///
     /// # Errors
     /// It breaks the contract; nothing is settled.
-    pub(super) fn acknowledge(&mut self, seq: u64, errors: Vec<(u32, String)>) -> Result<(), String> {
+    pub(super) fn acknowledge(
+        &mut self,
+        seq: u64,
+        errors: Vec<(u32, String)>,
+        now: Instant,
+    ) -> Result<(), String> {
         if !self.ack {
             return Err("it acknowledges results though \"ack\" was false".to_owned());
         }
@@ -173,6 +183,7 @@ impl Window {
         errors.sort_by_key(|(index, _)| *index);
         errors.dedup_by_key(|(index, _)| *index);
         while let Some(batch) = self.sent.pop_front_if(|batch| batch.seq <= seq) {
+            self.heard = Some(now);
             let failed = if batch.seq == seq {
                 std::mem::take(&mut errors)
             } else {
@@ -185,16 +196,28 @@ impl Window {
         Ok(())
     }
 
-    /// When the oldest batch is no longer waited for, if nothing else happens.
+    /// When the oldest batch is no longer waited for, if nothing else happens. The sink works off one after the other:
+    /// as long as it acknowledges those before, it is not late.
     pub(super) fn deadline(&self, limit: Duration) -> Option<Instant> {
-        self.sent.front().map(|batch| batch.sent + limit)
+        let batch = self.sent.front()?;
+        Some(self.heard.map_or(batch.sent, |heard| heard.max(batch.sent)) + limit)
     }
 
     /// Gives up the batches that have been waiting for so long.
     pub(super) fn expire(&mut self, now: Instant, limit: Duration) {
-        while let Some(batch) = self.sent.pop_front_if(|batch| now >= batch.sent + limit) {
+        while self.deadline(limit).is_some_and(|deadline| now >= deadline)
+            && let Some(batch) = self.sent.pop_front()
+        {
             let failed = batch.results.iter().map(|_| Failure::NotAcknowledged);
             self.outcomes.failed.extend(failed);
+        }
+    }
+
+    /// Says that something has been waiting for so long, and waits on as long.
+    pub(super) fn complain(&mut self, now: Instant, limit: Duration) {
+        if self.deadline(limit).is_some_and(|deadline| now >= deadline) {
+            self.outcomes.overdue = true;
+            self.extend(now);
         }
     }
 
@@ -227,8 +250,13 @@ impl Window {
 
     /// What has come of results since the last call.
     pub(super) fn take_outcomes(&mut self) -> Option<Outcomes> {
-        let none = self.outcomes.delivered == 0 && self.outcomes.failed.is_empty();
-        (!none).then(|| std::mem::take(&mut self.outcomes))
+        let news = self.untold() > 0 || self.outcomes.overdue;
+        news.then(|| std::mem::take(&mut self.outcomes))
+    }
+
+    /// Whether something is overdue that nobody has been told of.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.outcomes.overdue
     }
 
     /// So many results have been settled that nobody has been told of.
@@ -257,7 +285,16 @@ mod tests {
 
     fn outcomes(delivered: u64, failed: &[Failure]) -> Option<Outcomes> {
         let failed = failed.to_vec();
-        Some(Outcomes { delivered, failed })
+        Some(Outcomes {
+            delivered,
+            failed,
+            overdue: false,
+        })
+    }
+
+    /// As [`Window::acknowledge`], now.
+    fn acknowledges(window: &mut Window, seq: u64, errors: Vec<(u32, String)>) -> Result<(), String> {
+        window.acknowledge(seq, errors, Instant::now())
     }
 
     #[test]
@@ -266,7 +303,7 @@ mod tests {
         window.put(results(&["1", "2", "3", "4", "5"]));
         assert_eq!(sends(&mut window).unwrap(), r#"{"seq":1,"results":[1,2]}"#);
         assert_eq!(sends(&mut window).unwrap(), r#"{"seq":2,"results":[3,4]}"#);
-        window.acknowledge(1, vec![(1, "no".to_owned())]).unwrap();
+        acknowledges(&mut window, 1, vec![(1, "no".to_owned())]).unwrap();
         assert_eq!(
             window.take_outcomes(),
             outcomes(1, &[Failure::Plugin("no".to_owned())])
@@ -276,7 +313,7 @@ mod tests {
         assert_eq!(sends(&mut window).unwrap(), r#"{"seq":1,"results":[3,4]}"#);
         assert_eq!(sends(&mut window).unwrap(), r#"{"seq":2,"results":[5]}"#);
         assert_eq!(sends(&mut window), None);
-        window.acknowledge(2, Vec::new()).unwrap();
+        acknowledges(&mut window, 2, Vec::new()).unwrap();
         assert_eq!(window.take_outcomes(), outcomes(3, &[]));
         assert_eq!((window.open(), window.take_outcomes()), (0, None));
     }
@@ -290,7 +327,7 @@ mod tests {
         assert_eq!((window.open(), window.last()), (2, 0));
         sends(&mut window).unwrap();
         assert_eq!(window.take_outcomes(), outcomes(2, &[]));
-        assert!(window.acknowledge(1, Vec::new()).is_err());
+        assert!(acknowledges(&mut window, 1, Vec::new()).is_err());
     }
 
     #[test]
@@ -298,13 +335,13 @@ mod tests {
         let mut window = Window::new(true, 10, 1000);
         window.put(results(&["1", "2"]));
         sends(&mut window).unwrap();
-        let error = window.acknowledge(2, Vec::new()).unwrap_err();
+        let error = acknowledges(&mut window, 2, Vec::new()).unwrap_err();
         assert_eq!(error, "it acknowledges batch 2; the last one was 1");
-        let error = window.acknowledge(1, vec![(2, String::new())]).unwrap_err();
+        let error = acknowledges(&mut window, 1, vec![(2, String::new())]).unwrap_err();
         assert_eq!(error, "it names the result 2 of batch 1, which has 2");
         assert_eq!(window.open(), 2);
-        window.acknowledge(1, Vec::new()).unwrap();
-        window.acknowledge(1, Vec::new()).unwrap();
+        acknowledges(&mut window, 1, Vec::new()).unwrap();
+        acknowledges(&mut window, 1, Vec::new()).unwrap();
         assert_eq!(window.take_outcomes(), outcomes(2, &[]));
     }
 
@@ -318,11 +355,48 @@ mod tests {
         assert_eq!(window.deadline(limit), Some(start + limit));
         window.expire(start + limit, limit);
         assert_eq!(window.take_outcomes(), outcomes(0, &[Failure::NotAcknowledged]));
-        window.acknowledge(1, vec![(0, "late".to_owned())]).unwrap();
+        let late = vec![(0, "late".to_owned())];
+        window.acknowledge(1, late, start + limit).unwrap();
         assert_eq!(window.take_outcomes(), None);
         window.extend(start + 2 * limit);
         window.expire(start + 2 * limit, limit);
-        window.acknowledge(2, Vec::new()).unwrap();
+        window.acknowledge(2, Vec::new(), start + 2 * limit).unwrap();
+        assert_eq!(window.take_outcomes(), outcomes(1, &[]));
+    }
+
+    #[test]
+    fn a_sink_that_goes_on_acknowledging_is_not_late() {
+        let mut window = Window::new(true, 1, 1000);
+        let (start, limit) = (Instant::now(), Duration::from_secs(5));
+        window.put(results(&["1", "2"]));
+        window.next_message(start).unwrap();
+        window.next_message(start).unwrap();
+        let heard = start + limit / 2;
+        window.acknowledge(1, Vec::new(), heard).unwrap();
+        window.expire(start + limit, limit);
+        assert_eq!(window.take_outcomes(), outcomes(1, &[]));
+        assert_eq!(window.deadline(limit), Some(heard + limit));
+    }
+
+    #[test]
+    fn what_is_insisted_on_is_overdue_and_settled_when_it_is_acknowledged() {
+        let mut window = Window::new(true, 1, 1000);
+        let (start, limit) = (Instant::now(), Duration::from_secs(5));
+        window.put(results(&["1"]));
+        window.next_message(start).unwrap();
+        window.complain(start + limit / 2, limit);
+        assert!(!window.is_overdue());
+        window.complain(start + limit, limit);
+        let overdue = window.take_outcomes().unwrap();
+        assert_eq!(
+            (overdue.overdue, overdue.failed.len(), window.open()),
+            (true, 0, 1)
+        );
+        assert_eq!(
+            (window.deadline(limit), window.take_outcomes()),
+            (Some(start + 2 * limit), None)
+        );
+        acknowledges(&mut window, 1, Vec::new()).unwrap();
         assert_eq!(window.take_outcomes(), outcomes(1, &[]));
     }
 
@@ -349,14 +423,17 @@ mod tests {
                     }
                     2 => drop(window.next_message(now)),
                     3 => window.unsend(),
-                    4 => window.acknowledge(window.last(), Vec::new()).unwrap(),
+                    4 => {
+                        let last = window.last();
+                        acknowledges(&mut window, last, Vec::new()).unwrap();
+                    }
                     5 => window.begin(),
                     _ => {
                         let first = window.last().saturating_sub(1);
-                        let _ = window.acknowledge(first, vec![(0, "no".to_owned())]);
+                        let _ = acknowledges(&mut window, first, vec![(0, "no".to_owned())]);
                     }
                 }
-                if let Some(Outcomes { delivered, failed }) = window.take_outcomes() {
+                if let Some(Outcomes { delivered, failed, .. }) = window.take_outcomes() {
                     settled += delivered + failed.len() as u64;
                 }
                 prop_assert_eq!(settled + window.open() as u64, put);

@@ -75,6 +75,9 @@ pub(crate) enum End {
     SourceEnded,
     /// A node failed.
     Failed(String),
+    /// A sink has not said that results are safe which the source can bring again: it has to be opened again where
+    /// everything before is.
+    Unsafe(String),
 }
 
 /// A tuple on its way through the rule.
@@ -195,6 +198,7 @@ impl Graph {
             match node {
                 // The nodes behind the source still work off what is queued.
                 Ok(None) => {}
+                Ok(Some(End::Unsafe(why))) => return End::Unsafe(why),
                 Ok(Some(end)) => self.end = end,
                 Err(error) => return End::Failed(format!("a node of the rule broke: {error}")),
             }
@@ -205,7 +209,12 @@ impl Graph {
     /// Stops taking in, waits for what is queued within a limit, then ends what is left.
     pub(crate) async fn stop(mut self) {
         self.stop_intake.cancel();
-        if tokio::time::timeout(DRAIN_LIMIT, self.ended()).await.is_err() {
+        let drained = async {
+            while !self.nodes.is_empty() {
+                self.ended().await;
+            }
+        };
+        if tokio::time::timeout(DRAIN_LIMIT, drained).await.is_err() {
             tracing::warn!(
                 "a stopped rule did not finish within {DRAIN_LIMIT:?}; what {} of its nodes had queued is lost",
                 self.nodes.len()
