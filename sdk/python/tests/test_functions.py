@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from typing import Any, Callable
 
 import pytest
 
 from mangrove import AsyncContext, AsyncFunction, Context, Error, Function, Plugin
-from mangrove.testing import Host
+from mangrove.testing import Channel, Host
 
 
 def test_functions_of_every_style() -> None:
@@ -173,6 +174,147 @@ def test_a_coroutine_that_nobody_waits_for_is_cancelled() -> None:
                 channel.send(last)
             assert cancelled.wait(10)
             assert channel.recv() == {"errors": [[1, "the call was cancelled: nobody waits for it any more"]]}
+
+
+GIVEN_UP = "the call was cancelled: nobody waits for it any more"
+
+
+def ask(first: int, count: int = 1, timeout: int = 60_000) -> dict[str, Any]:
+    return {"context": {}, "timeout": timeout, "calls": [[n, [n]] for n in range(first, first + count)]}
+
+
+def outcomes(channel: Channel, count: int) -> dict[int, Any]:
+    """What comes of so many calls: by their number the result, or the error's text."""
+    found: dict[int, Any] = {}
+    while len(found) < count:
+        message = channel.recv()
+        assert message is not None
+        for number, outcome in message.get("results", []) + message.get("errors", []):
+            assert number not in found
+            found[number] = outcome
+    return found
+
+
+@pytest.mark.parametrize("style", ["plain", "threads", "coroutine"])
+def test_no_message_has_more_results_than_the_host_takes(style: str) -> None:
+    plugin = Plugin()
+    last, count = threading.Event(), 40
+
+    def work(n: int) -> Any:
+        # The first result fills the channel, so that all others have gathered before it is read.
+        return "x" * 4_000_000 if n == 0 else n
+
+    async def work_async(n: int) -> Any:
+        if n == count - 1:
+            for _ in range(3):  # those before it have ended then
+                await asyncio.sleep(0)
+            last.set()
+        return work(n)
+
+    def work_apart(n: int) -> Any:
+        if n == count - 1:
+            last.set()
+        return work(n)
+
+    if style == "plain":
+        plugin.add_function("work", work)
+        last.set()
+    elif style == "threads":
+        plugin.add_function("work", work_apart, threads=1)
+    else:
+        plugin.add_function("work", work_async)
+    with Host(plugin, max_batch=4) as host:
+        _, channel = host._begin("function", "work", "")
+        channel.send(ask(0, count))
+        assert last.wait(10)
+        found: list[int] = []
+        while len(found) < count:
+            message = channel.recv()
+            assert message is not None
+            assert len(message["results"]) <= 4
+            found += [number for number, _ in message["results"]]
+        assert found == list(range(count))
+
+
+@pytest.mark.parametrize("style", ["plain", "threads", "coroutine"])
+def test_calls_are_not_begun_after_their_deadline(style: str) -> None:
+    plugin = Plugin()
+    made: list[int] = []
+
+    def work(n: int) -> int:
+        made.append(n)
+        if n < 20:
+            time.sleep(0.3)  # a function that takes its time, longer than the host waits
+        return n
+
+    async def work_async(n: int) -> int:
+        return work(n)
+
+    if style == "coroutine":
+        plugin.add_function("work", work_async)
+    else:
+        plugin.add_function("work", work, threads=int(style == "threads"))
+    with Host(plugin) as host:
+        _, channel = host._begin("function", "work", "")
+        channel.send(ask(0, 20, timeout=200))
+        found = outcomes(channel, 20)
+        # The first may be late already where the machine is busy.
+        assert made in ([0], [])
+        assert all(found[n] == GIVEN_UP for n in range(1, 20))
+        channel.send(ask(20))
+        assert outcomes(channel, 1) == {20: 20}
+
+
+class Gate:
+    """A function whose call 1 waits until the test says so, and then for a while; it notes the calls that are made."""
+
+    def __init__(self) -> None:
+        self.made: list[int] = []
+        self.began, self.open = threading.Event(), threading.Event()
+
+    def __call__(self, n: int) -> int:
+        self.made.append(n)
+        if n == 1:
+            self.began.set()
+            assert self.open.wait(10)
+        if n < 3:
+            time.sleep(0.05)  # longer than a plain function goes on without looking at what has come
+        return n
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_calls_that_wait_are_cancelled(threads: int) -> None:
+    plugin, gate = Plugin(), Gate()
+    plugin.add_function("gate", gate, threads=threads)
+    with Host(plugin) as host:
+        _, channel = host._begin("function", "gate", "")
+        channel.send(ask(1, 4))
+        assert gate.began.wait(10)
+        channel.send(ask(5, 3))
+        channel.send({"cancel": [1, 3, 6, 99, "x"]})
+        channel.send({})
+        if threads:  # its messages are read meanwhile; that the last one is wrong tells that they have been
+            host.control.wait_for(lambda note: note["type"] == "error")
+        gate.open.set()
+        assert outcomes(channel, 7) == {1: 1, 2: 2, 3: GIVEN_UP, 4: 4, 5: 5, 6: GIVEN_UP, 7: 7}
+        assert gate.made == [1, 2, 4, 5, 7]
+        channel.send(ask(8))
+        assert outcomes(channel, 1) == {8: 8}
+        assert len(host.errors) == 1
+
+
+def test_a_deadline_counts_from_when_the_message_came() -> None:
+    plugin, gate = Plugin(), Gate()
+    plugin.add_function("gate", gate)
+    with Host(plugin) as host:
+        _, channel = host._begin("function", "gate", "")
+        channel.send(ask(1, 2))
+        assert gate.began.wait(10)
+        channel.send(ask(3, timeout=25))  # shorter than call 2 takes
+        channel.send(ask(4))
+        gate.open.set()
+        assert outcomes(channel, 4) == {1: 1, 2: 2, 3: GIVEN_UP, 4: 4}
+        assert gate.made == [1, 2, 4]
 
 
 def test_broken_call_messages_are_errors_of_the_use() -> None:

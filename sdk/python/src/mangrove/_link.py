@@ -11,6 +11,7 @@ import random
 import socket
 import ssl
 import threading
+import time
 from typing import Iterator, Optional, Protocol
 
 from . import _wire
@@ -25,7 +26,7 @@ _CONNECT_TIMEOUT = 5.0
 class Stream(Protocol):
     """A stream of bytes; the two halves are used by different threads."""
 
-    def recv_into(self, buffer: memoryview) -> int: ...
+    def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0) -> int: ...
 
     def sendall(self, data: bytes) -> None: ...
 
@@ -43,6 +44,8 @@ class Connection:
         self._decoder = _wire.FrameDecoder(marked, limit)
         self._chunk = memoryview(bytearray(_CHUNK))
         self._sending = threading.Lock()
+        # When, by `time.monotonic`, what can be received now has come at the latest.
+        self.arrived = 0.0
 
     def set_limit(self, limit: int) -> None:
         """From now on messages of up to ``limit`` bytes are taken."""
@@ -70,6 +73,22 @@ class Connection:
             count = self._stream.recv_into(self._chunk)
             if count == 0:
                 return None
+            self.arrived = time.monotonic()
+            self._decoder.feed(self._chunk[:count])
+
+    def recv_ready(self) -> Optional[bytes]:
+        """The next message if all of it has come already, or none; raises as ``recv`` does, and does not wait."""
+        while True:
+            payload = self._decoder.next()
+            if payload is not None:
+                return payload
+            try:
+                count = self._stream.recv_into(self._chunk, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
+            if count == 0:
+                return None
+            self.arrived = time.monotonic()
             self._decoder.feed(self._chunk[:count])
 
     def end_reading(self) -> None:
@@ -119,26 +138,26 @@ class _TlsStream:
             if data:
                 self._sock.sendall(data)
 
-    def _fill(self) -> None:
-        data = self._sock.recv(_CHUNK)
+    def _fill(self, flags: int = 0) -> None:
+        data = self._sock.recv(_CHUNK, flags)
         with self._lock:
             if data:
                 self._incoming.write(data)
             else:
                 self._incoming.write_eof()
 
-    def recv_into(self, buffer: memoryview) -> int:
+    def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0) -> int:
         while True:
             try:
                 with self._lock:
-                    data = self._engine.read(len(buffer))
+                    data = self._engine.read(nbytes or len(buffer))
                 buffer[: len(data)] = data
                 return len(data)
             except ssl.SSLWantReadError:
                 # The engine may have to answer, as when keys change.
                 if self._outgoing.pending:
                     self._flush()
-                self._fill()
+                self._fill(flags)
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return 0
 
