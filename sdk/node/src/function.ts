@@ -9,6 +9,14 @@ import { LimitError } from "./sp.js";
 const BATCH = 256 << 10; // UTF-16 units, about bytes
 const ENVELOPE = 128;
 const LONGEST = 3_600_000;
+const TURN = 20; // milliseconds of calls without a break
+
+/** The calls of one message that are to be made, from `next` on. */
+interface Group {
+  readonly shared: Shared;
+  readonly calls: [number, unknown[]][];
+  next: number;
+}
 
 /** What the calls of one message share. */
 class Shared {
@@ -24,7 +32,8 @@ class Shared {
   constructor(
     readonly run: FunctionRun,
     fields: Fields,
-    readonly timeout: number,
+    /** When nobody waits for the calls any more, as `performance.now` counts. */
+    readonly deadline: number,
   ) {
     this.ruleId = text(fields, "ruleId");
     this.opId = text(fields, "opId");
@@ -91,7 +100,9 @@ class Call implements CallContext {
 export class FunctionRun implements Run {
   readonly #done: Promise<void>;
   readonly #running = new Map<number, Call>();
-  #open = 0; // calls that run or whose results are not written
+  #groups: Group[] = [];
+  readonly #cancelled = new Set<number>(); // among the calls of groups
+  #open = 0; // calls that are to be made, that run, or whose results are not written
   #waiting: (() => void)[] = [];
   #results: { encoded: string; failed: boolean }[] = [];
   #flushing = false;
@@ -134,30 +145,64 @@ export class FunctionRun implements Run {
   #handle(data: Fields): void {
     const calls = list(data, "calls");
     if (calls.length > this.owner.limits.batch) throw new ContractError(`${calls.length} calls, expected at most ${this.owner.limits.batch}`);
-    for (const id of list(data, "cancel")) this.#running.get(id as number)?.giveUp();
+    for (const id of list(data, "cancel") as number[]) {
+      this.#running.get(id)?.giveUp();
+      if (this.#groups.length > 0 && this.#cancelled.size < this.#open) this.#cancelled.add(id);
+    }
     if (calls.length === 0) return;
     for (const call of calls) {
       if (!Array.isArray(call) || call.length !== 2 || !Number.isSafeInteger(call[0]) || !Array.isArray(call[1])) {
         throw new ContractError(`${excerpt(call)}: expected [id, arguments]`);
       }
     }
-    const shared = new Shared(this, (data["context"] ?? {}) as Fields, milliseconds(data, "timeout", LONGEST));
-    for (const [id, args] of calls as [number, unknown[]][]) this.#call(shared, id, args);
-    if (shared.calls.size > 0) shared.timer = setTimeout(() => shared.calls.forEach((call) => call.giveUp()), shared.timeout);
+    const deadline = performance.now() + milliseconds(data, "timeout", LONGEST);
+    const shared = new Shared(this, (data["context"] ?? {}) as Fields, deadline);
+    this.#open += calls.length;
+    this.#groups.push({ shared, calls: calls as Group["calls"], next: 0 });
+    if (this.#groups.length === 1) this.#make();
   }
 
-  #call(shared: Shared, id: number, args: unknown[]): void {
-    this.#open++;
+  /**
+   * Makes the calls that are to be made. Now and then it lets everything else have its turn: results go out, pings are
+   * answered, and what has come meanwhile is read, so that it is known since when it is here and what was cancelled.
+   */
+  #make(): void {
+    const end = performance.now() + TURN;
+    for (let group: Group | undefined; (group = this.#groups[0]) !== undefined; this.#groups.shift()) {
+      const { shared, calls } = group;
+      while (group.next < calls.length) {
+        const now = performance.now();
+        if (now >= end) return void setImmediate(() => this.#make());
+        const [id, args] = calls[group.next++]!;
+        if (now >= shared.deadline || this.#cancelled.has(id)) this.#closed(1);
+        else this.#call(shared, id, args, now);
+      }
+    }
+    this.#cancelled.clear();
+  }
+
+  /** What is still to be made is nobody's any more. */
+  #forget(): void {
+    const left = this.#groups.reduce((sum, { calls, next }) => sum + calls.length - next, 0);
+    this.#groups = [];
+    this.#closed(left);
+  }
+
+  #call(shared: Shared, id: number, args: unknown[], now: number): void {
     const call = new Call(shared);
     try {
       const value = this.exec(args, call);
       if (!isPromise(value)) return this.#finish(id, value);
       this.#running.set(id, call);
       shared.calls.add(call);
+      shared.timer ??= setTimeout(() => shared.calls.forEach((call) => call.giveUp()), shared.deadline - now);
       const settle = (): void => {
         if (this.#running.get(id) === call) this.#running.delete(id);
         shared.calls.delete(call);
-        if (shared.calls.size === 0) clearTimeout(shared.timer);
+        if (shared.calls.size === 0) {
+          clearTimeout(shared.timer);
+          shared.timer = undefined;
+        }
       };
       value.then(
         (value) => {
@@ -238,6 +283,7 @@ export class FunctionRun implements Run {
       this.channel.close();
       this.metrics.flush();
       this.#running.forEach((call) => call.giveUp());
+      this.#forget();
     }
     await this.#done;
     return undefined;
@@ -247,7 +293,7 @@ export class FunctionRun implements Run {
     this.channel.close();
     this.metrics.flush();
     this.#running.forEach((call) => call.giveUp());
-    this.#waiting.splice(0).forEach((wake) => wake());
+    this.#forget();
     await this.#done;
   }
 }

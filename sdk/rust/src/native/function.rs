@@ -1,7 +1,9 @@
 //! Owns one running function: its channel, the calls that are in flight, and the gathering of their results.
 //!
 //! A call is begun in this task; most are done with that, and none of those costs a task. What has to wait becomes a task
-//! of its own, so that it holds up nobody. Results go out together, as soon as nothing more is there to be begun.
+//! of its own, so that it holds up nobody. Results go out together, as soon as nothing more is there to be begun, or when
+//! calls have been begun for a while; then what has come meanwhile is taken in, too. A call whose deadline has passed is
+//! not begun.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,6 +32,14 @@ use crate::{Context, Error, Result};
 /// Results that have this many bytes go out.
 const BATCH_BYTES: usize = 256 * 1024;
 
+/// How long calls are begun before what has come of them goes out.
+const TURN: Duration = Duration::from_millis(20);
+
+/// So many calls wait here at most before what is in the socket is left there.
+const AHEAD: usize = 8192;
+
+const LATE: &str = "it took longer than the host waits";
+
 /// Messages that are handled before their results go out, if so many are there.
 const RUN: u32 = 16;
 
@@ -55,6 +65,7 @@ pub(super) async fn run(using: &Use, request: u64, function: Arc<dyn AnyFunction
         waiting: VecDeque::new(),
         running: JoinSet::new(),
         handles: HashMap::new(),
+        turn: Instant::now(),
     };
     tokio::select! {
         biased;
@@ -76,10 +87,12 @@ struct Calls<'a> {
     results: ResultWriter,
     /// Messages that are ready to go out.
     finished: VecDeque<Vec<u8>>,
-    /// Calls for which there is no room now.
+    /// Calls for which there is no room or no time now.
     waiting: VecDeque<Call>,
     running: JoinSet<(u64, Result<Value>)>,
     handles: HashMap<u64, AbortHandle>,
+    /// Until when calls may be begun without a break.
+    turn: Instant,
 }
 
 struct Call {
@@ -104,6 +117,22 @@ impl Calls<'_> {
                 return;
             }
             let has_room = self.waiting.is_empty();
+            if !has_room && self.running.len() < self.most() {
+                // Its deadlines begin, and it may cancel what waits.
+                while order.is_none() && self.waiting.len() < AHEAD {
+                    let Ok(Some(message)) = pair.try_recv() else { break };
+                    self.handle(&message);
+                }
+                while let Some(ended) = self.running.try_join_next() {
+                    self.handle_ended(Some(ended));
+                }
+                self.turn = Instant::now() + TURN;
+                self.begin_waiting();
+                self.flush(pair).await;
+                tokio::task::yield_now().await;
+                continue;
+            }
+            self.turn = Instant::now() + TURN;
             if order.is_some() && has_room {
                 // What has come before the order is finished, what comes after it is nobody's.
                 while let Ok(Some(message)) = pair.try_recv() {
@@ -119,6 +148,7 @@ impl Calls<'_> {
                 ended = self.running.join_next(), if !self.running.is_empty() => Wake::Ended(ended),
                 () = self.using.orders.given(), if order.is_none() => Wake::Order,
             };
+            self.turn = Instant::now() + TURN;
             match wake {
                 Wake::Message(Ok(message)) => self.handle_all(message, pair),
                 Wake::Message(Err(RecvError::TimedOut)) | Wake::Order => {}
@@ -189,36 +219,46 @@ impl Calls<'_> {
                 context: context.clone(),
                 deadline,
             };
-            if self.has_room() {
-                self.begin(call);
+            let now = Instant::now();
+            if self.waiting.is_empty() && self.running.len() < self.most() && now < self.turn {
+                self.begin(call, now);
             } else {
                 self.waiting.push_back(call);
             }
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.waiting.is_empty() && self.running.len() < self.using.options.calls.max(1)
+    /// How many calls may be under way.
+    fn most(&self) -> usize {
+        self.using.options.calls.max(1)
     }
 
     fn begin_waiting(&mut self) {
-        while self.running.len() < self.using.options.calls.max(1) {
+        while self.running.len() < self.most() {
+            let now = Instant::now();
+            if now >= self.turn {
+                return;
+            }
             let Some(call) = self.waiting.pop_front() else {
                 return;
             };
             let span = call.context.span().clone();
-            span.in_scope(|| self.begin(call));
+            span.in_scope(|| self.begin(call, now));
         }
     }
 
     /// Goes as far with a call as it goes without waiting; then it is a task's.
-    fn begin(&mut self, call: Call) {
+    fn begin(&mut self, call: Call, now: Instant) {
         let Call {
             id,
             args,
             context,
             deadline,
         } = call;
+        if deadline.is_some_and(|deadline| now >= deadline) {
+            self.write(id, Err(LATE.into()));
+            return;
+        }
         let span = context.span().clone();
         let mut future = Arc::clone(&self.function).call(args, context);
         // A task polls it again at once, whatever this poll has found.
@@ -320,7 +360,7 @@ async fn finish(
     };
     let result = match ended {
         Ok(ended) => ended.map_err(Error::from).flatten(),
-        Err(_) => Err("it took longer than the host waits".into()),
+        Err(_) => Err(LATE.into()),
     };
     (id, result)
 }

@@ -133,18 +133,37 @@ async fn calls_beyond_the_bound_wait_for_their_turn() {
     let calls: Vec<_> = (1..=8).map(|id| (id, json!(["wait", id]))).collect();
     call(&pair, 30_000, &calls).await;
     assert_eq!(outcomes(&pair, 8).await.len(), 8);
-    call(
-        &pair,
-        300,
-        &[(20, json!(["hold"])), (21, json!(["hold"])), (22, json!(["now"]))],
-    )
-    .await;
+    call(&pair, 300, &[(20, json!(["hold"])), (21, json!(["hold"]))]).await;
+    call(&pair, 30_000, &[(22, json!(["now"]))]).await;
     // The third begins when the time of the others is up.
     let outcomes = outcomes(&pair, 3).await;
     assert_eq!(outcomes[&22], Ok(json!(["now"])));
     assert!(outcomes[&20].is_err() && outcomes[&21].is_err());
     soon("the drops", DROPPED.acquire_many(2)).await.unwrap().forget();
     soon("the calls", HELD.acquire_many(2)).await.unwrap().forget();
+    host.shut_down().await;
+}
+
+#[tokio::test]
+async fn calls_that_nobody_waits_for_are_not_begun() {
+    let mut host = Host::start().await;
+    let pair = host.function(6, "do").await;
+    let busy = |ids: std::ops::Range<u64>, milliseconds: u64| -> Vec<_> {
+        ids.map(|id| (id, json!(["busy", milliseconds]))).collect()
+    };
+    call(&pair, 200, &busy(1..9, 300)).await;
+    let late = outcomes(&pair, 8).await;
+    let made = late.iter().filter(|(_, outcome)| outcome.is_ok());
+    // None where this machine is busy, too.
+    assert!(made.count() <= 1, "{late:?}");
+    call(&pair, 30_000, &busy(11..19, 50)).await;
+    pair.send(encode_cancel(&[18])).await.unwrap();
+    call(&pair, 30_000, &[(19, json!(["now"]))]).await;
+    let outcomes = outcomes(&pair, 8).await;
+    assert!(
+        !outcomes.contains_key(&18) && outcomes.contains_key(&19),
+        "{outcomes:?}"
+    );
     host.shut_down().await;
 }
 

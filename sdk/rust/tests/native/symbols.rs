@@ -179,6 +179,11 @@ impl Function for Do {
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 Ok(json!(args))
             }
+            Some("busy") => {
+                let milliseconds = args.get(1).and_then(Value::as_u64).unwrap_or_default();
+                std::thread::sleep(Duration::from_millis(milliseconds));
+                Ok(Value::Null)
+            }
             Some("stop") => {
                 HELD.add_permits(1);
                 context.cancelled().await;
