@@ -41,7 +41,7 @@ async fn converse(socket: &Socket, options: &Options, data: Option<Message>) -> 
     for address in options.listened() {
         let bound = socket.listen(&address).await?;
         if options.verbose {
-            eprintln!("listening on {bound}");
+            options.say(format_args!("listening on {bound}"));
         }
     }
     for address in options.dialed() {
@@ -152,14 +152,17 @@ async fn tell(mut events: Events, options: &Options) {
         if !options.silent && (trouble || options.verbose) {
             match event {
                 Event::PipeAdded(pipe) => {
-                    eprintln!("{} is connected and speaks {}", pipe.peer_address, pipe.peer);
+                    options.say(format_args!(
+                        "{} is connected and speaks {}",
+                        pipe.peer_address, pipe.peer
+                    ));
                 }
-                Event::PipeRemoved { reason, .. } => eprintln!("a peer is gone: {reason}"),
+                Event::PipeRemoved { reason, .. } => options.say(format_args!("a peer is gone: {reason}")),
                 Event::PeerRefused { peer_address, reason } => {
-                    eprintln!("{peer_address} is refused: {reason}");
+                    options.say(format_args!("{peer_address} is refused: {reason}"));
                 }
-                Event::DialFailed { reason, .. } => eprintln!("{reason}"),
-                Event::AcceptFailed { reason } => eprintln!("cannot accept: {reason}"),
+                Event::DialFailed { reason, .. } => options.say(format_args!("{reason}")),
+                Event::AcceptFailed { reason } => options.say(format_args!("cannot accept: {reason}")),
                 _ => {}
             }
         }

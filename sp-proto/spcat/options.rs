@@ -66,6 +66,9 @@ pub(crate) struct Options {
     /// Say nothing on the standard error but why the program ends
     #[arg(short = 'q', long, conflicts_with = "verbose")]
     pub(crate) silent: bool,
+    /// Put this name before each line on the standard error that tells of the socket
+    #[arg(long, value_name = "NAME")]
+    socket_name: Option<String>,
 
     /// TLS: believe whoever answers, whatever its certificate
     #[arg(short = 'k', long)]
@@ -166,6 +169,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 impl Options {
+    /// Tells of the socket on the standard error.
+    pub(crate) fn say(&self, line: std::fmt::Arguments<'_>) {
+        match &self.socket_name {
+            Some(name) => eprintln!("{name}: {line}"),
+            None => eprintln!("{line}"),
+        }
+    }
+
     pub(crate) fn protocol(&self) -> Protocol {
         let Protocols {
             push,

@@ -120,10 +120,12 @@ async fn it_stands_in_for_nanocat() {
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.ipc").display().to_string();
-        let mut pull = start(&spcat(), &["--pull", "-X", &path, "--quoted", "-v"]);
-        pull.line("an address", |line| line.starts_with("listening on "))
+        let told = ["--pull", "-X", &path, "--quoted", "-v", "--socket-name", "here"];
+        let mut pull = start(&spcat(), &told);
+        pull.line("an address", |line| line.starts_with("here: listening on "))
             .await;
-        let _push = start(&program, &["--push", "-x", &path, "-D", "work"]);
+        let named = ["--push", "-x", &path, "-D", "work", "--socket-name", "there"];
+        let _push = start(&program, &named);
         is_line(&mut pull, "\"work\"").await;
 
         let at = address();
