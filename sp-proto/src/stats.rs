@@ -43,6 +43,8 @@ pub struct Drops {
     pub not_subscribed: u64,
     /// Raw replies whose requester is gone.
     pub peer_gone: u64,
+    /// Messages that a device was to send through this socket, and for which there was no room within `send_timeout`.
+    pub not_forwarded: u64,
 }
 
 /// What has gone through a socket since it was made. A snapshot: the numbers belong to one moment.

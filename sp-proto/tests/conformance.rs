@@ -9,7 +9,7 @@ mod support;
 
 use broadcast::{cancelled_readers, neighbours, slow_subscriber, surveys, topics};
 use raw::{
-    cancelled_devices, ends, headers, one_way, pairs, reflector, requests as forward_requests,
+    cancelled_devices, ends, headers, not_forwarded, one_way, pairs, reflector, requests as forward_requests,
     surveys as forward_surveys,
 };
 use sp_proto::{
@@ -102,6 +102,7 @@ for_every_transport! {
     a_device_forwards_one_way => one_way;
     a_device_counts_hops => pairs;
     a_reflector_makes_a_star_of_a_bus => reflector;
+    a_device_counts_what_it_cannot_send => not_forwarded;
     a_device_ends_clearly => ends;
     a_cancelled_device_doubles_nothing => cancelled_devices;
 }

@@ -40,7 +40,7 @@ pub enum DeviceError {
 ///
 /// It holds one message in each direction; all else waits in the sockets' bounded queues, and a receiver that
 /// is slow holds its senders back where the protocol has that. With a `send_timeout` a message that finds no
-/// room in time is lost.
+/// room in time is dropped, counted as [`not_forwarded`](crate::Drops::not_forwarded) of the socket that was to send it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -101,10 +101,10 @@ async fn forward(from: &Raw, to: &Raw) {
             Err(RecvError::TimedOut) => continue,
             Err(_) => return,
         };
-        if let Err(error) = to.send(message).await
-            && error.kind == SendErrorKind::Closed
-        {
-            return;
+        match to.send(message).await {
+            Ok(()) => {}
+            Err(error) if error.kind == SendErrorKind::Closed => return,
+            Err(_) => to.count_not_forwarded(),
         }
     }
 }

@@ -96,6 +96,10 @@ impl Raw {
         Arc::ptr_eq(&self.owner, &other.owner)
     }
 
+    pub(super) fn count_not_forwarded(&self) {
+        self.owner.core.with(|state| state.pipes.drops.not_forwarded += 1);
+    }
+
     /// Sends a message as its header says, waiting for room where the table above says so.
     ///
     /// # Errors

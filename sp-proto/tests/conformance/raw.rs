@@ -5,6 +5,7 @@ use sp_proto::{
     Bus, DeviceError, Endpoint, Message, Pair1, Protocol, Pub, Pull, Push, Raw, RawMessage, RecvError, Rep,
     Req, Respondent, SendErrorKind, SocketOptions, Sub, Surveyor, device,
 };
+use std::time::Duration;
 
 /// Runs `work` while a device forwards between the two.
 async fn during<T>(left: &Raw, right: &Raw, work: impl Future<Output = T>) -> T {
@@ -223,6 +224,31 @@ pub(crate) async fn cancelled_devices(transport: &Transport) {
     };
     assert!(got.is_sorted_by(|before, after| before < after), "{got:?}");
     assert!(got.len() + dropped >= COUNT as usize);
+}
+
+pub(crate) async fn not_forwarded(transport: &Transport) {
+    let near = Raw::with_options(Protocol::Pull, transport.options());
+    let far = Raw::with_options(
+        Protocol::Push,
+        SocketOptions {
+            send_timeout: Some(Duration::from_millis(1)),
+            ..transport.options()
+        },
+    );
+    let at = near.listen(&transport.address).await.unwrap();
+    let push = Push::with_options(transport.options());
+    push.dial(&at.address).await.unwrap();
+    let work = async {
+        for dropped in 1..4 {
+            push.send("for nobody").await.unwrap();
+            while far.stats().dropped.not_forwarded < dropped {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    during(&near, &far, work).await;
+    assert_eq!(far.stats().dropped.not_forwarded, 3);
+    assert_eq!(near.stats().dropped, Default::default());
 }
 
 pub(crate) async fn ends(transport: &Transport) {
