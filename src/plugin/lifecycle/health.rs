@@ -75,6 +75,11 @@ impl Health {
         self.halted = halted;
     }
 
+    /// Whether it was found stopped.
+    pub(super) fn is_halted(&self) -> bool {
+        self.halted
+    }
+
     /// A command was given up and nothing was heard since.
     pub(super) fn unanswered(&self) -> Option<(&str, Instant)> {
         let (command, since) = self.unanswered.as_ref()?;

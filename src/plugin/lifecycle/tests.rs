@@ -655,6 +655,33 @@ fn a_symbol_that_ran_before_and_is_not_answered_for_is_stopped_and_started_again
 }
 
 #[test]
+fn a_process_that_was_stopped_while_it_started_a_symbol_is_asked_once_more() {
+    let refused = || Request::Failed("no connection within 5 s".to_owned());
+    // Found stopped after the command, or before it.
+    let mut world = World::with("fun");
+    world.on(exited());
+    world.ticks();
+    assert_eq!(world.hears(2, Request::Handshake), [begin_on(2, "fun")]);
+    world.on(Event::Halted(true));
+    world.on(Event::Halted(false));
+    assert_eq!(world.hears(2, refused()), [begin_on(2, "fun")]);
+    assert_eq!(world.hears(2, Request::Done), [Action::Started(A)]);
+    let mut world = World::running();
+    world.on(Event::Halted(true));
+    assert_eq!(world.on(Event::Open(A, symbol("src"))), [begin("src")]);
+    assert_eq!(world.hears(1, refused()), [begin("src")]);
+    world.on(Event::Halted(false));
+    // Nobody wants it any more: it is not started again.
+    world.on(Event::Close(A));
+    assert_eq!(world.hears(1, refused()), [end("src")]);
+    assert_eq!(world.hears(1, Request::Done), [Action::Closed(A)]);
+    // What it says in good health is its word.
+    let said = Refusal::Plugin("no connection within 5 s".to_owned());
+    assert_eq!(world.on(Event::Open(B, symbol("src"))), [begin("src")]);
+    assert_eq!(world.hears(1, refused()), [Action::Refused(B, said)]);
+}
+
+#[test]
 fn missed_keep_alives_are_told_and_forgiven() {
     let mut world = World::running();
     for _ in 0..2 {

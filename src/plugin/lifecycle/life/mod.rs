@@ -55,6 +55,8 @@ struct Outstanding {
     order: Order,
     command: Command,
     deadline: Instant,
+    /// The process was found stopped meanwhile: what it says of limits of time means nothing.
+    halted: bool,
 }
 
 /// The life of one plugin in one line of processes, each of which replaces the one that failed before. `P` is
@@ -131,7 +133,12 @@ impl<P: Copy + Ord> Lifecycle<P> {
             Event::Silent(id) => self.uses.note_silent(id),
             Event::Lost(id, was_connected) => self.handle_lost(id, was_connected, now, &mut actions),
             Event::Late(function) => self.health.note_late(function),
-            Event::Halted(halted) => self.health.note_halted(halted),
+            Event::Halted(halted) => {
+                self.health.note_halted(halted);
+                if let Some(sent) = self.outstanding.as_mut() {
+                    sent.halted = true;
+                }
+            }
             Event::Condemn(reason) => self.handle_condemned(reason, now, &mut actions),
             Event::Tick => self.handle_tick(now, &mut actions),
         }

@@ -91,6 +91,10 @@ impl<P: Copy + Ord> Lifecycle<P> {
             return;
         };
         match verdict {
+            // It may have missed a limit of its own while it was stopped, such as that for a connection.
+            Err(Refusal::Plugin(_)) if sent.halted && sent.order.verb == Verb::Start => {
+                actions.extend(self.uses.interrupt(&sent.order));
+            }
             // The next process may do what this one cannot.
             Err(refusal) if self.uses.is_mending(&sent.order) => {
                 let name = self.uses.name(sent.order.id).map_or("", SymbolName::as_str);
@@ -126,6 +130,7 @@ impl<P: Copy + Ord> Lifecycle<P> {
                 order,
                 command,
                 deadline: now + self.limits.command,
+                halted: self.health.is_halted(),
             });
         }
     }
