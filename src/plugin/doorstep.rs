@@ -28,6 +28,10 @@ impl Doorstep {
         }
     }
 
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Listens from now on.
     pub(super) async fn open(&self) -> Result<(), ListenError> {
         let mut is_open = self.is_open.lock().await;

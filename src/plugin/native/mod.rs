@@ -67,6 +67,21 @@ impl Native {
         })
     }
 
+    /// Remembers a socket that lies where eKuiper's contract wants it: should the host be killed, the next one removes
+    /// what is left of it.
+    pub(super) async fn note_elsewhere(&self, address: &str) {
+        let Some(path) = address.strip_prefix("ipc://").map(Path::new) else {
+            return;
+        };
+        let Some(name) = path.file_name() else { return };
+        match tokio::fs::symlink(path, self.run.join(name)).await {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                tracing::debug!("{address} is not remembered: {error}");
+            }
+            _ => {}
+        }
+    }
+
     /// A number for a use in one process. No other use has it, nor this one in another process: whatever comes late
     /// is not taken for something else.
     fn next_number(&self) -> u64 {

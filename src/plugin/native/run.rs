@@ -1,9 +1,11 @@
 //! Owns the folder of the sockets: one that only the host's own user can enter, with nothing in it when the host
-//! starts. Blocking; called once.
+//! starts. A link in it stands for a socket that lies elsewhere, where eKuiper's contract wants it: what a host that was
+//! killed has left there goes with the link, if nobody listens at it. Blocking; called once.
 
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use mangrove_protocol::address::MAX_PATH_LEN;
@@ -59,10 +61,29 @@ fn empty(folder: &Path) -> io::Result<()> {
     for entry in folder.read_dir()? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "ipc") {
+            if let Ok(elsewhere) = path.read_link() {
+                remove_stale(&elsewhere);
+            }
             std::fs::remove_file(path)?;
         }
     }
     Ok(())
+}
+
+/// Removes a socket of the host's user at which nobody listens. What cannot be removed is in nobody's way: who listens
+/// there next says so.
+fn remove_stale(path: &Path) {
+    let Ok(found) = path.symlink_metadata() else {
+        return;
+    };
+    let is_ours = found.file_type().is_socket() && found.uid() == rustix::process::geteuid().as_raw();
+    let is_refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    if is_ours
+        && UnixStream::connect(path).is_err_and(is_refused)
+        && let Err(error) = std::fs::remove_file(path)
+    {
+        tracing::warn!("cannot remove the socket {}: {error}", path.display());
+    }
 }
 
 fn refused(folder: &Path, why: &str) -> io::Error {
@@ -87,6 +108,25 @@ mod tests {
         assert_eq!(prepare(home.path()).unwrap(), folder);
         assert!(!folder.join("7.ipc").exists() && folder.join("note").exists());
         assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn what_a_killed_host_has_left_elsewhere_goes_with_its_link() {
+        let home = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let [stale, live, file] = ["stale", "live", "file"].map(|name| elsewhere.path().join(name));
+        let folder = prepare(home.path()).unwrap();
+        let link = |path: &Path| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            std::os::unix::fs::symlink(path, folder.join(format!("{name}.ipc"))).unwrap();
+        };
+        [&stale, &live, &file, &elsewhere.path().join("gone")].map(|path| link(path));
+        drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+        let _listens = std::os::unix::net::UnixListener::bind(&live).unwrap();
+        std::fs::write(&file, "somebody's").unwrap();
+        prepare(home.path()).unwrap();
+        assert!(!stale.exists() && live.exists() && file.exists());
+        assert_eq!(folder.read_dir().unwrap().count(), 0);
     }
 
     #[test]

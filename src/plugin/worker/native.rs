@@ -134,12 +134,18 @@ impl Worker {
         if matches!(command, Command::Stop(_)) {
             return Ok(());
         }
-        match self.symbols.ends(id) {
-            Some(Ends::Source(_, doorstep)) => doorstep.open().await,
-            Some(Ends::Sink(sender)) => sender.doorstep.open().await,
-            Some(Ends::Function(Some(doorstep))) => doorstep.open().await,
-            Some(Ends::Function(None)) | None => Ok(()),
-        }
+        let ends = self.symbols.ends(id);
+        let doorstep = match &ends {
+            Some(Ends::Source(_, doorstep) | Ends::Function(Some(doorstep))) => doorstep,
+            Some(Ends::Sink(sender)) => {
+                // There it is the process that listens. It ends with the host.
+                self.native.note_elsewhere(sender.address()).await;
+                &sender.doorstep
+            }
+            Some(Ends::Function(None)) | None => return Ok(()),
+        };
+        self.native.note_elsewhere(doorstep.address()).await;
+        doorstep.open().await
     }
 
     /// The answer to a command that could not even be given, as the process would give it.
