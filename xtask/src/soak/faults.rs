@@ -1,8 +1,9 @@
-//! Faults under load: two plugins are killed, stopped for a moment or for long, exit, write garbage and acknowledge
-//! what they have not taken, in an order that the seed decides; a stranger writes garbage as well. The host goes on, its rules run in the end, nothing that it
-//! has accepted is lost, and it uses no more than before.
+//! Faults under load: two plugins are killed, stopped for a moment or for long, exit, write garbage over connections
+//! of their own and into those that are in use, in an order that the seed decides; a third one acknowledges what it has
+//! not taken, and what was sent to the others; a stranger writes garbage as well. The host goes on, its rules run in the
+//! end, nothing that it has accepted is lost, and it uses no more than before.
 //!
-//! A third plugin, which no fault hits, is the other end of every rule:
+//! Another plugin, which no fault hits, is the other end of every rule:
 //!
 //! ```text
 //! steady source ──▶ faulty sink         all that was sent has to arrive
@@ -10,7 +11,10 @@
 //! steady source ──▶ faulty function ──▶ steady sink      calls may fail; it has to flow in the end
 //! steady source ──▶ lying sink          its acknowledgements mean nothing; it has to flow in the end
 //! ```
+//!
+//! That garbage was written, lies told and strangers refused is looked at too: a fault that hits nothing shows nothing.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -20,10 +24,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-use super::home::Package;
+use super::home::{Contract, Package};
 use super::processes::used_by;
 use super::wait::{PATIENCE, until};
-use super::world::{Wiring, World};
+use super::world::{Wiring, World, control};
 use super::{Figure, Plan};
 
 /// The longest time that a plugin stays stopped, well within the limit for an acknowledgement.
@@ -39,21 +43,34 @@ const LONG: u8 = 16;
 /// How much more memory the host may have in the end, KiB: what an allocator keeps.
 const MORE_MEMORY: u64 = 16 * 1024;
 
+/// What strangers say that they are.
+const PAIR: u8 = 0x10;
+const REQUESTER: u8 = 0x30;
+const PUSHER: u8 = 0x50;
+const PULLER: u8 = 0x51;
+
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     Kill,
     Stop,
     LongStop,
     Exit,
+    /// Over new connections.
     Garbage,
+    /// Over those that are in use; then it exits.
+    Spew,
+    Lie,
     Stranger,
 }
 
-const FAULTS: &[Fault] = &[
+/// What is played, in an order of its own each time until nothing is left of it.
+const FAULTS: [Fault; 7] = [
     Fault::Kill,
     Fault::Stop,
     Fault::Exit,
     Fault::Garbage,
+    Fault::Spew,
+    Fault::Lie,
     Fault::Stranger,
 ];
 
@@ -61,9 +78,12 @@ pub(super) async fn play(world: &World, plan: &Plan) -> Result<Vec<Figure>> {
     let mut random = Rng::with_seed(plan.seed);
     let steady = world.home.package("steady");
     let faulty = [world.home.package("faulty1"), world.home.package("faulty2")];
-    for package in faulty.iter().chain([&steady]) {
+    let liar = world.home.package("liar");
+    let plugins: Vec<&Package> = faulty.iter().chain([&liar, &steady]).collect();
+    for package in &plugins {
         world.home.drop_in(package)?;
         world.running(&package.name, None).await?;
+        world.speaks(package).await?;
     }
     let mut lossless = Vec::new();
     let mut flowing = Vec::new();
@@ -82,11 +102,17 @@ pub(super) async fn play(world: &World, plan: &Plan) -> Result<Vec<Figure>> {
             ..plain(&steady, &steady)
         };
         world.rule(&call, &wiring).await?;
-        let lie = rule(package, "lie");
-        world.rule(&lie, &plain(&steady, package)).await?;
         lossless.extend([into, out]);
-        flowing.extend([call, lie]);
+        flowing.push(call);
     }
+    let lie = rule(&liar, "in");
+    let wiring = Wiring {
+        from: &steady,
+        through: None,
+        to: &liar,
+    };
+    world.rule(&lie, &wiring).await?;
+    flowing.push(lie);
     let all: Vec<String> = lossless.iter().chain(&flowing).cloned().collect();
     world.flowing(&all).await?;
     let host = world.pid()?;
@@ -94,30 +120,52 @@ pub(super) async fn play(world: &World, plan: &Plan) -> Result<Vec<Figure>> {
 
     let warm = (plan.rounds / 5).max(1);
     let (mut warmed_up, mut strangers) = (before, 0);
+    let mut deck = Vec::new();
     for round in 0..plan.rounds {
         if round == warm {
             world.flowing(&all).await?;
             warmed_up = used_by(host)?;
         }
-        let package = random.choice(&faulty).context("no plugin")?;
+        if deck.is_empty() {
+            deck.extend(FAULTS);
+            random.shuffle(&mut deck);
+        }
         let fault = match random.u8(..LONG) {
             0 => Fault::LongStop,
-            _ => *random.choice(FAULTS).context("no fault")?,
+            _ => deck.pop().context("no fault")?,
         };
-        let pid = world.running(&package.name, None).await?;
-        strangers += strike(fault, package, pid, &mut random)
+        let package = match fault {
+            Fault::Lie => &liar,
+            _ => random.choice(&faulty).context("no plugin")?,
+        };
+        let struck = async {
+            if let Fault::Stranger = fault {
+                strangers += intrude(world, package, &plugins, &mut random).await?;
+                return Ok(());
+            }
+            let pid = world.running(&package.name, None).await?;
+            strike(fault, pid, &mut random).await
+        };
+        struck
             .await
             .with_context(|| format!("fault {round}: {fault:?} of {}", package.name))?;
     }
     world.flowing(&all).await?;
-    let mut refused = 0;
-    for package in &faulty {
-        refused += world.plugin(&package.name).await?.refused_peers;
+    for package in &plugins {
+        world.speaks(package).await?;
     }
+    let refused = refused(world, &plugins).await?;
     ensure!(
         refused >= strangers,
         "of {strangers} strangers the host has counted {refused}"
     );
+    let written = Written::count(world)?;
+    if plan.rounds as usize >= FAULTS.len() + FAULTS.len() / 2 {
+        ensure!(
+            strangers > 0 && written.new > 0 && written.live > 0 && written.lies > 0,
+            "faults have hit nothing: {strangers} strangers, {written:?}"
+        );
+    }
     ensure!(world.pid()? == host, "the host is another process now");
     let after = until("the host uses no more than before", async || {
         let now = used_by(host)?;
@@ -146,6 +194,8 @@ pub(super) async fn play(world: &World, plan: &Plan) -> Result<Vec<Figure>> {
         Figure::count("tuples", taken, "tuples"),
         Figure::count("taken_twice", doubled, "tuples"),
         Figure::count("strangers_refused", refused, "connections"),
+        Figure::count("garbage", written.new + written.live, "connections"),
+        Figure::count("lies", written.lies, "connections"),
         Figure::count("descriptors_before", before.descriptors, "files"),
         Figure::count("descriptors_after", after.descriptors, "files"),
         Figure::count("memory_before", before.kibibytes, "KiB"),
@@ -158,20 +208,50 @@ fn rule(package: &Package, what: &str) -> String {
     format!("{}_{what}", package.name)
 }
 
-/// Does it, and says how many strangers the host has to count. The process may have ended by itself meanwhile,
-/// from an earlier fault.
-async fn strike(fault: Fault, package: &Package, pid: u64, random: &mut Rng) -> Result<u64> {
+/// To how many of the host's sockets the plugins have written what they should not have.
+#[derive(Debug, Default)]
+struct Written {
+    new: u64,
+    live: u64,
+    lies: u64,
+}
+
+impl Written {
+    /// Those of the contract that is played.
+    fn count(world: &World) -> Result<Self> {
+        let mut written = Self::default();
+        let own = world.home.run();
+        for (how, path) in world.records().garbage()? {
+            let is_own = path.starts_with(&own);
+            ensure!(
+                is_own == (world.home.contract == Contract::Own),
+                "a plugin was connected with {}",
+                path.display()
+            );
+            match how.as_str() {
+                "new" => written.new += 1,
+                "live" => written.live += 1,
+                _ => written.lies += 1,
+            }
+        }
+        Ok(written)
+    }
+}
+
+/// Does it. The process may have ended by itself meanwhile, from an earlier fault.
+async fn strike(fault: Fault, pid: u64, random: &mut Rng) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let pid = pid.context("the plugin's process has no id")?;
     let send = |signal| match kill_process(pid, signal) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(0),
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(error) => Err(error).context("cannot signal the plugin"),
     };
-    let mut strangers = 0;
     match fault {
         Fault::Kill => send(Signal::KILL),
         Fault::Exit => send(Signal::USR1),
         Fault::Garbage => send(Signal::USR2),
+        Fault::Spew => send(Signal::HUP),
+        Fault::Lie => send(Signal::ALARM),
         Fault::Stop | Fault::LongStop => {
             send(Signal::STOP)?;
             let length = match fault {
@@ -181,36 +261,61 @@ async fn strike(fault: Fault, package: &Package, pid: u64, random: &mut Rng) -> 
             sleep(Duration::from_millis(length)).await;
             send(Signal::CONT)
         }
-        Fault::Stranger => {
-            for name in [
-                format!("plugin_{}", package.name),
-                format!("func_{}_function", package.name),
-            ] {
-                strangers += u64::from(intrude(&format!("/tmp/{name}.ipc"), random).await?);
-            }
-            Ok(strangers)
-        }
+        Fault::Stranger => Ok(()),
     }
 }
 
-/// Connects as a process that the host has not started, and talks nonsense: the host has to hang up. True when it
-/// heard enough to count it as a stranger.
-async fn intrude(path: &str, random: &mut Rng) -> Result<bool> {
-    let Ok(mut stream) = UnixStream::connect(path).await else {
-        return Ok(false); // it listens for a function only while that is in use
+/// How many strangers the host has counted at all plugins.
+async fn refused(world: &World, plugins: &[&Package]) -> Result<u64> {
+    let mut refused = 0;
+    for package in plugins {
+        refused += world.plugin(&package.name).await?.refused_peers;
+    }
+    Ok(refused)
+}
+
+/// Connects with the sockets of the plugin, or with all of our own contract, as a process that the host has not started:
+/// it has to hang up, and to count at least one. Says how many it has to have counted.
+async fn intrude(world: &World, package: &Package, plugins: &[&Package], random: &mut Rng) -> Result<u64> {
+    let before = refused(world, plugins).await?;
+    let (paths, protocols) = match world.home.contract {
+        Contract::EKuiper => {
+            let function = format!("/tmp/func_{}_function.ipc", package.name);
+            (vec![control(package), function.into()], &[REQUESTER][..])
+        }
+        // Nothing says what listens where.
+        Contract::Own => (world.own_sockets()?, &[PAIR, PUSHER, PULLER][..]),
     };
-    let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(256).collect();
-    let greeting = [0, b'S', b'P', 0, 0, 0x30, 0, 0];
-    let greets = random.bool();
-    let bytes = if greets {
-        [&greeting[..], &noise].concat()
-    } else {
-        noise
+    for path in &paths {
+        for protocol in protocols {
+            let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(256).collect();
+            let greeting = [0, b'S', b'P', 0, 0, *protocol, 0, 0];
+            talk(path, &noise).await?;
+            talk(path, &[&greeting[..], &noise].concat()).await?;
+        }
+    }
+    until("the host has counted a stranger", async || {
+        let now = refused(world, plugins).await?;
+        ensure!(now > before, "it counts {now}, as before, of {paths:?}");
+        Ok(())
+    })
+    .await?;
+    Ok(1)
+}
+
+/// The host has to hang up.
+async fn talk(path: &Path, bytes: &[u8]) -> Result<()> {
+    let Ok(mut stream) = UnixStream::connect(path).await else {
+        return Ok(()); // it listens only while something is in use
     };
     // It may hang up before it has read all of it, and what it did not read makes the end an error.
-    let _written = stream.write_all(&bytes).await;
+    let _written = stream.write_all(bytes).await;
     let mut answer = Vec::new();
     let ended = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
-    ensure!(ended.is_ok(), "the host keeps a stranger's connection to {path}");
-    Ok(greets)
+    ensure!(
+        ended.is_ok(),
+        "the host keeps a stranger's connection to {}",
+        path.display()
+    );
+    Ok(())
 }

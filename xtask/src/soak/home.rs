@@ -1,6 +1,7 @@
 //! Owns the home folders of the cases, the packages of the plugin, and names that nobody else on this machine has:
 //! the addresses that plugins dial lie in `/tmp`, the same for every host.
 
+use std::fmt;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -26,6 +27,31 @@ portable:
   ackTimeout: 30000
   logLines: 100
 ";
+
+/// What the plugins of a case speak. One program speaks either: the host's setting decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Contract {
+    Own,
+    EKuiper,
+}
+
+impl Contract {
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Own => "  contract: both\n",
+            Self::EKuiper => "  contract: ekuiper\n",
+        }
+    }
+}
+
+impl fmt::Display for Contract {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Own => "own",
+            Self::EKuiper => "ekuiper",
+        })
+    }
+}
 
 /// What runs.
 pub(super) struct Programs {
@@ -72,6 +98,7 @@ pub(super) struct Home {
     plugin: PathBuf,
     /// With which all names begin.
     prefix: String,
+    pub(super) contract: Contract,
 }
 
 /// A plugin to be made of the program.
@@ -91,8 +118,15 @@ pub(super) struct Package {
 
 impl Home {
     /// An empty home folder for this case, with more `settings` of the section `portable`.
-    pub(super) fn lay_out(case: &str, settings: &str, programs: &Programs) -> Result<Self> {
-        let folder = testkit::target_folder().join("soak").join(case);
+    pub(super) fn lay_out(
+        case: &str,
+        contract: Contract,
+        settings: &str,
+        programs: &Programs,
+    ) -> Result<Self> {
+        let folder = testkit::target_folder()
+            .join("soak")
+            .join(format!("{case}-{contract}"));
         if folder.exists() {
             std::fs::remove_dir_all(&folder)
                 .with_context(|| format!("cannot remove {}", folder.display()))?;
@@ -102,13 +136,14 @@ impl Home {
             host: programs.host.clone(),
             plugin: programs.plugin.clone(),
             prefix: format!("soak{}", std::process::id()),
+            contract,
         };
         for folder in [home.portable(), home.stage(), home.folder.join("records")] {
             std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
         write(
             &home.folder.join("etc/mangrove.yaml"),
-            &format!("{SETTINGS}{settings}"),
+            &format!("{SETTINGS}{}{settings}", contract.setting()),
         )?;
         Ok(home)
     }
@@ -147,6 +182,11 @@ impl Home {
             log: self.log(),
             environment: vec![(MARK.to_owned(), self.prefix.clone())],
         }
+    }
+
+    /// Where the host listens for plugins of its own contract.
+    pub(super) fn run(&self) -> PathBuf {
+        self.folder.join("data/run")
     }
 
     /// Where the host's log goes.

@@ -1,6 +1,6 @@
 //! The host is killed, again and again: none of its plugins' processes outlives it, not even one that has left
-//! its session; and when it is started again, everything is as it was. Every other time it is killed once more while
-//! it comes up.
+//! its session; and when it is started again, everything is as it was, and nobody finds a socket where nobody listens,
+//! not even that of a plugin whose folder went meanwhile. Every other time it is killed once more while it comes up.
 
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ pub(super) async fn play(world: &mut World, plan: &Plan) -> Result<Vec<Figure>> 
     for package in [&package, &steady] {
         world.home.drop_in(package)?;
         world.running(&package.name, None).await?;
+        world.speaks(package).await?;
     }
     let mut rules = Vec::new();
     for (what, from, through, to) in [
@@ -53,6 +54,10 @@ pub(super) async fn play(world: &mut World, plan: &Plan) -> Result<Vec<Figure>> 
             let stream = world.home.name(&format!("extra{round}"));
             world.memory_stream(&stream).await?;
             stored.push(stream.into());
+            // Gone when the host is there again.
+            let leaving = world.home.package(&format!("leaving{round}"));
+            world.home.drop_in(&leaving)?;
+            world.running(&leaving.name, None).await?;
             let since = Instant::now();
             world.kill().await?;
             until("every process of the host has ended", async || {
@@ -62,6 +67,7 @@ pub(super) async fn play(world: &mut World, plan: &Plan) -> Result<Vec<Figure>> 
             })
             .await?;
             ends.push(since.elapsed().as_secs_f64() * 1000.0);
+            world.home.take_out(&leaving.name)?;
             if round % 2 == 1 {
                 // In the middle of coming up.
                 world.start_again().await?;
@@ -72,6 +78,7 @@ pub(super) async fn play(world: &mut World, plan: &Plan) -> Result<Vec<Figure>> 
             world.start_again().await?;
             world.flowing(&rules).await?;
             starts.push(since.elapsed().as_secs_f64() * 1000.0);
+            world.no_stale_socket().await?;
             let now = definitions(world, &rules).await?;
             ensure!(now == stored, "the store had {stored:?} and has {now:?}");
             Ok(())

@@ -60,6 +60,16 @@ impl Records {
         Ok(lines)
     }
 
+    /// What the plugins have written garbage to, and how: `new` connections, `live` ones, a `lie`.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub(super) fn garbage(&self) -> Result<Vec<(String, PathBuf)>> {
+        let text = read(&self.0.join("garbage"))?;
+        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        Ok(lines.map(|(how, path)| (how.to_owned(), path.into())).collect())
+    }
+
     /// The verdict on one rule as of now.
     ///
     /// # Errors
@@ -71,11 +81,7 @@ impl Records {
     }
 
     fn taken(&self, rule: &str) -> Result<String> {
-        let path = self.0.join("taken").join(rule);
-        match std::fs::read_to_string(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
-            read => read.with_context(|| format!("cannot read {}", path.display())),
-        }
+        read(&self.0.join("taken").join(rule))
     }
 
     fn sent(&self, rule: &str) -> Result<BTreeMap<String, u64>> {
@@ -103,6 +109,14 @@ impl Records {
             sent.insert(run, count);
         }
         Ok(sent)
+    }
+}
+
+/// What nobody has written is empty.
+fn read(path: &Path) -> Result<String> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        read => read.with_context(|| format!("cannot read {}", path.display())),
     }
 }
 

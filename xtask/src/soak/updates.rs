@@ -23,6 +23,7 @@ pub(super) async fn play(world: &World, plan: &Plan) -> Result<Vec<Figure>> {
     for package in [&steady, &changing] {
         world.home.drop_in(package)?;
         world.running(&package.name, None).await?;
+        world.speaks(package).await?;
     }
     let wirings = [
         ("in", &steady, None, &changing),
@@ -129,6 +130,7 @@ async fn update(world: &World, package: &mut Package, rounds: u32) -> Result<()>
         done.await.with_context(|| format!("update to {version} {how}"))?;
         let running = world.running(&package.name, Some(pid)).await;
         running.with_context(|| format!("update to {version} {how}"))?;
+        world.speaks(package).await?;
     }
     Ok(())
 }

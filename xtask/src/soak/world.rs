@@ -1,12 +1,15 @@
 //! Owns a running host and asks it over REST; at the end, checks that nothing of it is left.
 
 use std::fmt;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Pid;
 use serde_json::{Value, json};
 
-use super::home::{Home, Package};
+use super::home::{Contract, Home, Package};
 use super::processes::{Marked, marked};
 use super::records::Records;
 use super::wait::until;
@@ -84,9 +87,43 @@ impl World {
         }
         let left = self.processes()?;
         ensure!(left.is_empty(), "processes are left behind: {left:?}");
-        let sockets = self.sockets()?;
+        let mut sockets = self.sockets()?;
+        // A link stands for what lay elsewhere.
+        sockets.retain(|path| !path.is_symlink());
         ensure!(sockets.is_empty(), "sockets are left behind: {sockets:?}");
         Ok(())
+    }
+
+    /// Waits until every socket of this run has somebody who listens there.
+    pub(super) async fn no_stale_socket(&self) -> Result<()> {
+        until("there is no stale socket", async || {
+            let refused = |path: &PathBuf| match UnixStream::connect(path) {
+                Err(error) => error.kind() == ErrorKind::ConnectionRefused,
+                Ok(_) => false,
+            };
+            let stale: Vec<PathBuf> = self.sockets()?.into_iter().filter(refused).collect();
+            ensure!(stale.is_empty(), "nobody listens at {stale:?}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until the plugin has been seen to speak the contract of this case. Whoever speaks our own leaves eKuiper's
+    /// address of the plugin to nobody.
+    pub(super) async fn speaks(&self, package: &Package) -> Result<()> {
+        let path = control(package);
+        let expected = self.home.contract == Contract::EKuiper;
+        until("the plugin speaks the contract", async || {
+            ensure!(
+                path.exists() == expected,
+                "{} speaks the other contract: {} is {}there",
+                package.name,
+                path.display(),
+                if expected { "not " } else { "" }
+            );
+            Ok(())
+        })
+        .await
     }
 
     /// The host's process, which has to be the one that was started.
@@ -100,12 +137,21 @@ impl World {
         marked(self.home.prefix())
     }
 
-    /// The sockets of this run's plugins and rules that lie in `/tmp`.
-    fn sockets(&self) -> Result<Vec<String>> {
-        let entries = std::fs::read_dir("/tmp").context("cannot read /tmp")?;
-        let names = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
-        let ours = |name: &String| name.contains(self.home.prefix()) && name.ends_with(".ipc");
-        Ok(names.filter(ours).collect())
+    /// The sockets of this run's plugins and rules: those that lie in `/tmp`, and those of our own contract.
+    fn sockets(&self) -> Result<Vec<PathBuf>> {
+        let mut found = self.own_sockets()?;
+        let shared = sockets_in(Path::new("/tmp"))?;
+        found.extend(
+            shared
+                .into_iter()
+                .filter(|path| path.to_string_lossy().contains(self.home.prefix())),
+        );
+        Ok(found)
+    }
+
+    /// The sockets of our own contract.
+    pub(super) fn own_sockets(&self) -> Result<Vec<PathBuf>> {
+        sockets_in(&self.home.run())
     }
 
     pub(super) fn records(&self) -> Records {
@@ -213,4 +259,17 @@ impl World {
         let host = self.host.as_ref().context("the host does not run")?;
         Ok(host.address())
     }
+}
+
+/// Where eKuiper's contract has the plugin's control channel.
+pub(super) fn control(package: &Package) -> PathBuf {
+    format!("/tmp/plugin_{}.ipc", package.name).into()
+}
+
+fn sockets_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    Ok(paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "ipc"))
+        .collect())
 }

@@ -10,6 +10,8 @@
 //! |---|---|
 //! | SIGUSR1 | exits at once, as a program does that calls `exit` somewhere |
 //! | SIGUSR2 | writes garbage to the host's sockets ([`garbage`]) |
+//! | SIGHUP | writes garbage into its connections and exits |
+//! | SIGALRM | acknowledges what it has not taken |
 //!
 //! `CHAOS_NAME` is the plugin's name, `CHAOS_FOLDER` where it keeps its records; with `CHAOS_CHILD` it starts a
 //! process that leaves its process group and session; `CHAOS_DELAY` is how many milliseconds its start takes,
@@ -52,6 +54,8 @@ async fn main() -> Result<()> {
     }
     let mut exit = signal(SignalKind::user_defined1())?;
     let mut litter = signal(SignalKind::user_defined2())?;
+    let mut spew = signal(SignalKind::hangup())?;
+    let mut lie = signal(SignalKind::alarm())?;
     let plugin = Plugin::new(&name)
         .source::<source::Numbers>(&format!("{name}_source"))
         .sink::<sink::Record>(&format!("{name}_sink"))
@@ -60,7 +64,12 @@ async fn main() -> Result<()> {
         loop {
             tokio::select! {
                 _ = exit.recv() => std::process::exit(EXIT),
-                _ = litter.recv() => garbage::write(&name).await,
+                _ = litter.recv() => garbage::write().await,
+                _ = spew.recv() => {
+                    garbage::spew();
+                    std::process::exit(EXIT);
+                }
+                _ = lie.recv() => garbage::lie().await,
             }
         }
     };

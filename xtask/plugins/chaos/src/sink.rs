@@ -1,5 +1,4 @@
-//! The sink: appends a line for each tuple, `run number microseconds`, before it acknowledges it. For a rule whose
-//! name ends with `_lie`, garbage is written to its acknowledgements as well.
+//! The sink: appends a line for each tuple, `run number microseconds`, before it acknowledges it.
 
 use std::fs::File;
 use std::io::Write;
@@ -7,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mangrove_sdk::{Context, Message, Object, Result, Sink, Value};
 
-use crate::{folder, garbage};
+use crate::folder;
 
 pub(crate) struct Record {
     file: File,
@@ -19,9 +18,6 @@ impl Sink for Record {
     async fn open(_: Object, context: &Context) -> Result<Self> {
         let taken = folder().join("taken");
         std::fs::create_dir_all(&taken)?;
-        if context.rule_id().ends_with("_lie") {
-            garbage::note_target(context, garbage::Kind::Acknowledgement);
-        }
         let path = taken.join(context.rule_id());
         let file = File::options().append(true).create(true).open(&path)?;
         Ok(Self { file })

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use mangrove_sdk::{Context, Object, Output, Result, Source};
 use tokio::time::MissedTickBehavior;
 
-use crate::{folder, garbage};
+use crate::folder;
 
 pub(crate) struct Numbers {
     pause: Duration,
@@ -17,13 +17,12 @@ impl Source for Numbers {
     type Config = Object;
 
     /// `data_source` is the rate, tuples per second.
-    async fn open(data_source: String, _: Object, context: &Context) -> Result<Self> {
+    async fn open(data_source: String, _: Object, _: &Context) -> Result<Self> {
         let rate: u32 = data_source
             .parse()
             .ok()
             .filter(|rate| *rate > 0)
             .ok_or_else(|| format!("DATASOURCE is {data_source:?}; expected tuples per second"))?;
-        garbage::note_target(context, garbage::Kind::Source);
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
         Ok(Self {
             pause: Duration::from_secs(1) / rate,
