@@ -6,6 +6,7 @@ mod author;
 mod cli;
 mod documents;
 mod host;
+mod killed;
 mod parking;
 mod plugins;
 mod rest;
