@@ -28,7 +28,7 @@ pub struct Event {
     pub pid: Option<u32>,
 }
 
-/// Counts up whenever what a status shows may have changed. Cheap to clone.
+/// Counts up whenever something may have changed. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Changes(watch::Sender<u64>);
 
@@ -48,7 +48,10 @@ impl Changes {
 #[derive(Clone, Debug)]
 pub(super) struct Events {
     sender: broadcast::Sender<Event>,
+    /// Of what a status shows.
     pub(super) changes: Changes,
+    /// Of which symbols can be used.
+    pub(super) usable: Changes,
 }
 
 impl Default for Events {
@@ -56,6 +59,7 @@ impl Default for Events {
         Self {
             sender: broadcast::Sender::new(CAPACITY),
             changes: Changes::default(),
+            usable: Changes::default(),
         }
     }
 }

@@ -226,13 +226,29 @@ impl Handle {
 
     /// Counts up whenever the set of usable symbols may have changed: look with [`Handle::missing`].
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.shared.usable.subscribe()
+        self.shared.events.usable.subscribe()
     }
 
     /// Why nobody can use the symbol now; `None` when some plugin defines it that is neither refused nor
-    /// stopped nor being removed. It may still be starting or have failed: who opens it is told.
+    /// stopped nor being removed nor given up. It may still be starting: who opens it is told.
     pub fn missing(&self, kind: SymbolKind, name: &str) -> Option<Missing> {
-        self.shared.catalog().missing(kind, name)
+        let owner = {
+            let catalog = self.shared.catalog();
+            if let Some(missing) = catalog.missing(kind, name) {
+                return Some(missing);
+            }
+            let owner = catalog.owner(kind, name)?;
+            match catalog.entry(owner.name.as_str()) {
+                Some(Entry::Accepted(manifest)) => manifest.name.clone(),
+                // It is about to be started.
+                _ => return None,
+            }
+        };
+        let reason = self.shared.remote(owner.as_str())?.instances.given_up()?;
+        Some(Missing {
+            reason: format!("the plugin \"{owner}\" has failed: {reason}"),
+            plugin: Some(owner),
+        })
     }
 
     /// Whether the plugin that defines the symbol is accepted: it was not just found and is about to be started, nor is it

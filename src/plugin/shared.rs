@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mangrove_protocol::manifest::Manifest;
 use mangrove_protocol::name::PluginName;
-use tokio::sync::{Semaphore, TryAcquireError, watch};
+use tokio::sync::{Semaphore, TryAcquireError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -120,8 +120,6 @@ pub(super) struct Shared {
     coming: Mutex<BTreeSet<String>>,
     /// How many plugins may be starting.
     starts: Semaphore,
-    /// Counts up when the set of usable symbols may have changed.
-    pub(super) usable: watch::Sender<u64>,
     pub(super) events: Events,
     pub(super) tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -190,7 +188,6 @@ impl Shared {
                 0 => 2 * std::thread::available_parallelism().map_or(1, usize::from),
                 limit => limit,
             }),
-            usable: watch::Sender::new(0),
             events: Events::default(),
             tasks: TaskTracker::new(),
             shutdown,
@@ -277,7 +274,7 @@ impl Shared {
     /// Changes the catalog, and says so.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Catalog) -> T) -> T {
         let outcome = change(&mut self.catalog.write().unwrap_or_else(PoisonError::into_inner));
-        self.usable.send_modify(|count| *count += 1);
+        self.events.usable.note();
         self.events.changes.note();
         outcome
     }

@@ -5,7 +5,7 @@ use testkit::process::Signal;
 
 use crate::documents::packed_car;
 use crate::host::Host;
-use crate::plugins::{home_with_car, signal};
+use crate::plugins::{home_with_car, kill, signal};
 use crate::rules::home_with_cars;
 
 /// Creates the stream `cars` and a rule that uses a source and a function of the plugin `car`.
@@ -255,5 +255,43 @@ async fn a_rule_that_is_still_being_opened_lets_go_of_its_plugin() {
     assert_eq!(host.delete("/plugins/portables/car").await.status, 200);
     parked(&mut host, "e2e-mute").await;
     assert!(!host.process.transcript().contains("have not let go"));
+    assert!(host.interrupt().await.success());
+}
+
+#[tokio::test]
+async fn a_rule_waits_for_a_plugin_that_was_given_up_and_goes_on_when_it_is_started_or_updated() {
+    let _car = testkit::exclusive("car");
+    let home = home_with_car();
+    std::fs::write(
+        home.path().join("etc/mangrove.yaml"),
+        "portable:\n  restartLimit: 1\n",
+    )
+    .unwrap();
+    let zip = packed_car(home.path()).await;
+    let update = json!({"name": "car", "file": format!("file://{}", zip.display())});
+    let mut host = Host::start(home.path()).await;
+    rule_over_car(&host, "", "e2e-failed").await;
+    for way in ["start", "update"] {
+        host.logged("e2e-failed").await;
+        let plugin = host.get("/plugins/portables/car/status").await.json();
+        kill(plugin["pid"].as_u64().expect("it runs"));
+        parked(&mut host, "e2e-failed").await;
+        let plugin = host.get("/plugins/portables/car/status").await.json();
+        assert_eq!(plugin["status"], "failed", "{plugin}");
+        let reason = plugin["errMsg"].as_str().unwrap();
+        assert!(reason.ends_with("given up after failure 1"), "{reason}");
+        let waiting = format!("waiting for plugin \"car\": the plugin \"car\" has failed: {reason}");
+        assert_eq!(
+            status(&host, "e2e-failed").await,
+            (json!("waiting"), json!(waiting))
+        );
+        let reply = match way {
+            "start" => host.post("/plugins/portables/car/start", &json!({})).await,
+            _ => host.put("/plugins/portables/car", &update).await,
+        };
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        resumed(&mut host, "e2e-failed").await;
+        assert_eq!(status(&host, "e2e-failed").await.0, "running");
+    }
     assert!(host.interrupt().await.success());
 }

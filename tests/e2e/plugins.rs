@@ -372,7 +372,7 @@ async fn the_published_python_sdk_1_4_0_runs_unmodified() {
     pysam("1.4.0", false).await;
 }
 
-fn kill(pid: u64) {
+pub(crate) fn kill(pid: u64) {
     signal(pid, Signal::KILL);
 }
 

@@ -52,6 +52,8 @@ struct Standing {
     snapshots: BTreeMap<u32, Snapshot>,
     /// What was said last of the whole.
     shown: Snapshot,
+    /// Why none of them runs any more, nor will by itself.
+    given_up: Option<String>,
     pools: BTreeMap<SymbolName, Arc<Pool>>,
 }
 
@@ -84,6 +86,7 @@ impl Instances {
                 uses: BTreeMap::new(),
                 snapshots: BTreeMap::new(),
                 shown: Snapshot::unstarted(),
+                given_up: None,
                 pools: BTreeMap::new(),
             }),
             functions: watch::Sender::default(),
@@ -98,6 +101,8 @@ impl Instances {
     /// As many instances as the manifest says are to run from now on.
     pub(super) fn want(&self, manifest: &Manifest) {
         self.want_count(manifest.instances);
+        // Not when they have come to it, but before anybody can use what they run.
+        self.lock().given_up = None;
         self.functions.send_if_modified(|functions| {
             functions.retain(|name| manifest.functions.contains(name));
             false
@@ -155,6 +160,7 @@ impl Instances {
             let mut standing = self.lock();
             standing.snapshots.insert(0, Snapshot::unstarted());
             standing.shown = Snapshot::unstarted();
+            standing.given_up = None;
         }
     }
 
@@ -176,9 +182,16 @@ impl Instances {
         let mut standing = self.lock();
         standing.snapshots.insert(instance, snapshot.clone());
         let whole = whole::whole(standing.wanted, &standing.snapshots);
+        let is_failed = |instance| standing.state(instance) == State::Failed;
+        standing.given_up = (0..standing.wanted).all(is_failed).then(|| whole.reason.clone());
         let is_news = !whole.is_same_state(&standing.shown);
         standing.shown.clone_from(&whole);
         is_news.then_some(whole)
+    }
+
+    /// Why none of the instances runs any more, nor will until somebody starts or updates the plugin.
+    pub(super) fn given_up(&self) -> Option<String> {
+        self.lock().given_up.clone()
     }
 
     /// How the whole is, and, when there is more than one, each instance.

@@ -533,8 +533,12 @@ impl Worker {
             tracing::warn!(%plugin, instance, "{}", snapshot.note);
         }
         self.status.send_replace(snapshot.clone());
+        let given_up = self.instances.given_up();
         if let Some(whole) = self.instances.note(self.instance, &snapshot) {
             self.events.announce(&self.plugin, &whole);
+        }
+        if self.instances.given_up() != given_up {
+            self.events.usable.note();
         }
         self.events.changes.note();
     }
