@@ -43,7 +43,7 @@ impl fmt::Debug for Function {
 
 impl Function {
     pub(super) async fn open(remote: Remote, name: SymbolName, rule: &str) -> Result<Self, OpenError> {
-        let user = Arc::new(remote.users.enter(rule, None));
+        let user = Arc::new(remote.users.enter_function(rule, &name));
         // The others start it on their own.
         remote.instances.want_function(&name);
         let line = remote.ask(|reply| Request::Function(name.clone(), reply)).await;

@@ -216,7 +216,7 @@ impl Source {
     }
 
     /// Says that everything up to the tuple with this offset is safe: where the source goes on when it is opened
-    /// again. A source that can replay is told, so that it can let go of it.
+    /// again. A source that can replay is told when that is on the disk, so that it can let go of it.
     ///
     /// # Errors
     /// The store does not keep it.
@@ -234,7 +234,7 @@ impl Source {
             if let Some((_, number, seq)) = committed
                 && let Some(feed) = self.feeds.iter().find(|feed| feed.number() == number)
             {
-                feed.commit(seq);
+                feed.commit(seq, states.version());
             }
         }
         Ok(())

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mangrove_protocol::name::SymbolName;
 use tokio::sync::Notify;
 
 use super::lifecycle::UseId;
@@ -14,6 +15,8 @@ use super::lifecycle::UseId;
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     counts: Mutex<BTreeMap<String, u32>>,
+    /// How often each rule uses a function.
+    functions: Mutex<BTreeMap<(SymbolName, String), u32>>,
     idle: Notify,
 }
 
@@ -30,6 +33,11 @@ pub(super) struct Users {
 impl Rules {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
         lock(&self.counts)
+    }
+
+    /// Whether this rule uses the function.
+    pub(super) fn call(&self, function: &SymbolName, rule: &str) -> bool {
+        lock(&self.functions).contains_key(&(function.clone(), rule.to_owned()))
     }
 }
 
@@ -55,7 +63,17 @@ impl Users {
             users: Arc::clone(self),
             rule: rule.to_owned(),
             id,
+            function: None,
         }
+    }
+
+    /// The same for a function.
+    pub(super) fn enter_function(self: &Arc<Self>, rule: &str, function: &SymbolName) -> User {
+        let place = (function.clone(), rule.to_owned());
+        *lock(&self.rules.functions).entry(place.clone()).or_default() += 1;
+        let mut user = self.enter(rule, None);
+        user.function = Some(place);
+        user
     }
 
     /// How many symbols each rule uses.
@@ -104,23 +122,31 @@ pub(super) struct User {
     users: Arc<Users>,
     rule: String,
     id: Option<UseId>,
+    function: Option<(SymbolName, String)>,
 }
 
 impl Drop for User {
     fn drop(&mut self) {
         lock(&self.users.left).extend(self.id);
-        let mut rules = self.users.rules.lock();
-        if let Some(count) = rules.get_mut(&self.rule) {
-            *count -= 1;
-            if *count == 0 {
-                rules.remove(&self.rule);
-            }
+        if let Some(place) = self.function.take() {
+            leave(&mut lock(&self.users.rules.functions), &place);
         }
+        let mut rules = self.users.rules.lock();
+        leave(&mut rules, &self.rule);
         let idle = rules.is_empty();
         drop(rules);
         self.users.changed.notify_one();
         if idle {
             self.users.rules.idle.notify_waiters();
+        }
+    }
+}
+
+fn leave<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
         }
     }
 }
@@ -162,6 +188,22 @@ mod tests {
         assert_eq!(other.rules(), [("r1".to_owned(), 1)].into());
         drop(first);
         other.idle().await;
+    }
+
+    #[test]
+    fn a_rule_uses_a_function_as_long_as_it_holds_it() {
+        let users = Arc::new(Users::default());
+        let [rank, total] = ["rank", "total"].map(|name| name.parse().unwrap());
+        let (first, second) = (
+            users.enter_function("r1", &rank),
+            users.enter_function("r1", &rank),
+        );
+        let rules = &users.rules;
+        assert!(rules.call(&rank, "r1") && !rules.call(&total, "r1") && !rules.call(&rank, "r2"));
+        drop(first);
+        assert!(rules.call(&rank, "r1"));
+        drop(second);
+        assert!(!rules.call(&rank, "r1") && users.rules().is_empty());
     }
 
     #[tokio::test]

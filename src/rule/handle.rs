@@ -334,6 +334,8 @@ impl Handle {
             if self.shared.rule(rule.id.as_str()).is_ok() {
                 return Ok(false);
             }
+            // Whatever was left of another rule with this id is none of its business.
+            self.shared.states.forget_rule(&rule.id).await.map_err(internal)?;
             self.shared.save(definition, definition.triggered).await?;
             let id = rule.id.to_string();
             self.shared.registry().rules.insert(id, rule.clone());

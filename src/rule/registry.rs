@@ -103,7 +103,14 @@ impl Shared {
                 Err(error) => tracing::error!(stream = name, "a stored stream cannot be read: {error}"),
             }
         }
-        for (id, stored) in self.store.list(Table::Rules).await? {
+        let rules = self.store.list(Table::Rules).await?;
+        // A host that was killed may have deleted a rule and not what plugins remember for it.
+        let known = rules.iter().filter_map(|(id, _)| id.parse().ok());
+        let known = known.chain(graph::SHARED_RULE.parse().ok()).collect();
+        if let Err(error) = self.states.keep_rules(known).await {
+            tracing::warn!("what plugins remember for rules that do not exist stays: {error}");
+        }
+        for (id, stored) in rules {
             let stored: Result<StoredRule, String> =
                 serde_json::from_slice(&stored).map_err(|e| e.to_string());
             let parsed = stored.and_then(|stored| {

@@ -5,15 +5,17 @@
 //! loses what came after the last one, and nothing else. The file is apart from the definitions' one: plugins that
 //! fill it, or write without end, do not hold up what the host has to say about its rules.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mangrove_protocol::manifest::SymbolKind;
 use mangrove_protocol::name::{RuleId, SymbolName};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition};
 use serde_json::Number;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -90,6 +92,14 @@ pub enum StateError {
 #[derive(Clone, Debug)]
 pub struct States {
     questions: mpsc::Sender<Question>,
+    progress: Arc<Progress>,
+}
+
+/// How far the file is. A version is a number of transactions that have changed it since it was opened.
+#[derive(Debug, Default)]
+struct Progress {
+    version: AtomicU64,
+    durable: watch::Sender<u64>,
 }
 
 /// The task behind [`States`]; whoever started it ends it.
@@ -105,6 +115,7 @@ enum Deed {
     Delete(Scope, String),
     Add(Scope, String, Number),
     ForgetRule(RuleId),
+    KeepRules(BTreeSet<RuleId>),
     /// Nothing but to have all before on the disk.
     Checkpoint,
 }
@@ -132,8 +143,9 @@ impl States {
         .await?;
         let (questions, asked) = mpsc::channel(QUEUE);
         let mut task = JoinSet::new();
-        task.spawn(keep(file, asked, checkpoint));
-        let states = Self { questions };
+        let progress = Arc::<Progress>::default();
+        task.spawn(keep(file, asked, checkpoint, Arc::clone(&progress)));
+        let states = Self { questions, progress };
         let keeper = Keeper {
             states: states.clone(),
             task,
@@ -203,6 +215,27 @@ impl States {
         self.ask(Deed::ForgetRule(rule.clone())).await.map(|_| ())
     }
 
+    /// Forgets whatever symbols remember for rules other than these.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    ///
+    /// # Cancel safety
+    /// As [`put`](Self::put).
+    pub async fn keep_rules(&self, rules: BTreeSet<RuleId>) -> Result<(), StateError> {
+        self.ask(Deed::KeepRules(rules)).await.map(|_| ())
+    }
+
+    /// A version that has every change that was answered so far.
+    pub fn version(&self) -> u64 {
+        self.progress.version.load(Ordering::Acquire)
+    }
+
+    /// The version that is on the disk.
+    pub fn durable(&self) -> watch::Receiver<u64> {
+        self.progress.durable.subscribe()
+    }
+
     /// Waits until everything so far is on the disk.
     ///
     /// # Errors
@@ -242,7 +275,12 @@ fn checked(key: &str) -> Result<String, StateError> {
     }
 }
 
-async fn keep(file: File, mut asked: mpsc::Receiver<Question>, checkpoint: Duration) {
+async fn keep(
+    file: File,
+    mut asked: mpsc::Receiver<Question>,
+    checkpoint: Duration,
+    progress: Arc<Progress>,
+) {
     let mut questions = Vec::with_capacity(TOGETHER);
     // Since when there is something that is not on the disk.
     let mut due: Option<Instant> = None;
@@ -278,6 +316,13 @@ async fn keep(file: File, mut asked: mpsc::Receiver<Question>, checkpoint: Durat
         });
         match done.await {
             Ok(answers) => {
+                // Before anybody is answered, who may ask for it.
+                if writes {
+                    let version = progress.version.fetch_add(1, Ordering::AcqRel) + 1;
+                    if forces {
+                        progress.durable.send_replace(version);
+                    }
+                }
                 for (reply, answer) in replies.into_iter().zip(answers) {
                     // Whoever has given up does not need it.
                     let _gone = reply.send(answer);
@@ -331,7 +376,8 @@ fn change(database: &Database, deeds: Vec<Deed>, force: bool) -> Result<Vec<Answ
             Deed::Put(scope, key, value) => Ok(tables.put(&scope, &key, &value)?.map(|()| None)),
             Deed::Delete(scope, key) => tables.delete(&scope, &key).map(|()| Ok(None)),
             Deed::Add(scope, key, by) => tables.add(&scope, &key, &by),
-            Deed::ForgetRule(rule) => tables.forget(&rule).map(|()| Ok(None)),
+            Deed::ForgetRule(rule) => tables.forget(rule.as_str()).map(|()| Ok(None)),
+            Deed::KeepRules(rules) => tables.keep(&rules).map(|()| Ok(None)),
             Deed::Checkpoint => Ok(Ok(None)),
         })
         .collect::<Result<Vec<Answer>, redb::Error>>()?;
@@ -400,7 +446,26 @@ impl Tables<'_> {
         Ok(put.map(|()| Some(text)))
     }
 
-    fn forget(&mut self, rule: &RuleId) -> Result<(), redb::Error> {
+    fn keep(&mut self, rules: &BTreeSet<RuleId>) -> Result<(), redb::Error> {
+        let mut strays = BTreeSet::new();
+        for entry in self.sizes.iter()? {
+            let (scope, _) = entry?;
+            let rule = scope.value().split('/').next().unwrap_or_default();
+            if !rules.iter().any(|known| known.as_str() == rule) {
+                strays.insert(rule.to_owned());
+            }
+        }
+        for rule in &strays {
+            tracing::info!(
+                rule,
+                "what plugins remember for a rule that does not exist is forgotten"
+            );
+            self.forget(rule)?;
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, rule: &str) -> Result<(), redb::Error> {
         // What begins with the rule's name and a slash: '0' is the character behind it.
         let (from, to) = (format!("{rule}/"), format!("{rule}0"));
         self.values
@@ -514,6 +579,33 @@ mod tests {
         for rule in ["r1", "r.x", "q", "r-a"] {
             assert!(text(&states, rule, "k").await.is_some(), "{rule}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_belongs_to_no_rule_is_forgotten() {
+        let home = TempDir::new().unwrap();
+        let (states, _keeper) = States::start(&home.path().join("s"), NEVER).await.unwrap();
+        for rule in ["r", "r1", "q"] {
+            states.put(&scope(rule), "k", b"1".to_vec()).await.unwrap();
+        }
+        let rules = ["r1", "other"].map(|rule| rule.parse().unwrap());
+        states.keep_rules(rules.into()).await.unwrap();
+        for (rule, is_kept) in [("r", false), ("r1", true), ("q", false)] {
+            assert_eq!(text(&states, rule, "k").await.is_some(), is_kept, "{rule}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_version_is_durable_at_the_next_checkpoint() {
+        let home = TempDir::new().unwrap();
+        let (states, _keeper) = States::start(&home.path().join("s"), NEVER).await.unwrap();
+        let durable = states.durable();
+        states.put(&scope("r"), "k", b"1".to_vec()).await.unwrap();
+        let version = states.version();
+        assert!(version > *durable.borrow());
+        states.checkpoint().await.unwrap();
+        assert!(version <= *durable.borrow());
+        assert_eq!(*durable.borrow(), states.version());
     }
 
     #[tokio::test]

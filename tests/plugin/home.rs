@@ -14,9 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::peer::Peer;
 
-/// After which time what symbols remember is forced to the disk.
-const CHECKPOINT: Duration = Duration::from_millis(100);
-
 /// A program that does nothing but live.
 pub(crate) const SLEEP: &str = "#!/bin/sh\nexec sleep 600\n";
 
@@ -63,6 +60,7 @@ impl Home {
             guard: env!("CARGO_BIN_EXE_mangrove").into(),
             // Mostly it is the test itself that speaks for a plugin.
             peers: "user".to_owned(),
+            checkpoint_interval: Duration::from_millis(100),
             ..Config::new(folder.path().to_owned()).portable
         };
         Self { folder, settings }
@@ -97,12 +95,15 @@ impl Home {
             ..Config::new(self.path().to_owned())
         };
         let path = self.path().join("data/states.redb");
-        let (states, keeper) = States::start(&path, CHECKPOINT).await.unwrap();
-        let manager = Manager::start(&config, states, CancellationToken::new())
+        let (states, keeper) = States::start(&path, self.settings.checkpoint_interval)
+            .await
+            .unwrap();
+        let manager = Manager::start(&config, states.clone(), CancellationToken::new())
             .await
             .unwrap();
         Host {
             plugins: manager.handle(),
+            states,
             manager,
             keeper,
         }
@@ -124,6 +125,7 @@ pub(crate) fn manifest(language: &str, fields: &str) -> String {
 
 pub(crate) struct Host {
     pub(crate) plugins: Handle,
+    pub(crate) states: States,
     manager: Manager,
     keeper: Keeper,
 }

@@ -11,15 +11,20 @@ use serde_json::Value;
 use sp_proto::Push;
 use tokio::sync::oneshot;
 
+use super::commits::Commits;
 use super::feed::Ending;
 use super::link::Link;
 use crate::plugin::lifecycle::UseId;
 use crate::plugin::record::Record;
 use crate::plugin::sender::Sender;
+use crate::plugin::users::Rules;
 use crate::store::{Scope, StateError, States};
 
 /// So many faults in a row, and the connection is closed.
 const FAULTS: u32 = 10;
+
+/// Questions that a process may leave without an answer; then it is asked no more.
+const ASKED: usize = 1024;
 
 /// The channel of a use.
 #[derive(Debug)]
@@ -73,6 +78,9 @@ pub(super) enum Answered {
 #[derive(Debug)]
 pub(super) struct Desk {
     states: States,
+    /// Which of them use the plugin.
+    rules: Arc<Rules>,
+    pub(super) commits: Commits,
     uses: HashMap<u64, Entry>,
     asked: HashMap<u64, Asked>,
     ids: u64,
@@ -82,9 +90,11 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(states: States) -> Self {
+    pub(super) fn new(states: States, rules: Arc<Rules>) -> Self {
         Self {
             states,
+            rules,
+            commits: Commits::default(),
             uses: HashMap::new(),
             asked: HashMap::new(),
             ids: 0,
@@ -127,6 +137,11 @@ impl Desk {
         }
         self.asked.insert(self.ids, asked);
         self.ids
+    }
+
+    /// Whether it may be asked something more.
+    pub(super) fn has_room(&self) -> bool {
+        self.asked.len() < ASKED
     }
 
     /// Whether a ping has not been answered.
@@ -214,6 +229,7 @@ impl Desk {
     }
 
     fn remove(&mut self, number: u64) {
+        self.commits.forget(number);
         if let Some(entry) = self.uses.remove(&number) {
             end(number, &entry.active);
         }
@@ -224,6 +240,7 @@ impl Desk {
         for (number, entry) in self.uses.drain() {
             end(number, &entry.active);
         }
+        self.commits.clear();
         self.asked.clear();
         self.command = None;
     }
@@ -278,7 +295,9 @@ impl Desk {
                 let own = &place.rule_id;
                 Err(format!("the use runs for the rule \"{own}\", not for \"{said}\""))
             }
-            (None, Some(said)) => Ok(said),
+            // Of a rule that is gone a call may still be under way, and would leave something behind.
+            (None, Some(said)) if self.rules.call(&entry.symbol, said.as_str()) => Ok(said),
+            (None, Some(said)) => Err(format!("no rule \"{said}\" uses the function")),
             (None, None) => Err("a function has to say for which \"rule\"".to_owned()),
         }
     }

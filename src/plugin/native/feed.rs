@@ -210,12 +210,13 @@ impl Feed {
         }
     }
 
-    /// Tells the source that it need not keep this batch, nor those before it. When the control channel is so
-    /// busy that this finds no room, the next one says it as well.
-    pub(in crate::plugin) fn commit(&self, seq: u64) {
+    /// Has the source told that it need not keep this batch, nor those before it, as soon as this version of the store
+    /// is on the disk. When the session is so busy that this finds no room, the next one says it as well.
+    pub(in crate::plugin) fn commit(&self, seq: u64, version: u64) {
         let _ = self.orders.try_send(Order::Commit {
             number: self.number,
             seq,
+            version,
         });
     }
 

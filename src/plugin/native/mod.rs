@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | pure | `opening` | whether a `hello` is taken |
 //! | pure | `window` | which results a sink owes an acknowledgement for |
+//! | pure | `commits` | when a source is told that its batches are safe |
 //! | pure | `flight` | which calls of a function are under way |
 //! | I/O | `remote` | what is different for a plugin on another machine |
 //! | I/O | `run` | the folder of the sockets |
@@ -16,6 +17,7 @@
 //!
 //! A process that speaks the other contract never gets beyond the listener of its session, which is closed then.
 
+mod commits;
 mod desk;
 pub(super) mod feed;
 mod flight;

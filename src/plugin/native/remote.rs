@@ -2,19 +2,66 @@
 //! may come. The token in its `hello` proves who it is; what comes before that is bounded by a time limit.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use sp_proto::{Admission, SocketOptions, TlsIdentity, TlsOptions};
 
 use crate::config::Portable;
 
+/// How long the door is kept for a machine: longer than it takes to dial again.
+const KEPT: Duration = Duration::from_secs(6);
+
+/// The way in to a control socket, which takes one connection at a time: whoever waited while a stranger had the place
+/// is let in before that one is again.
+#[derive(Debug, Default)]
+pub(super) struct Door {
+    /// For which machine it is kept, and until when.
+    kept: Mutex<Option<(String, Instant)>>,
+}
+
+impl Door {
+    /// Keeps it for the machine of this peer for a while. False when it is kept for another one.
+    pub(super) fn keep_for(&self, peer_address: &str, now: Instant) -> bool {
+        let mut kept = super::lock(&self.kept);
+        let Some(machine) = machine(peer_address) else {
+            return false;
+        };
+        if kept
+            .as_ref()
+            .is_some_and(|(other, until)| other != machine && now < *until)
+        {
+            return false;
+        }
+        *kept = Some((machine.to_owned(), now + KEPT));
+        true
+    }
+
+    /// It is kept for nobody.
+    pub(super) fn open(&self) {
+        *super::lock(&self.kept) = None;
+    }
+
+    fn admit(&self, peer_address: &str, now: Instant) -> Result<(), String> {
+        match &*super::lock(&self.kept) {
+            Some((kept, until)) if now < *until && machine(peer_address) != Some(kept) => Err(format!(
+                "it comes from {peer_address}; expected {kept}, which waits for its turn"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The options of the control socket on a remote address: whoever has the token may connect.
 ///
 /// # Errors
 /// The certificate or its key cannot be used.
-pub(super) async fn options(settings: &Portable) -> Result<SocketOptions, String> {
+pub(super) async fn options(settings: &Portable, door: &Arc<Door>) -> Result<SocketOptions, String> {
+    let door = Arc::clone(door);
     Ok(SocketOptions {
         recv_max_size: settings.max_message,
         tls: tls(settings).await?,
+        admission: Admission::new(move |peer| door.admit(&peer.peer_address, Instant::now())),
         ..Default::default()
     })
 }
@@ -81,6 +128,22 @@ pub(super) fn star(address: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_door_is_kept_for_whoever_waits() {
+        let (door, now) = (Door::default(), Instant::now());
+        let (stranger, plugin) = ("tcp://10.0.0.9:4000", "tcp://10.0.0.5:4001");
+        assert_eq!(door.admit(stranger, now), Ok(()));
+        assert!(door.keep_for(plugin, now));
+        assert!(!door.keep_for(stranger, now), "it is kept for another one");
+        let refused = door.admit(stranger, now).unwrap_err();
+        assert!(refused.contains("expected 10.0.0.5"), "{refused}");
+        assert_eq!(door.admit("tcp://10.0.0.5:4002", now), Ok(()));
+        assert_eq!(door.admit(stranger, now + KEPT), Ok(()));
+        assert!(door.keep_for(stranger, now + KEPT));
+        door.open();
+        assert_eq!(door.admit(plugin, now + KEPT), Ok(()));
+    }
 
     #[test]
     fn addresses_beside_the_control_channel() {

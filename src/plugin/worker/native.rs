@@ -32,6 +32,7 @@ impl Worker {
             output: Arc::clone(&self.output),
             records: Arc::clone(&self.records),
             native: Arc::clone(&self.native),
+            rules: Arc::clone(&self.instances.rules),
             news: self.news.0.clone(),
             remote: is_attached && !self.settings.remote.is_empty(),
         };

@@ -43,7 +43,7 @@ pub(crate) use shared::SharedSources;
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// As which rule a shared stream's plugin source runs.
-const SHARED_RULE: &str = "shared";
+pub(super) const SHARED_RULE: &str = "shared";
 
 /// What nodes are made of.
 pub(crate) struct Parts<'a> {

@@ -19,7 +19,7 @@ use mangrove_protocol::native::opening::{FunctionSymbol, Hello, Symbols};
 use mangrove_protocol::native::sink::SinkBatch;
 use mangrove_protocol::native::source::SourceWriter;
 use serde_json::{Value, json};
-use sp_proto::{Pair, Pull, Push, SocketOptions};
+use sp_proto::{Pair, Pull, Push, SocketOptions, TlsOptions};
 use testkit::within;
 
 use crate::home::{Home, Host, SLEEP, meta, unique};
@@ -61,7 +61,12 @@ impl Peer {
     }
 
     async fn with(scene: &Scene, environment: &BTreeMap<String, String>) -> Self {
+        Self::over(scene, environment, &TlsOptions::default()).await
+    }
+
+    async fn over(scene: &Scene, environment: &BTreeMap<String, String>, tls: &TlsOptions) -> Self {
         let options = SocketOptions {
+            tls: tls.clone(),
             reconnect_min: Duration::from_millis(5),
             reconnect_max: Duration::from_millis(20),
             recv_max_size: 64 << 20,

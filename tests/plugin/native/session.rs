@@ -33,24 +33,28 @@ async fn state_survives_the_process_and_belongs_to_one_rule() {
     let use_of = start.number;
     let put = StateOperation::Put(json!({"a": 1}));
     assert_eq!(
-        peer.ask(state(use_of, Some("r1"), "k", put)).await,
+        peer.ask(state(use_of, Some(&scene.rule), "k", put)).await,
         Ok(Value::Null)
     );
     let add = || StateOperation::Add(2.into());
     assert_eq!(
-        peer.ask(state(use_of, Some("r1"), "n", add())).await,
+        peer.ask(state(use_of, Some(&scene.rule), "n", add())).await,
         Ok(json!(2))
     );
     assert_eq!(
-        peer.ask(state(use_of, Some("r1"), "n", add())).await,
+        peer.ask(state(use_of, Some(&scene.rule), "n", add())).await,
         Ok(json!(4))
     );
+    let _other = scene.host.plugins.function(&scene.function, "r2").await.unwrap();
     assert_eq!(
         peer.ask(state(use_of, Some("r2"), "n", StateOperation::Get))
             .await,
         Ok(Value::Null)
     );
-    let error = peer.ask(state(use_of, Some("r1"), "k", add())).await.unwrap_err();
+    let error = peer
+        .ask(state(use_of, Some(&scene.rule), "k", add()))
+        .await
+        .unwrap_err();
     assert!(error.contains("expected a number"), "{error}");
     let error = peer
         .ask(state(use_of, None, "k", StateOperation::Get))
@@ -67,18 +71,60 @@ async fn state_survives_the_process_and_belongs_to_one_rule() {
     let peer = Peer::dial(&scene, Some(old)).await.open().await;
     let (start, _pair) = peer.start_function().await;
     let found = peer
-        .ask(state(start.number, Some("r1"), "k", StateOperation::Get))
+        .ask(state(start.number, Some(&scene.rule), "k", StateOperation::Get))
         .await;
     assert_eq!(found, Ok(json!({"a": 1})));
     assert_eq!(
-        peer.ask(state(start.number, Some("r1"), "k", StateOperation::Delete))
-            .await,
+        peer.ask(state(
+            start.number,
+            Some(&scene.rule),
+            "k",
+            StateOperation::Delete
+        ))
+        .await,
         Ok(Value::Null)
     );
     let found = peer
-        .ask(state(start.number, Some("r1"), "k", StateOperation::Get))
+        .ask(state(start.number, Some(&scene.rule), "k", StateOperation::Get))
         .await;
     assert_eq!(found, Ok(Value::Null));
+    scene.host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_function_keeps_nothing_for_a_rule_that_does_not_use_it() {
+    let scene = scene(|_| ()).await;
+    let peer = scene.peer().await;
+    let (function, start, _pair) = scene.open_function(&peer).await;
+    let other = scene.host.plugins.function(&scene.function, "r2").await.unwrap();
+    let add = |rule: &str| state(start.number, Some(rule), "n", StateOperation::Add(1.into()));
+    assert_eq!(peer.ask(add("r2")).await, Ok(json!(1)));
+    // It is deleted, and a call of it is still under way.
+    drop(other);
+    let refused = Err("no rule \"r2\" uses the function".to_owned());
+    assert_eq!(peer.ask(add("r2")).await, refused);
+    assert_eq!(peer.ask(add(&scene.rule)).await, Ok(json!(1)));
+    drop(function);
+    scene.host.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_asks_a_plugin_that_does_not_read_is_told_so() {
+    let scene = scene(|_| ()).await;
+    let peer = scene.peer().await;
+    let (function, _start, _pair) = scene.open_function(&peer).await;
+    let argument = json!("x".repeat(100_000));
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..1000 {
+        let (function, argument) = (function.clone(), argument.clone());
+        asking.spawn(async move { function.validate(vec![argument]).await });
+    }
+    // Nobody has answered anything.
+    let refused = within("a refusal", asking.join_next()).await.unwrap().unwrap();
+    let refused = refused.unwrap_err().to_string();
+    assert_eq!(refused, "the plugin does not read or answer what it is asked");
+    asking.shutdown().await;
+    drop(peer);
     scene.host.shutdown().await;
 }
 

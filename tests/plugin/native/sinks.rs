@@ -1,6 +1,9 @@
 //! What a sink is given, and what it acknowledges.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use mangrove::plugin::ChannelError;
 use mangrove_protocol::native::control::Role;
 use serde_json::{Value, json};
 use testkit::within;
@@ -72,6 +75,37 @@ async fn what_was_not_acknowledged_goes_to_the_next_process() {
         tokio::join!(working, speaking)
     })
     .await;
+    scene.host.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_insisted_on_is_overdue_and_may_be_acknowledged_until_the_sink_is_closed() {
+    let scene = scene(|home| home.settings.ack_timeout = Duration::from_millis(50)).await;
+    let peer = scene.peer().await;
+    let (mut sink, start, pull) = scene.open_sink(&peer, true).await;
+    sink.insist();
+    sink.put(results(&["1", "2"])).await;
+    taken(&pull).await;
+    let settled = within("it to be overdue", sink.settle()).await;
+    assert_eq!(
+        (settled.delivered, settled.failed.len(), sink.outstanding()),
+        (0, 0, 2)
+    );
+    assert!(
+        matches!(settled.overdue, Some(ChannelError::Overdue { .. })),
+        "{settled:?}"
+    );
+    let stopping = async {
+        let (id, stop) = peer.stop().await;
+        peer.ack(stop.number, 1, Vec::new()).await;
+        peer.answer(id, Ok(Value::Null)).await;
+        assert_eq!((stop.number, stop.seq), (start.number, Some(1)));
+    };
+    let (settled, ()) = within("the sink to close", async {
+        tokio::join!(sink.close(), stopping)
+    })
+    .await;
+    assert_eq!((settled.delivered, settled.failed.len()), (2, 0));
     scene.host.shutdown().await;
 }
 

@@ -1,7 +1,9 @@
 //! What a source brings, how it ends, and where it goes on.
 
+use std::time::Duration;
+
 use mangrove::plugin::ChannelError;
-use mangrove_protocol::native::control::{Role, ToPlugin};
+use mangrove_protocol::native::control::{Role, ToHost, ToPlugin};
 use mangrove_protocol::native::source::{encode_end, encode_error};
 use serde_json::json;
 use testkit::within;
@@ -104,6 +106,30 @@ async fn a_source_that_is_ahead_of_its_rule_is_told_to_stop_at_once() {
     let (id, _) = peer.stop().await;
     peer.answer(id, Ok(json!({ "seq": 100 }))).await;
     within("the source to close", source.close()).await;
+    scene.host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_source_is_told_what_is_safe_when_that_is_on_the_disk() {
+    let scene = scene(|home| home.settings.checkpoint_interval = Duration::from_secs(3600)).await;
+    let peer = scene.peer().await;
+    let (mut source, start, push) = scene.open_source(&peer).await;
+    for seq in 1..=100 {
+        push.send(batch(seq, seq..seq + 1, Some(seq))).await.unwrap();
+        while numbers(&mut source).await != [seq] {}
+        source.commit(&json!(seq)).await.unwrap();
+    }
+    // Had it been told before, it would hear that first.
+    peer.say(ToHost::Ping(7)).await;
+    match peer.hear().await {
+        ToPlugin::Answer(answer) => assert_eq!(answer.id, 7),
+        other => panic!("expected an answer, not {other:?}"),
+    }
+    scene.host.states.checkpoint().await.unwrap();
+    match peer.hear().await {
+        ToPlugin::Commit(commit) => assert_eq!((commit.number, commit.seq), (start.number, 100)),
+        other => panic!("expected a commit, not {other:?}"),
+    }
     scene.host.shutdown().await;
 }
 

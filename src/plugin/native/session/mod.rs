@@ -15,13 +15,14 @@ use mangrove_protocol::native::opening::{Hello, Refused, Symbols, Welcome};
 use mangrove_protocol::native::{CONTROL_VARIABLE, PLUGIN_VARIABLE, TOKEN_VARIABLE, VERSIONS};
 use serde_json::Value;
 use sp_proto::{Events, Message, Pair, PipeId, SocketOptions};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::desk::{Answered, Asked, Desk};
 use super::link::Link;
+use super::remote::Door;
 use super::{LAST_WORDS, Native, limits, milliseconds, opening, options, remote, sleep_until};
 use crate::config::Portable;
 use crate::plugin::causes::with_sources;
@@ -31,6 +32,7 @@ use crate::plugin::missed;
 use crate::plugin::output::Output;
 use crate::plugin::peers::Peers;
 use crate::plugin::record::Records;
+use crate::plugin::users::Rules;
 
 /// Orders that may wait for the session.
 const ORDERS: usize = 64;
@@ -40,6 +42,9 @@ const OUTBOX: usize = 256;
 
 /// How long a connection from another machine may be silent before it says hello.
 const HELLO: Duration = Duration::from_secs(10);
+
+/// How long, when somebody else is at the door.
+const HURRY: Duration = Duration::from_secs(1);
 
 /// How long a plugin that was refused has to read why.
 const REFUSED: Duration = Duration::from_secs(1);
@@ -51,8 +56,8 @@ pub(in crate::plugin) enum Order {
     Command(UseId, Box<Command>, Option<Ends>),
     /// Ask a function whether it takes arguments.
     Validate(Validate, oneshot::Sender<Result<Value, String>>),
-    /// Tell a source what is safe.
-    Commit { number: u64, seq: u64 },
+    /// Tell a source what is safe, when this version of the store is on the disk.
+    Commit { number: u64, seq: u64, version: u64 },
     /// The channel of a function has no connection, though it may have had one.
     Lost { number: u64, was_connected: bool },
     /// Stop a function, which has answered its calls.
@@ -93,6 +98,8 @@ pub(in crate::plugin) struct Setup {
     pub(in crate::plugin) output: Arc<Output>,
     pub(in crate::plugin) records: Arc<Records>,
     pub(in crate::plugin) native: Arc<Native>,
+    /// Who uses the plugin.
+    pub(in crate::plugin) rules: Arc<Rules>,
     pub(in crate::plugin) news: mpsc::Sender<(Generation, News)>,
     /// The process may run on another machine.
     pub(in crate::plugin) remote: bool,
@@ -124,8 +131,9 @@ impl Session {
     /// Nobody can listen there, or there is no randomness.
     pub(in crate::plugin) async fn start(setup: Setup, tasks: &mut JoinSet<()>) -> Result<Self, String> {
         let token = token().map_err(|error| format!("there is no token for it: {error}"))?;
+        let door = Arc::<Door>::default();
         let (options, address) = if setup.remote {
-            let options = remote::options(&setup.settings).await?;
+            let options = remote::options(&setup.settings, &door).await?;
             (options, setup.settings.remote.clone())
         } else {
             let admission = setup.peers.admission();
@@ -146,7 +154,8 @@ impl Session {
             variable(PLUGIN_VARIABLE, plugin.as_str()),
         ];
         let task = Task {
-            desk: Desk::new(setup.native.states.clone()),
+            desk: Desk::new(setup.native.states.clone(), Arc::clone(&setup.rules)),
+            durable: setup.native.states.durable(),
             plugin,
             token,
             address,
@@ -162,6 +171,7 @@ impl Session {
             standing: Standing::Silent(None),
             symbols: Symbols::default(),
             outbox: VecDeque::new(),
+            door,
             held: None,
             next_ping: Instant::now() + setup.settings.ping_interval,
             heard: false,
@@ -235,7 +245,10 @@ struct Task {
     standing: Standing,
     symbols: Symbols,
     desk: Desk,
+    /// The version of the states that is on the disk.
+    durable: watch::Receiver<u64>,
     outbox: VecDeque<Message>,
+    door: Arc<Door>,
     /// A hello that came while the last words of the connection before were read.
     held: Option<Message>,
     next_ping: Instant,
@@ -251,6 +264,7 @@ enum Wake {
     Sent,
     Pipe(sp_proto::Event),
     Ping,
+    Durable,
     Linked,
     Expelled,
 }
@@ -274,6 +288,7 @@ impl Task {
                 }
                 Ok(message) = self.socket.recv(), if self.outbox.len() < OUTBOX => Wake::Message(message),
                 () = tokio::time::sleep_until(self.next_ping), if self.standing == Standing::Open => Wake::Ping,
+                Ok(()) = self.durable.changed(), if !self.desk.commits.is_empty() => Wake::Durable,
                 () = sleep_until(expelled) => Wake::Expelled,
                 Some(_) = self.functions.join_next() => Wake::Linked,
             };
@@ -281,7 +296,11 @@ impl Task {
                 Wake::Stop => break,
                 Wake::Order(order) => self.handle_order(order).await,
                 Wake::Message(message) => self.handle_message(&message).await,
-                Wake::Sent => drop(self.outbox.pop_front()),
+                Wake::Sent => {
+                    self.outbox.pop_front();
+                    self.send_commits();
+                }
+                Wake::Durable => self.send_commits(),
                 Wake::Pipe(event) => self.handle_event(event).await,
                 Wake::Ping => self.handle_ping().await,
                 Wake::Expelled => self.disconnect(),
@@ -303,6 +322,16 @@ impl Task {
         let message = Message::from(message.encode());
         if !self.outbox.is_empty() || self.socket.try_send(message.clone()).is_err() {
             self.outbox.push_back(message);
+        }
+    }
+
+    /// Tells sources what is safe, as far as the plugin reads: what it has no room for, the next word says as well.
+    fn send_commits(&mut self) {
+        let durable = *self.durable.borrow_and_update();
+        while self.outbox.len() < OUTBOX
+            && let Some((number, seq)) = self.desk.commits.take(durable)
+        {
+            self.send(&ToPlugin::Commit(Commit { number, seq }));
         }
     }
 
@@ -330,6 +359,7 @@ impl Task {
                 let until = self.setup.remote.then(|| Instant::now() + HELLO);
                 self.standing = Standing::Silent(until);
                 if self.setup.remote {
+                    self.door.open();
                     self.options.admission = remote::same_machine(&info.peer_address);
                 }
                 if let Some(hello) = self.held.take() {
@@ -350,8 +380,24 @@ impl Task {
             sp_proto::Event::PeerRefused { peer_address, reason } => {
                 let plugin = &self.plugin;
                 tracing::warn!(%plugin, "refused a control connection of {peer_address}: {reason}");
+                self.handle_knock(&peer_address);
             }
             _ => {}
+        }
+    }
+
+    /// Somebody else wants the place of a connection from another machine. Whoever has it, and has not said hello, may be
+    /// anybody: it has to hurry, and when it is gone the newcomer's machine is let in first.
+    fn handle_knock(&mut self, peer_address: &str) {
+        if self.standing == Standing::Open || !self.setup.remote || self.pipe.is_none() {
+            return;
+        }
+        if !self.door.keep_for(peer_address, std::time::Instant::now()) {
+            return;
+        }
+        if let Standing::Silent(Some(until)) = self.standing {
+            let hurry = Instant::now() + HURRY;
+            self.standing = Standing::Silent(Some(until.min(hurry)));
         }
     }
 
@@ -479,6 +525,7 @@ impl Task {
         tracing::debug!(plugin = %self.plugin, sdk = hello.sdk, version = agreed.version, "hello");
         self.symbols = hello.symbols;
         self.standing = Standing::Open;
+        self.door.open();
         (self.heard, self.deaf) = (true, false);
         self.next_ping = Instant::now() + self.setup.settings.ping_interval;
         self.send(&ToPlugin::Welcome(Welcome {
@@ -543,13 +590,19 @@ impl Task {
                     self.tell(News::Answered(pipe, outcome)).await;
                 }
             }
+            // Commands come one after the other; who asks, there may be any number of.
+            Order::Validate(_, reply) if self.outbox.len() >= OUTBOX || !self.desk.has_room() => {
+                let reason = "the plugin does not read or answer what it is asked".to_owned();
+                let _ = reply.send(Err(reason));
+            }
             Order::Validate(request, reply) => {
                 let id = self.desk.ask(Asked::Validate(reply));
                 self.send(&ToPlugin::Validate(id, request));
             }
-            Order::Commit { number, seq } => {
+            Order::Commit { number, seq, version } => {
                 if self.desk.entry(number).is_some() {
-                    self.send(&ToPlugin::Commit(Commit { number, seq }));
+                    self.desk.commits.note(number, seq, version);
+                    self.send_commits();
                 }
             }
             Order::Lost {
