@@ -422,6 +422,31 @@ func TestManyCallsAreInFlightTogether(t *testing.T) {
 	s.finish()
 }
 
+func TestCallsThatNobodyWaitsForAreNotBegun(t *testing.T) {
+	var made atomic.Int64
+	p := withFunction(func(_ context.Context, call *mangrove.Call) (any, error) {
+		made.Add(1)
+		milliseconds, err := mangrove.Arg[int](call, 0)
+		time.Sleep(time.Duration(milliseconds) * time.Millisecond)
+		return milliseconds, err
+	})
+	p.CallLimit = 1
+	s := play(t, p)
+	data := s.start("function", "function", nil)
+	calls := make([]any, 20)
+	for id := range calls {
+		calls[id] = []any{id, []any{300}}
+	}
+	write(t, data, object{"context": object{}, "timeout": 200, "calls": calls})
+	write(t, data, object{"context": object{}, "timeout": 60000, "calls": []any{[]any{20, []any{0}}}})
+	equal(t, read(t, data)["results"], []any{[]any{20.0, 0.0}})
+	// The first is late already where this machine is busy.
+	if count := made.Load(); count > 2 {
+		t.Fatalf("%d calls were made", count)
+	}
+	s.finish()
+}
+
 func TestSlowCallsOfOneMessageRunTogether(t *testing.T) {
 	var waiting atomic.Int64
 	all := make(chan struct{})
