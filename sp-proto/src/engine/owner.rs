@@ -15,7 +15,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// An address on which a socket listens or which it dials.
+/// An address on which a socket listens or which it dials. It is a name and keeps nothing open: the socket lives for as long
+/// as one of its handles, and a handle that is made and used in one line is gone at the end of that line.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use sp_proto::{Pull, Push};
+/// let endpoint = Pull::new().listen("inproc://kept-example").await?;
+/// assert!(Push::new().dial(&endpoint.address).await.is_err()); // nobody listens there any more
+///
+/// let pull = Pull::new();
+/// let endpoint = pull.listen("inproc://kept-example").await?;
+/// assert!(Push::new().dial(&endpoint.address).await.is_ok());
+/// # Ok(()) }
+/// ```
+// Not `must_use`, which would complain of every dialer that nobody wants to close by itself, and of nothing above.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Endpoint {

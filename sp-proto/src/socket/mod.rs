@@ -77,8 +77,8 @@ macro_rules! endpoints {
         }
 
         impl $name {
-            /// Listens on `address`, an [`Address`]($crate::Address) as text. Bound before it returns: a peer
-            /// that dials afterwards is connected.
+            /// Listens on `address`, an [`Address`]($crate::Address) as text, for as long as there is a handle of this
+            /// socket. Bound before it returns: a peer that dials afterwards is connected.
             ///
             /// # Errors
             /// The address makes no sense, is in use, or the system refuses.
@@ -104,8 +104,8 @@ macro_rules! endpoints {
                 self.owner.listen(address, options).await
             }
 
-            /// Dials `address` and waits for the first connection; once it is made the socket reconnects, for
-            /// ever unless [`reconnect_attempts`]($crate::SocketOptions::reconnect_attempts) says otherwise.
+            /// Dials `address` and waits for the first connection; once it is made the socket reconnects, for as long as
+            /// there is a handle of it unless [`reconnect_attempts`]($crate::SocketOptions::reconnect_attempts) says otherwise.
             ///
             /// # Errors
             /// The first connection failed, and nothing is left behind.
