@@ -6,19 +6,24 @@
 //! numbers; at the other end there is mostly a raw socket.
 #![allow(missing_docs)]
 
+#[path = "cancellation/ends.rs"]
+mod ends;
+#[path = "cancellation/points.rs"]
+mod points;
 mod support;
 
+use ends::{
+    Socket, arrives, body, carried, connect, echo_one, end, is_answered, number, patient, plain,
+    push_and_pull, raw, reader, reading, received, small, subscribed, transports, while_echoing, with,
+};
 use futures_util::{SinkExt, StreamExt};
+use points::{at_every_point, at_the_end_of_a_turn, polled, until};
 use sp_proto::{
-    Bus, Incoming, Listener, ListenerOptions, Message, Pair, Pair1, Protocol, Pull, Push, Raw, RawMessage,
-    RecvError, Rep, Req, ReqContext, Respondent, SendErrorKind, SocketOptions, Stats, Sub, SubContext,
+    Bus, Incoming, Listener, ListenerOptions, Message, Pair, Pair1, Protocol, Pub, Pull, Push, Raw,
+    RawMessage, RecvError, Rep, Req, ReqContext, Respondent, SendErrorKind, SocketOptions, Stats, Sub,
     SurveyContext, Surveyor, device,
 };
-use std::future::poll_fn;
-use std::pin::pin;
-use std::task::Poll;
-use std::time::Duration;
-use support::{Transport, bounded, pipe_added};
+use support::{Transport, pipe_added};
 
 /// One test per case, over every transport and every point.
 macro_rules! cases {
@@ -49,6 +54,11 @@ cases! {
     raw_sink_send = send(with(raw(Protocol::Push), Raw::sink), Protocol::Pull, true, async |(_, sink), n| {
         sink.send(plain(n)).await.unwrap();
     });
+
+    pub_send = send_to_all(Pub::with_options, Protocol::Sub, async |publisher, n| {
+        publisher.send(body(n)).await.unwrap();
+    });
+    bus_send = send_to_all(Bus::with_options, Protocol::Bus, async |bus, n| bus.send(body(n)).await.unwrap());
 
     pull_recv = recv(Protocol::Push, Pull::with_options, async |pull| pull.recv().await.unwrap());
     pair_recv = recv(Protocol::Pair0, Pair::with_options, async |pair| pair.recv().await.unwrap());
@@ -141,6 +151,30 @@ async fn send<S: Socket>(
     assert_eq!(got, expected);
     assert!(to.try_recv().unwrap().is_none());
     assert_eq!(from.stats().sent.messages, got.len() as u64);
+    end(&from, &to).await;
+    sent.is_some()
+}
+
+/// Sending that waits for no peer, only for the next turn of a task that has used this one up.
+async fn send_to_all<S: Socket>(
+    transport: &Transport,
+    polls: usize,
+    open: impl Fn(SocketOptions) -> S,
+    peer: Protocol,
+    send: impl AsyncFn(&mut S, u32),
+) -> bool {
+    let (mut from, to) = (open(transport.options()), raw(peer)(transport.options()));
+    connect(transport, &from, &to).await;
+    let sent = polled(at_the_end_of_a_turn(send(&mut from, 0)), polls, async || {}).await;
+    assert!(polls > 1 || sent.is_none(), "it yields before it sends");
+    send(&mut from, 1).await;
+    let mut got = vec![number(&to.recv().await.unwrap().body)];
+    while got.last() != Some(&1) {
+        got.push(number(&to.recv().await.unwrap().body));
+    }
+    let expected: &[u32] = if sent.is_some() { &[0, 1] } else { &[1] };
+    assert_eq!(got, expected);
+    assert!(to.try_recv().unwrap().is_none());
     end(&from, &to).await;
     sent.is_some()
 }
@@ -439,214 +473,4 @@ async fn forwarding(transport: &Transport, polls: usize) -> bool {
     assert!(lost <= 1, "{lost} messages are lost");
     tokio::join!(push.close(), front.close(), back.close(), pull.close());
     polls >= 60
-}
-
-/// More polls than any of these futures needs.
-const ENOUGH: usize = 2000;
-
-/// Polls `future` so many times and drops it; its output if it was ready by then.
-async fn polled<F: Future>(future: F, polls: usize, mut step: impl AsyncFnMut()) -> Option<F::Output> {
-    let mut future = pin!(future);
-    for _ in 0..polls {
-        let polled = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
-        if let Poll::Ready(output) = polled {
-            return Some(output);
-        }
-        tokio::task::yield_now().await;
-        step().await;
-    }
-    None
-}
-
-/// Runs `case` with ever more polls until it says that its future was ready.
-async fn at_every_point(mut case: impl AsyncFnMut(usize) -> bool) {
-    for polls in 0..ENOUGH {
-        if bounded(case(polls)).await {
-            assert!(polls > 0, "a future does nothing before it is polled");
-            return;
-        }
-    }
-    panic!("never ready");
-}
-
-/// Waits for what other tasks are about to do.
-async fn until(mut done: impl FnMut() -> bool) {
-    bounded(async {
-        while !done() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-}
-
-fn transports() -> Vec<Transport> {
-    vec![
-        Transport::inproc(),
-        Transport::ipc(),
-        Transport::tcp(),
-        #[cfg(feature = "tls")]
-        Transport::tls(),
-        #[cfg(feature = "ws")]
-        Transport::ws(),
-    ]
-}
-
-/// Queues that are full soon.
-fn small(transport: &Transport) -> SocketOptions {
-    SocketOptions {
-        send_queue: 2,
-        recv_queue: 2,
-        ..transport.options()
-    }
-}
-
-fn patient(options: SocketOptions) -> Surveyor {
-    Surveyor::with_options(SocketOptions {
-        survey_time: Duration::from_secs(3600),
-        ..options
-    })
-}
-
-fn raw(protocol: Protocol) -> impl Fn(SocketOptions) -> Raw {
-    move |options| Raw::with_options(protocol, options)
-}
-
-fn subscribed(options: SocketOptions) -> Sub {
-    let sub = Sub::with_options(options);
-    assert!(sub.subscribe(""));
-    sub
-}
-
-fn reader(sub: &Sub) -> SubContext {
-    let context = sub.context();
-    assert!(context.subscribe(""));
-    context
-}
-
-fn reading(sub: &Sub) -> Incoming {
-    reader(sub).into_stream()
-}
-
-/// A socket with one of its contexts, or with a half of it.
-fn with<S, H>(open: impl Fn(SocketOptions) -> S, half: impl Fn(&S) -> H) -> impl Fn(SocketOptions) -> (S, H) {
-    move |options| {
-        let socket = open(options);
-        let half = half(&socket);
-        (socket, half)
-    }
-}
-
-/// Large, so that the kernel's buffers are full soon too.
-fn body(number: u32) -> Message {
-    number.to_be_bytes().repeat(16 * 1024).into()
-}
-
-fn number(message: &[u8]) -> u32 {
-    assert_eq!(message.len(), 64 * 1024);
-    assert_eq!(message[..4], message[64 * 1024 - 4..]);
-    u32::from_be_bytes(message[..4].try_into().unwrap())
-}
-
-fn plain(number: u32) -> RawMessage {
-    carried(Protocol::Push, number)
-}
-
-/// With the header that a raw socket of this protocol is to send.
-fn carried(protocol: Protocol, number: u32) -> RawMessage {
-    let header: &[u8] = match protocol {
-        Protocol::Pair1 => &[0, 0, 0, 1],
-        Protocol::Req | Protocol::Surveyor => &[0x80, 0, 0, 1],
-        _ => &[],
-    };
-    RawMessage {
-        header: header.into(),
-        body: body(number),
-    }
-}
-
-fn received(raw: &Raw) -> Option<u32> {
-    let message = raw.try_recv().unwrap();
-    message.map(|message| number(&message.body))
-}
-
-trait Socket {
-    async fn dial(&self, address: &str);
-    fn stats(&self) -> Stats;
-}
-
-macro_rules! sockets {
-    ($($socket:ty),*) => { $(
-        impl Socket for $socket {
-            async fn dial(&self, address: &str) {
-                self.dial(address).await.unwrap();
-            }
-
-            fn stats(&self) -> Stats {
-                self.stats()
-            }
-        }
-    )* };
-}
-
-sockets!(
-    Push, Pull, Pair, Pair1, Sub, Bus, Raw, Req, Rep, Surveyor, Respondent
-);
-
-impl<S: Socket, H> Socket for (S, H) {
-    async fn dial(&self, address: &str) {
-        self.0.dial(address).await;
-    }
-
-    fn stats(&self) -> Stats {
-        self.0.stats()
-    }
-}
-
-/// Connects the two, and both know it.
-async fn connect(transport: &Transport, from: &impl Socket, to: &Raw) {
-    let at = to.listen(&transport.address).await.unwrap();
-    from.dial(&at.address).await;
-    until(|| !to.pipes().is_empty()).await;
-}
-
-/// Everything was counted and nothing dropped.
-async fn end(one: &impl Socket, other: &Raw) {
-    let (one, two) = (one.stats(), other.stats());
-    assert_eq!((one.sent, one.received), (two.received, two.sent));
-    assert_eq!((one.dropped, two.dropped), Default::default());
-    other.close().await;
-}
-
-fn push_and_pull(options: SocketOptions) -> (Push, Pull) {
-    (Push::with_options(options.clone()), Pull::with_options(options))
-}
-
-async fn arrives(push: &Push, pull: &Pull) {
-    push.send("x").await.unwrap();
-    assert_eq!(&pull.recv().await.unwrap()[..], b"x");
-}
-
-async fn echo_one(raw: &Raw) {
-    if let Some(question) = raw.try_recv().unwrap() {
-        raw.send(question).await.unwrap();
-    }
-}
-
-/// What comes of `asking` while every question is answered.
-async fn while_echoing<T>(raw: &Raw, asking: impl Future<Output = T>) -> T {
-    let echoing = async {
-        loop {
-            raw.send(raw.recv().await.unwrap()).await.unwrap();
-        }
-    };
-    tokio::select! {
-        answer = asking => answer,
-        () = echoing => unreachable!(),
-    }
-}
-
-/// Asks once more: the reply is to this question and to no one before.
-async fn is_answered(req: &Req, rep: &Raw) {
-    let reply = while_echoing(rep, req.request("the last")).await;
-    assert_eq!(&reply.unwrap()[..], b"the last");
 }
