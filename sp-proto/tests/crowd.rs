@@ -4,6 +4,7 @@
 
 mod support;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sp_proto::{Pull, Push};
 use support::{Transport, bounded, descriptors, resident};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -22,12 +23,28 @@ async fn until(mut done: impl FnMut() -> bool) {
     }
 }
 
-/// How many connections this process can hold, both ends of each, with some descriptors to spare.
+/// How many connections this process can hold, both ends of each, with some descriptors to spare; as many as are wanted
+/// where the system lets it.
 fn most() -> usize {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
-    let files = limits.lines().find(|line| line.starts_with("Max open files"));
-    let soft = files.unwrap().split_whitespace().nth(3).unwrap();
-    (soft.parse().unwrap_or(1024) - descriptors() - 50) / 2
+    let used = descriptors() + 50;
+    let wanted = (used + 2 * CONNECTIONS) as u64;
+    let found = getrlimit(Resource::Nofile);
+    if found.current.is_some_and(|current| current < wanted) {
+        let enough = Rlimit {
+            current: Some(wanted),
+            maximum: found.maximum.map(|hard| hard.max(wanted)),
+        };
+        let most = Rlimit {
+            current: found.maximum,
+            maximum: found.maximum,
+        };
+        // Only root may go beyond the hard limit.
+        setrlimit(Resource::Nofile, enough)
+            .or_else(|_| setrlimit(Resource::Nofile, most))
+            .unwrap();
+    }
+    let current = getrlimit(Resource::Nofile).current;
+    current.map_or(CONNECTIONS, |current| (current as usize - used) / 2)
 }
 
 async fn connect(address: &str) -> Box<dyn Stream> {
@@ -50,7 +67,9 @@ async fn crowd(transport: &Transport) {
     let old = Push::with_options(transport.options());
     old.dial(&at).await.unwrap();
     until(|| pull.pipes().len() == 1).await;
-    let (open, wave) = (descriptors(), most());
+    let (wave, open) = (most(), descriptors());
+    // Captured, and shown when the test fails.
+    println!("{wave} at a time");
     let (mut made, mut memory) = (0, None);
     while made < CONNECTIONS {
         let count = wave.min(CONNECTIONS - made);
