@@ -192,10 +192,15 @@ async fn a_reset_ends_its_pipe_only_while_sending_and_while_receiving() {
     .await;
 }
 
-#[tokio::test]
-async fn one_byte_at_a_time_is_slow_but_legal() {
+/// Time stands still but for what the test lets pass, also in the next one.
+#[tokio::test(start_paused = true)]
+async fn one_byte_a_second_is_slow_but_legal() {
     bounded(async {
-        let (pull, address) = pull(SocketOptions::default()).await;
+        let options = SocketOptions {
+            handshake_timeout: Duration::from_secs(10),
+            ..Default::default()
+        };
+        let (pull, address) = pull(options).await;
         let mut stream = TcpStream::connect(&address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let bytes = [
@@ -208,11 +213,45 @@ async fn one_byte_at_a_time_is_slow_but_legal() {
         ];
         for byte in bytes.concat() {
             stream.write_all(&[byte]).await.unwrap();
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
         for expected in ["hello", "", "ok"] {
             assert_eq!(&pull.recv().await.unwrap()[..], expected.as_bytes());
         }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_greeting_of_one_byte_a_second_is_over_at_the_time_limit_all_the_same() {
+    bounded(async {
+        let options = SocketOptions {
+            handshake_timeout: Duration::from_millis(6500),
+            ..Default::default()
+        };
+        let (pull, address) = pull(options).await;
+        let mut events = pull.events();
+        let begun = tokio::time::Instant::now();
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        // The last byte would come half a second too late.
+        let drip = async {
+            for byte in PUSH {
+                stream.write_all(&[byte]).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! {
+            refused = peer_refused(&mut events) => {
+                assert!(refused.contains("did not greet within 6.5s"), "{refused}");
+            }
+            () = drip => panic!("it was waited for"),
+        }
+        assert_eq!(begun.elapsed().as_secs(), 6, "by the clock of the test");
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, PULL, "our greeting, then the end");
+        assert!(pull.pipes().is_empty());
     })
     .await;
 }
@@ -333,8 +372,10 @@ async fn a_malformed_header_ends_its_pipe_only() {
     assert_eq!(surveyor.pipes().len(), 1);
 }
 
+/// As many as come in fifty minutes, one every five milliseconds, and at once. That a month of them leaves nothing else is
+/// what the pattern's own test shows: each finds the state that the one before it has found.
 #[tokio::test]
-async fn a_month_of_keep_alives_against_an_idle_rep_keeps_the_newest() {
+async fn keep_alives_in_masses_against_an_idle_rep_leave_the_newest_and_no_memory() {
     bounded(async {
         const COUNT: u32 = 600_000;
         let rep = Rep::with_options(SocketOptions {
@@ -364,13 +405,18 @@ async fn a_month_of_keep_alives_against_an_idle_rep_keeps_the_newest() {
             .write_all(&[&4_u64.to_be_bytes()[..], &(COUNT | 1 << 31).to_be_bytes()].concat())
             .await
             .unwrap();
+        let mut received = 0;
         let newest = loop {
             let request = rep.recv().await.unwrap();
+            received += 1;
             if request.body().is_empty() {
                 break request;
             }
         };
         assert!(rep.try_recv().unwrap().is_none(), "older requests are gone");
+        let stats = rep.stats();
+        assert_eq!(stats.received.messages, u64::from(COUNT) + 1);
+        assert_eq!(stats.dropped.superseded + received, u64::from(COUNT) + 1);
         newest.reply("!").await.unwrap();
         let mut reply = [0; 13];
         stream.read_exact(&mut reply).await.unwrap();
