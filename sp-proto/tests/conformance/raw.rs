@@ -58,7 +58,7 @@ pub(crate) async fn requests(transport: &Transport) {
 pub(crate) async fn surveys(transport: &Transport) {
     let (near, near_at, far, far_at) = sides(transport, Protocol::Respondent).await;
     let surveyor = Surveyor::with_options(SocketOptions {
-        survey_time: std::time::Duration::from_secs(600),
+        survey_time: Duration::from_secs(600),
         ..transport.options()
     });
     let mut joined = far.events();
