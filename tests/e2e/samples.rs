@@ -142,3 +142,76 @@ async fn a_source_goes_on_where_it_was_when_its_host_was_killed() {
     }
     panic!("it begins with {first} again and again");
 }
+
+/// A source that can go on anywhere, and a sink that answers nothing the first time and refuses the number 5.
+const SILENT: &str = r#"
+import json, os, time
+from mangrove import Error, Plugin
+
+plugin = Plugin()
+
+@plugin.source("e2e_count")
+def count(ctx, output):
+    n = ctx.offset or 0
+    while not ctx.wait(0.005):
+        n += 1
+        output.send({"n": n}, offset=n)
+
+@plugin.sink("e2e_silent")
+def keep(result, config):
+    if result["n"] == 5:
+        raise Error("five is too much")
+    marker = config["path"] + ".silent"
+    if result["n"] == 8 and not os.path.exists(marker):
+        open(marker, "w").close()
+        time.sleep(600)
+    with open(config["path"], "a") as file:
+        file.write(json.dumps(result) + "\n")
+
+plugin.run()
+"#;
+
+#[tokio::test]
+async fn what_a_sink_does_not_acknowledge_is_brought_again_and_what_it_refuses_is_not() {
+    let Some(python) = testkit::program("python3") else {
+        return;
+    };
+    let home = TempDir::new().unwrap();
+    let folder = home.path().join("plugins/portable/silent");
+    std::fs::create_dir_all(&folder).unwrap();
+    let manifest = json!({
+        "version": "1.0", "language": "python", "executable": "main.py",
+        "environment": {"PYTHONPATH": concat!(env!("CARGO_MANIFEST_DIR"), "/sdk/python/src")},
+        "sources": ["e2e_count"], "sinks": ["e2e_silent"],
+    });
+    std::fs::write(folder.join("silent.json"), manifest.to_string()).unwrap();
+    std::fs::write(folder.join("main.py"), SILENT).unwrap();
+    std::fs::create_dir(home.path().join("etc")).unwrap();
+    let limits = "ackTimeout: 1000, commandTimeout: 1000";
+    let settings = format!("portable: {{{limits}, pythonBin: {}}}\n", python.display());
+    std::fs::write(home.path().join("etc/mangrove.yaml"), settings).unwrap();
+    let mut host = Host::start(home.path()).await;
+    let kept = home.path().join("kept");
+    host.stream(r#"CREATE STREAM counts () WITH (TYPE="e2e_count")"#)
+        .await;
+    let keep = json!({"path": kept, "sendSingle": true, "requireAck": true});
+    host.rule(&json!({"id": "r1", "sql": "SELECT n FROM counts", "actions": [{"e2e_silent": keep}]}))
+        .await;
+    host.process
+        .line("the rule to begin again", |line| {
+            line.contains("rule failed") && line.contains("no acknowledgement within 1s")
+        })
+        .await;
+    let whole = async {
+        while !std::fs::read_to_string(&kept).is_ok_and(|text| text.lines().count() > 100) {
+            tokio::task::yield_now().await;
+        }
+    };
+    testkit::within("what it brings again", whole).await;
+    assert!(host.interrupt().await.success());
+    let mut numbers = numbers(&kept);
+    numbers.sort_unstable();
+    numbers.dedup();
+    let expected = (1..).filter(|n| *n != 5).take(numbers.len());
+    assert_eq!(numbers, expected.collect::<Vec<u64>>());
+}
