@@ -15,7 +15,7 @@ mod template;
 
 pub use mirror::{Mirror, Mirrored};
 pub use pack::{Packed, pack};
-pub use template::{Language, Project, create};
+pub use template::{Language, Made, Project, create};
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,24 @@ pub enum AuthorError {
         name: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// Nobody has said where the SDK is.
+    #[error(
+        "no SDK has a release yet, and this program lies in no checkout of Mangrove: --sdk has to name a checkout's sdk/{folder}"
+    )]
+    NoSdk {
+        /// The SDK's folder in `sdk/`.
+        folder: &'static str,
+    },
+    /// A folder that holds something else.
+    #[error("{} is not the SDK for {language}: its {file} does not say so", path.display())]
+    Sdk {
+        /// The folder.
+        path: PathBuf,
+        /// The language.
+        language: &'static str,
+        /// By which an SDK is known.
+        file: &'static str,
     },
     /// Nothing is overwritten.
     #[error("{} is already there", .0.display())]

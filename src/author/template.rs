@@ -1,7 +1,6 @@
 //! Owns new projects: a source, a sink and a function with a test, in each language that has an SDK. The texts lie in
 //! `templates/` and are part of this program. Nothing is ever overwritten.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use mangrove_protocol::name::{self, PluginName};
@@ -30,8 +29,17 @@ pub struct Project<'a> {
     pub language: Language,
     /// In which folder its own is made.
     pub parent: &'a Path,
-    /// The folder of the language's SDK; by default the released one.
+    /// The folder of the language's SDK, which has no release; by default that of the checkout in which the program lies.
     pub sdk: Option<&'a Path>,
+}
+
+/// A project that was made.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The commands that build and test it, in its folder.
+    pub build: Vec<String>,
 }
 
 /// A file, by its path in the project, and its text. In both, what is in double braces is replaced.
@@ -62,7 +70,6 @@ const RUST: &[File] = files! {
 const PYTHON: &[File] = files! {
     "main.py": "python/main.py",
     "test_main.py": "python/test_main.py",
-    "requirements.txt": "python/requirements.txt",
 };
 
 const GO: &[File] = files! {
@@ -76,6 +83,7 @@ const GO: &[File] = files! {
 
 const TYPESCRIPT: &[File] = files! {
     "package.json": "typescript/package.json",
+    ".npmrc": "typescript/npmrc",
     "tsconfig.json": "typescript/tsconfig.json",
     "src/main.ts": "typescript/src/main.ts",
     "src/plugin.ts": "typescript/src/plugin.ts",
@@ -102,63 +110,60 @@ impl Language {
         }
     }
 
-    /// What builds and tests a project.
-    pub fn build(self) -> &'static [&'static str] {
+    /// The folder of its SDK in a checkout's `sdk/`, a file there, and what stands in that file.
+    fn sdk(self) -> (&'static str, &'static str, &'static str) {
         match self {
-            Self::Rust => &["cargo test", "cargo build --release"],
-            Self::Python => &["python3 -m unittest"],
-            Self::Go => &["go mod tidy", "go test ./...", "go build"],
-            // A copy of the SDK, since a package holds no links.
-            Self::Typescript => &["npm install --install-links", "npm test"],
+            Self::Rust => ("rust", "Cargo.toml", "name = \"mangrove-sdk\""),
+            Self::Python => ("python", "pyproject.toml", "name = \"mangrove-sdk\""),
+            Self::Go => ("go", "go.mod", "module mangrove.invalid/sdk/go"),
+            Self::Typescript => ("node", "package.json", "\"name\": \"mangrove-sdk\""),
         }
+    }
+
+    /// Blocking.
+    fn is_sdk(self, folder: &Path) -> bool {
+        let (_, file, text) = self.sdk();
+        std::fs::read_to_string(folder.join(file)).is_ok_and(|found| found.contains(text))
+    }
+
+    /// What builds and tests a project, with the SDK in this folder.
+    fn build(self, sdk: &str) -> Vec<String> {
+        let lines: &[&str] = match self {
+            Self::Rust => &["cargo test", "cargo build --release"],
+            Self::Python => return vec![format!("PYTHONPATH={sdk}/src python3 -m unittest")],
+            Self::Go => &["go mod tidy", "go test ./...", "go build"],
+            // A checkout holds no built SDK.
+            Self::Typescript => {
+                return vec![
+                    format!("npm ci --prefix {sdk}"),
+                    "npm install".into(),
+                    "npm test".into(),
+                ];
+            }
+        };
+        lines.iter().map(|line| (*line).to_owned()).collect()
     }
 }
 
 /// What stands for what in the texts.
-fn values(project: &Project<'_>, sdk: Option<&str>) -> Vec<(&'static str, String)> {
+fn values(project: &Project<'_>, sdk: &str) -> Vec<(&'static str, String)> {
     let Project { name, language, .. } = project;
-    let version = env!("CARGO_PKG_VERSION");
-    let (run, dependency) = match (language, sdk) {
-        (Language::Rust, None) => (
-            executable("rust", &format!("target/release/{name}")),
-            format!(r#"version = "{version}""#),
-        ),
-        (Language::Rust, Some(path)) => (
-            executable("rust", &format!("target/release/{name}")),
-            format!(r#"path = "{path}""#),
-        ),
-        (Language::Python, None) => (
-            executable("python", "main.py") + "\n  \"virtualEnvType\": \"venv\",",
-            String::new(),
-        ),
-        (Language::Python, Some(path)) => {
-            let environment = format!("\n  \"environment\": {{ \"PYTHONPATH\": \"{path}/src\" }},");
-            (executable("python", "main.py") + &environment, String::new())
+    let run = match language {
+        Language::Rust => executable("rust", &format!("target/release/{name}")),
+        Language::Python => {
+            let environment = format!("\n  \"environment\": {{ \"PYTHONPATH\": \"{sdk}/src\" }},");
+            executable("python", "main.py") + &environment
         }
-        (Language::Go, _) => (executable("go", name), String::new()),
-        (Language::Typescript, None) => (executable("node", "dist/main.js"), format!("^{version}")),
-        (Language::Typescript, Some(path)) => (executable("node", "dist/main.js"), format!("file:{path}")),
+        Language::Go => executable("go", name),
+        Language::Typescript => executable("node", "dist/main.js"),
     };
-    let replace = sdk.map(|path| format!("\nreplace mangrove.invalid/sdk/go => {path}\n"));
-    let mut build = String::new();
-    for line in language.build() {
-        // With the SDK from a folder, Python has to be told where it is.
-        let place = sdk.filter(|_| *language == Language::Python);
-        let place = place
-            .map(|path| format!("PYTHONPATH={path}/src "))
-            .unwrap_or_default();
-        // Writing to a string does not fail.
-        let _ = writeln!(build, "{place}{line}");
-    }
     vec![
         ("name", (*name).to_owned()),
         ("symbol", name.replace('-', "_")),
         ("language", language.title().to_owned()),
-        ("version", version.to_owned()),
         ("run", run),
-        ("sdk", dependency),
-        ("replace", replace.unwrap_or_default()),
-        ("build", build.trim_end().to_owned()),
+        ("sdk", sdk.to_owned()),
+        ("build", language.build(sdk).join("\n")),
     ]
 }
 
@@ -203,28 +208,48 @@ fn check_name(text: &str) -> Result<(), AuthorError> {
     Ok(())
 }
 
+/// The SDK of the checkout in which `program` lies, as one that was built there does.
+fn sdk_around(program: &Path, language: Language) -> Option<PathBuf> {
+    let mut folders = program
+        .ancestors()
+        .map(|folder| folder.join("sdk").join(language.sdk().0));
+    folders.find(|folder| language.is_sdk(folder))
+}
+
 /// The SDK's folder as the texts can hold it.
-fn sdk_path(sdk: &Path) -> Result<String, AuthorError> {
-    let path = sdk.canonicalize().map_err(io_error("find the SDK", sdk))?;
+fn sdk_path(project: &Project<'_>) -> Result<String, AuthorError> {
+    let language = project.language;
+    let (folder, file, _) = language.sdk();
+    let around = || {
+        let program = std::env::current_exe().and_then(|program| program.canonicalize());
+        program.ok().and_then(|program| sdk_around(&program, language))
+    };
+    let sdk = project.sdk.map(Path::to_owned).or_else(around);
+    let sdk = sdk.ok_or(AuthorError::NoSdk { folder })?;
+    let path = sdk.canonicalize().map_err(io_error("find the SDK", &sdk))?;
+    if !language.is_sdk(&path) {
+        let language = language.title();
+        return Err(AuthorError::Sdk { path, language, file });
+    }
     let text = path
         .to_str()
-        .filter(|text| !text.contains(['"', '\\', '{', '}', ' ', '\n']));
+        .filter(|text| !text.contains(['"', '\'', '\\', '{', '}', '$', ' ', '\n']));
     text.map(str::to_owned).ok_or_else(|| AuthorError::Name {
         name: path.display().to_string(),
         reason: "a path with quotes, braces or spaces cannot be written into every project file".to_owned(),
     })
 }
 
-/// Makes a project in a new folder, which it returns. Blocking.
+/// Makes a project in a new folder. Blocking.
 ///
 /// # Errors
-/// The name or the SDK's path is none, the folder is there, or the system refuses. What was made before stays.
-pub fn create(project: &Project<'_>) -> Result<PathBuf, AuthorError> {
+/// The name is none, there is no SDK, the folder is there, or the system refuses. What was made before stays.
+pub fn create(project: &Project<'_>) -> Result<Made, AuthorError> {
     check_name(project.name)?;
-    let sdk = project.sdk.map(sdk_path).transpose()?;
-    let values = values(project, sdk.as_deref());
-    let folder = project.parent.join(project.name);
+    let sdk = sdk_path(project)?;
+    let values = values(project, &sdk);
     std::fs::create_dir_all(project.parent).map_err(io_error("make", project.parent))?;
+    let folder = project.parent.join(project.name);
     match std::fs::create_dir(&folder) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             return Err(AuthorError::Exists(folder));
@@ -238,7 +263,8 @@ pub fn create(project: &Project<'_>) -> Result<PathBuf, AuthorError> {
         let text = fill(text, &values);
         std::fs::write(&path, text.trim_end().to_owned() + "\n").map_err(io_error("write", &path))?;
     }
-    Ok(folder)
+    let build = project.language.build(&sdk);
+    Ok(Made { folder, build })
 }
 
 #[cfg(test)]
@@ -255,19 +281,24 @@ mod tests {
 
     #[test]
     fn every_language_has_a_whole_project() {
-        for sdk in [None, Some(Path::new("/tmp"))] {
+        // Given, and found: the tests' program lies in the checkout, too.
+        for is_given in [true, false] {
             for language in LANGUAGES {
                 let home = tempfile::tempdir().unwrap();
+                let sdk = sdk(language);
                 let project = Project {
                     name: "my-plugin_2",
                     language,
                     parent: home.path(),
-                    sdk,
+                    sdk: is_given.then_some(sdk.as_path()),
                 };
-                let folder = create(&project).unwrap();
+                let Made { folder, build } = create(&project).unwrap();
+                let readme = std::fs::read_to_string(folder.join("README.md")).unwrap();
+                assert!(readme.contains(&build.join("\n")), "{readme}");
                 let manifest = std::fs::read(folder.join("my-plugin_2.json")).unwrap();
                 let manifest = Manifest::parse(&"my-plugin_2".parse().unwrap(), &manifest).unwrap();
                 assert_eq!(manifest.sources[0].as_str(), "my_plugin_2_numbers");
+                let mut all = String::new();
                 let mut pending = vec![folder.clone()];
                 while let Some(path) = pending.pop() {
                     for entry in path.read_dir().unwrap() {
@@ -277,16 +308,49 @@ mod tests {
                             false => {
                                 let text = std::fs::read_to_string(&path).unwrap();
                                 assert!(!text.contains("{{"), "{}: {text}", path.display());
+                                all += &text;
                             }
                         }
                     }
                 }
+                assert!(
+                    all.contains(sdk.to_str().unwrap()),
+                    "it has the SDK from nowhere: {all}"
+                );
                 assert!(
                     matches!(create(&project), Err(AuthorError::Exists(_))),
                     "nothing is overwritten"
                 );
             }
         }
+    }
+
+    fn sdk(language: Language) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("sdk")
+            .join(language.sdk().0)
+    }
+
+    #[test]
+    fn an_sdk_is_taken_from_the_checkout_around_the_program_or_has_to_be_told() {
+        let home = tempfile::tempdir().unwrap();
+        let nowhere = home.path().join("bin/mangrove");
+        let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/debug/mangrove");
+        for language in LANGUAGES {
+            assert_eq!(sdk_around(&nowhere, language), None);
+            assert_eq!(sdk_around(&built, language), Some(sdk(language)));
+            let project = Project {
+                name: "car",
+                language,
+                parent: home.path(),
+                sdk: Some(home.path()),
+            };
+            let error = create(&project).unwrap_err();
+            assert!(matches!(error, AuthorError::Sdk { .. }), "{error}");
+            assert!(!home.path().join("car").exists());
+        }
+        let said = AuthorError::NoSdk { folder: "go" }.to_string();
+        assert!(said.contains("--sdk") && said.contains("sdk/go"), "{said}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::run::{self, RunArgs};
 use super::table::printable;
 use super::terminal::Terminal;
-use crate::author::{self, Language, Packed, Project};
+use crate::author::{self, Language, Made, Packed, Project};
 use crate::check::{self, Line, Mark, Wish};
 use crate::config::{Config, Overrides};
 
@@ -37,7 +37,7 @@ pub(super) enum Command {
         /// Where its folder is made
         #[arg(long, value_name = "DIR", default_value = ".")]
         dir: PathBuf,
-        /// The folder of the language's SDK, instead of the released one
+        /// The folder of the language's SDK, if this program does not lie in a checkout that has it
         #[arg(long, value_name = "DIR")]
         sdk: Option<PathBuf>,
     },
@@ -96,14 +96,13 @@ fn settings(home: &Path) -> anyhow::Result<Config> {
 }
 
 fn new(project: &Project<'_>, terminal: &mut Terminal<'_>) -> anyhow::Result<()> {
-    let folder = author::create(project)?;
+    let Made { folder, build } = author::create(project)?;
     if terminal.json {
         writeln!(terminal.output, "{}", json!({ "folder": folder }))?;
         return Ok(());
     }
     writeln!(terminal.output, "{} is made. Next:\n", folder.display())?;
     let next = [format!("cd {}", folder.display())];
-    let build = project.language.build().iter().map(|line| (*line).to_owned());
     let then = ["mangrove plugin check .", "mangrove plugin run ."].map(str::to_owned);
     for line in next.into_iter().chain(build).chain(then) {
         writeln!(terminal.output, "  {line}")?;

@@ -10,6 +10,7 @@ use testkit::{Process, within};
 use tokio::process::Command;
 
 use crate::host::Host;
+use crate::languages::{fresh_node_sdk, npm};
 
 /// What stands in the documents for the folder of this project.
 const HERE: &str = "/where/mangrove/is";
@@ -59,10 +60,9 @@ fn typed(line: &str, folder: &Path) -> Command {
     }
 }
 
-/// The lines of the blocks for a shell in the part of the guide that is headed so.
-fn lines_of(part: &str) -> Vec<&'static str> {
-    let guide = include_str!("../../docs/plugins.md");
-    let (_, part) = guide.split_once(part).expect("the guide has this part");
+/// The lines of the blocks for a shell in the part of a document that is headed so.
+fn lines_of(document: &'static str, part: &str) -> Vec<&'static str> {
+    let (_, part) = document.split_once(part).expect("the document has this part");
     let part = part.split("\n## ").next().unwrap_or(part);
     let blocks = part.split("\n```").skip(1).step_by(2);
     let shell = blocks.filter_map(|block| block.strip_prefix("sh\n"));
@@ -83,7 +83,10 @@ async fn five_minutes_lead_from_nothing_to_a_running_rule() {
     let mut folder = home.path().to_owned();
     let mut host: Option<Host> = None;
     let mut calls = 0;
-    for line in lines_of("## From nothing to a running rule") {
+    for line in lines_of(
+        include_str!("../../docs/plugins.md"),
+        "## From nothing to a running rule",
+    ) {
         if let Some(name) = line.strip_prefix("cd ") {
             folder.push(name);
         } else if line == "mangrove plugin run ." {
@@ -120,6 +123,69 @@ async fn five_minutes_lead_from_nothing_to_a_running_rule() {
 }
 
 #[tokio::test]
+async fn the_commands_for_authors_do_what_they_are_for() {
+    if !Path::new(env!("CARGO_BIN_EXE_mangrove")).starts_with(root()) {
+        testkit::skip(
+            "the SDK beside the program",
+            "the program is built outside of the checkout",
+        );
+        return;
+    }
+    let _name = testkit::exclusive("megaphone");
+    let home = TempDir::new().unwrap();
+    let lines = lines_of(include_str!("../../docs/cli.md"), "## Writing plugins");
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    for line in lines {
+        let mut command = typed(line, home.path());
+        if !line.contains(" run ") {
+            done(command, line).await;
+            continue;
+        }
+        command.args(["--rest", "127.0.0.1:0"]);
+        let mut host = Host::ready(Process::spawn(command)).await;
+        let running = |line: &str| line.contains("running plugin=megaphone");
+        host.process.line("the plugin", running).await;
+        assert!(host.interrupt().await.success());
+    }
+    assert!(home.path().join("megaphone.zip").is_file());
+}
+
+/// Types what `plugin new` says comes next, but for the host that runs until Ctrl-C. `None`: npm reaches no registry.
+async fn type_what_it_says(said: &str, parent: &Path) -> Option<()> {
+    let mut folder = parent.to_owned();
+    let steps = said.lines().filter_map(|line| line.strip_prefix("  "));
+    let mut count = 0;
+    for step in steps.filter(|step| !step.contains("plugin run")) {
+        count += 1;
+        match (step.strip_prefix("cd "), step.strip_prefix("npm ")) {
+            (Some(name), _) => folder.push(name),
+            (_, Some(words)) => npm(&folder, words)?,
+            _ => drop(done(typed(step, &folder), step).await),
+        }
+    }
+    assert!(count >= 3, "{said}");
+    Some(())
+}
+
+#[tokio::test]
+async fn a_new_python_plugin_passes_its_test_and_the_kit_with_the_commands_that_are_printed() {
+    let home = TempDir::new().unwrap();
+    let said = new(home.path(), "fresh-python", "python").await;
+    type_what_it_says(&said, home.path()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_new_typescript_plugin_builds_from_a_fresh_checkout_and_passes_its_test_and_the_kit() {
+    let Some(checkout) = fresh_node_sdk() else { return };
+    let home = TempDir::new().unwrap();
+    let sdk = checkout.path().join("sdk/node");
+    let said = new_with(home.path(), "fresh-typescript", "typescript", &sdk).await;
+    if type_what_it_says(&said, home.path()).await.is_some() {
+        check(&home.path().join("fresh-typescript")).await;
+    }
+}
+
+#[tokio::test]
 async fn what_is_saved_runs_and_what_is_broken_is_told() {
     let _name = testkit::exclusive("follow");
     let home = TempDir::new().unwrap();
@@ -136,13 +202,23 @@ async fn what_is_saved_runs_and_what_is_broken_is_told() {
     assert!(host.interrupt().await.success());
 }
 
-async fn new(parent: &Path, name: &str, language: &str) {
-    let sdk = Path::new(root()).join("sdk").join(language);
+/// Makes a plugin with the SDK of the checkout; what is said then.
+async fn new(parent: &Path, name: &str, language: &str) -> String {
+    new_with(
+        parent,
+        name,
+        language,
+        &Path::new(root()).join("sdk").join(language),
+    )
+    .await
+}
+
+async fn new_with(parent: &Path, name: &str, language: &str, sdk: &Path) -> String {
     let mut command = mangrove(parent);
     command
         .args(["plugin", "new", name, "--language", language, "--sdk"])
         .arg(sdk);
-    done(command, "plugin new").await;
+    done(command, "plugin new").await
 }
 
 /// Plays the conformance kit.

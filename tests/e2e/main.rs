@@ -7,6 +7,7 @@ mod cli;
 mod documents;
 mod host;
 mod killed;
+mod languages;
 mod parking;
 mod plugins;
 mod rest;

@@ -1,5 +1,5 @@
-//! Rules over a plugin that speaks our own contract: what it counts, it also keeps, so that what is lost or doubled
-//! on the way shows.
+//! Rules over the sample plugin of each SDK, which speak our own contract: what they count, they also keep, so that what
+//! is lost or doubled on the way shows.
 
 use std::path::{Path, PathBuf};
 
@@ -7,39 +7,36 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::host::Host;
-use crate::plugins::{copy, example};
+use crate::languages::{GO, NODE, PYTHON, RUST, Sample};
 use crate::rules::write_conf;
 
-fn home_with_samples() -> TempDir {
-    let home = TempDir::new().unwrap();
-    let folder = home.path().join("plugins/portable/samples-rust");
-    std::fs::create_dir_all(&folder).unwrap();
-    let manifest = example("samples-rust").join("samples-rust.json");
-    copy(&manifest, &folder.join("samples-rust.json"));
-    let program = testkit::built("samples-rust", "samples-rust");
-    copy(&program, &folder.join("samples-rust"));
-    let counters = "few: {count: 1000}\nendless: {count: 0, size: 5000}\nslow: {count: 0, interval: 1}\n";
-    write_conf(home.path(), "sources", "counter_rust", counters);
-    home
+const COUNTERS: &str = "few: {count: 1000}\nendless: {count: 0, size: 5000}\nslow: {count: 0, interval: 1}\n";
+
+/// A home with this plugin in it.
+fn home_with(sample: &Sample) -> Option<TempDir> {
+    let home = sample.home()?;
+    write_conf(home.path(), "sources", &sample.symbol("counter"), COUNTERS);
+    Some(home)
 }
 
 /// A rule from the counter with this configuration to a file.
-async fn keep(host: &Host, home: &Path, conf_key: &str) -> PathBuf {
+async fn keep(sample: &Sample, host: &Host, home: &Path, conf_key: &str, fields: &str) -> PathBuf {
     let kept = home.join("kept");
-    let sql = format!(r#"CREATE STREAM counts () WITH (TYPE="counter_rust", CONF_KEY="{conf_key}")"#);
+    let (counter, sink) = (sample.symbol("counter"), sample.symbol("keep"));
+    let sql = format!(r#"CREATE STREAM counts () WITH (TYPE="{counter}", CONF_KEY="{conf_key}")"#);
     host.stream(&sql).await;
     let keep = json!({"path": kept, "sendSingle": true, "requireAck": true});
-    host.rule(
-        &json!({"id": "r1", "sql": "SELECT n FROM counts", "actions": [{"keep_rust": keep}, {"log": {}}]}),
-    )
-    .await;
+    let sql = format!("SELECT {fields} FROM counts");
+    host.rule(&json!({"id": "r1", "sql": sql, "actions": [{sink: keep}, {"log": {}}]}))
+        .await;
     kept
 }
 
-fn numbers(kept: &Path) -> Vec<u64> {
+/// What has been kept of a field.
+fn numbers(kept: &Path, field: &str) -> Vec<u64> {
     let text = std::fs::read_to_string(kept).unwrap();
     let number = |line| {
-        serde_json::from_str::<Value>(line).unwrap()["n"]
+        serde_json::from_str::<Value>(line).unwrap()[field]
             .as_u64()
             .unwrap()
     };
@@ -56,27 +53,35 @@ async fn next_number(host: &mut Host) -> u64 {
     host.logged("r1").await[0]["n"].as_u64().unwrap()
 }
 
-#[tokio::test]
-async fn a_portable_source_that_ends_ends_its_rule_after_the_last_result() {
-    let _samples = testkit::exclusive("samples-rust");
-    let home = home_with_samples();
+/// A source that ends, ends its rule after the last result; functions have been called for every tuple.
+async fn ends(sample: &Sample) {
+    let _samples = testkit::exclusive(&sample.name());
+    let Some(home) = home_with(sample) else { return };
     let mut host = Host::start(home.path()).await;
-    let kept = keep(&host, home.path(), "few").await;
+    let [echo, slow, tally] = ["echo", "slow", "tally"].map(|function| sample.symbol(function));
+    let fields = format!(r#"{echo}(n) AS n, {slow}(1, n) AS late, {tally}("all") AS tally"#);
+    let kept = keep(sample, &host, home.path(), "few", &fields).await;
     host.process
         .line("the end of the rule", |line| {
             line.contains("its source has ended")
         })
         .await;
-    assert_eq!(numbers(&kept), (1..=1000).collect::<Vec<_>>());
+    let all = (1..=1000).collect::<Vec<_>>();
+    assert_eq!(numbers(&kept, "n"), all);
+    assert_eq!(numbers(&kept, "late"), all);
+    // Calls of one rule run together, so they may count in another order.
+    let mut tallies = numbers(&kept, "tally");
+    tallies.sort_unstable();
+    assert_eq!(tallies, all);
     assert!(host.interrupt().await.success());
 }
 
-#[tokio::test]
-async fn a_rule_that_is_stopped_and_started_again_loses_and_doubles_nothing() {
-    let _samples = testkit::exclusive("samples-rust");
-    let home = home_with_samples();
+/// A rule that is stopped and started again loses and doubles nothing.
+async fn starts_again(sample: &Sample) {
+    let _samples = testkit::exclusive(&sample.name());
+    let Some(home) = home_with(sample) else { return };
     let mut host = Host::start(home.path()).await;
-    let kept = keep(&host, home.path(), "endless").await;
+    let kept = keep(sample, &host, home.path(), "endless", "n").await;
     for round in 0..3 {
         if round > 0 {
             let started = host.post("/rules/r1/start", &json!({})).await;
@@ -89,36 +94,69 @@ async fn a_rule_that_is_stopped_and_started_again_loses_and_doubles_nothing() {
             .line("the end of the rule", |line| line.contains("rule stopped"))
             .await;
     }
-    assert_whole(&numbers(&kept));
+    assert_whole(&numbers(&kept, "n"));
     assert!(host.interrupt().await.success());
 }
 
-#[tokio::test]
-async fn a_source_goes_on_where_it_was_when_its_host_starts_again() {
-    let _samples = testkit::exclusive("samples-rust");
-    let home = home_with_samples();
+/// A source goes on where it was when its host starts again.
+async fn goes_on(sample: &Sample) {
+    let _samples = testkit::exclusive(&sample.name());
+    let Some(home) = home_with(sample) else { return };
     let mut host = Host::start(home.path()).await;
-    let kept = keep(&host, home.path(), "slow").await;
+    let kept = keep(sample, &host, home.path(), "slow", "n").await;
     for _ in 0..2 {
         next_number(&mut host).await;
         assert!(host.interrupt().await.success());
-        let before = numbers(&kept).len() as u64;
+        let before = numbers(&kept, "n").len() as u64;
         assert!(before > 0);
         host = Host::start(home.path()).await;
         assert_eq!(next_number(&mut host).await, before + 1);
     }
     assert!(host.interrupt().await.success());
-    assert_whole(&numbers(&kept));
+    assert_whole(&numbers(&kept, "n"));
+}
+
+macro_rules! with_each_sdk {
+    ($($behaviour:ident: $rust:ident $python:ident $go:ident $node:ident;)+) => {$(
+        #[tokio::test]
+        async fn $rust() {
+            $behaviour(&RUST).await;
+        }
+
+        #[tokio::test]
+        async fn $python() {
+            $behaviour(&PYTHON).await;
+        }
+
+        #[tokio::test]
+        async fn $go() {
+            $behaviour(&GO).await;
+        }
+
+        #[tokio::test]
+        async fn $node() {
+            $behaviour(&NODE).await;
+        }
+    )+};
+}
+
+with_each_sdk! {
+    ends: a_rule_ends_with_a_rust_source a_rule_ends_with_a_python_source
+        a_rule_ends_with_a_go_source a_rule_ends_with_a_node_source;
+    starts_again: a_rule_over_rust_starts_again a_rule_over_python_starts_again
+        a_rule_over_go_starts_again a_rule_over_node_starts_again;
+    goes_on: a_rust_source_goes_on_where_it_was a_python_source_goes_on_where_it_was
+        a_go_source_goes_on_where_it_was a_node_source_goes_on_where_it_was;
 }
 
 #[tokio::test]
 async fn a_source_goes_on_where_it_was_when_its_host_was_killed() {
     let _samples = testkit::exclusive("samples-rust");
-    let home = home_with_samples();
+    let home = home_with(&RUST).expect("Rust is here");
     let settings = "portable: {checkpointInterval: 20}\n";
     std::fs::write(home.path().join("etc/mangrove.yaml"), settings).unwrap();
     let mut host = Host::start(home.path()).await;
-    let kept = keep(&host, home.path(), "slow").await;
+    let kept = keep(&RUST, &host, home.path(), "slow", "n").await;
     let mut first = next_number(&mut host).await;
     assert_eq!(first, 1);
     // Nobody is told of checkpoints; a host may be killed before its first one.
@@ -209,7 +247,7 @@ async fn what_a_sink_does_not_acknowledge_is_brought_again_and_what_it_refuses_i
     };
     testkit::within("what it brings again", whole).await;
     assert!(host.interrupt().await.success());
-    let mut numbers = numbers(&kept);
+    let mut numbers = numbers(&kept, "n");
     numbers.sort_unstable();
     numbers.dedup();
     let expected = (1..).filter(|n| *n != 5).take(numbers.len());

@@ -114,7 +114,7 @@ async fn a_process_on_another_machine_needs_the_token() {
     wrong.say(ToHost::Hello(wrong.hello())).await;
     match wrong.hear().await {
         ToPlugin::Refused(refused) => {
-            assert_eq!(refused.reason, "the token is not the one in MANGROVE_TOKEN")
+            assert_eq!(refused.reason, "the token is not the one in MANGROVE_TOKEN");
         }
         other => panic!("expected a refusal, not {other:?}"),
     }
