@@ -49,6 +49,7 @@ impl Manager {
         shared.remove_departed_settings().await;
         let reconciler = Reconciler::start(Arc::clone(&shared)).await?;
         shared.tasks.spawn(reconciler.run(shared.shutdown()));
+        shared.tasks.spawn(Arc::clone(&shared).retry_tried());
         Ok(Self { shared })
     }
 

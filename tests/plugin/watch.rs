@@ -308,6 +308,38 @@ async fn the_later_of_two_that_define_a_symbol_waits_until_it_is_free() {
 }
 
 #[tokio::test]
+async fn changed_files_that_did_not_start_are_tried_again_when_the_old_process_ends() {
+    let (home, host, mut events) = empty().await;
+    let (name, (_, fields)) = (unique("wagain"), source());
+    home.add(&name, "python", &fields, SPEAKS);
+    let first = up(&mut events, &name, None).await;
+    let (folder, licence) = (home.plugin_folder(&name), home.path().join("licence"));
+    let outside = home.path().join("outside");
+    let program = format!("open({:?}).close()\n{SPEAKS}", licence.to_str().unwrap());
+    home.add_at(&outside, &name, "python", &fields, &program);
+    std::fs::write(outside.join(format!("{name}.json")), with_version("2.0", &fields)).unwrap();
+    for file in [&*format!("{name}.json"), "run"] {
+        std::fs::rename(outside.join(file), folder.join(file)).unwrap();
+    }
+    let part = "it is tried again when its files change or its process ends";
+    let status = host.until(part, &name, |status| status.note.contains(part)).await;
+    assert_eq!((status.pid, status.version.as_str()), (first.pid, "1.0"));
+
+    // What it lacked lies elsewhere, so nothing in its folder changes.
+    std::fs::write(&licence, "").unwrap();
+    let pid = first.pid.and_then(|pid| i32::try_from(pid).ok());
+    let pid = pid.and_then(rustix::process::Pid::from_raw).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let second = host
+        .until("the new version", &name, |status| {
+            status.status == State::Running && status.version == "2.0"
+        })
+        .await;
+    assert_eq!(second.note, "");
+    host.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_stopped_plugin_stays_so_until_its_files_change() {
     let (home, host, mut events) = empty().await;
     let (name, (_, fields)) = (unique("wstop"), source());

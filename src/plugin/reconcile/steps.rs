@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::broadcast::error::RecvError;
+
 use crate::plugin::catalog::Hold;
 use crate::plugin::diff::{Churn, Verdict};
 use crate::plugin::fingerprint::{self, Fingerprint};
@@ -115,19 +117,48 @@ impl Shared {
                 Ok(()) => tracing::info!(plugin = %name, old, new = manifest.version, "replaced"),
                 Err(reason) => {
                     tracing::warn!(plugin = %name, "its changed folder is not taken: {reason}");
+                    // When the old one has come to its end meanwhile, there is nothing else to start.
+                    let goes_on = shared.is_up(name.as_str());
                     shared.note(name.as_str(), |record: &mut Record| {
                         if is_written(&reason) {
                             record.blocked = Some((from, Verdict::Incomplete(WRITTEN.to_owned())));
                             record.note = WRITTEN.to_owned();
                         } else {
-                            record.tried = Some(from);
-                            record.note = format!("what lies in its folder does not start: {reason}");
+                            record.tried = goes_on.then_some(from);
+                            record.note = format!(
+                                "what lies in its folder does not start: {reason}; it is tried again when its files \
+                                 change or its process ends"
+                            );
                         }
                     });
                 }
             }
             drop(turn);
         });
+    }
+
+    /// Has each plugin whose process ends take what lies in its folder, also when that did not start before: the old
+    /// program is no longer there, and its manifest says nothing of the new one. Runs until the host ends.
+    pub(in crate::plugin) async fn retry_tried(self: Arc<Self>) {
+        let mut events = self.events.subscribe();
+        loop {
+            let ended = match self.unless_stopping(events.recv()).await {
+                Some(Ok(event)) if matches!(event.state, State::Restarting | State::Failed) => {
+                    Some(event.plugin)
+                }
+                Some(Ok(_)) => continue,
+                // One that was lost may have been of any plugin.
+                Some(Err(RecvError::Lagged(_))) => None,
+                None | Some(Err(RecvError::Closed)) => return,
+            };
+            let is_it = |name: &str| ended.as_ref().is_none_or(|ended| ended == name);
+            for (name, record) in self.records().iter_mut().filter(|(name, _)| is_it(name)) {
+                if record.tried.take().is_some() {
+                    self.dirty.done(name);
+                    self.dirty.wake();
+                }
+            }
+        }
     }
 
     /// Its environment cannot be built: it is refused until its folder changes or somebody starts it.
