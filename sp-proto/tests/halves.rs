@@ -9,9 +9,12 @@ use sp_proto::{
     Respondent, SendError, SendErrorKind, SocketOptions, Sub, Surveyor,
 };
 use std::collections::HashSet;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{Transport, bounded};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// A push and a pull socket that are connected.
@@ -72,6 +75,139 @@ async fn a_sink_that_is_left_alone_keeps_nobody_waiting() {
         assert_eq!(pull.recv().await.unwrap().as_bytes(), b"free");
         sink.flush().await.unwrap();
         assert_eq!(pull.recv().await.unwrap().as_bytes(), b"held");
+    })
+    .await;
+}
+
+/// So many wait that any chain from one to the next on one stack overflows it.
+const CROWD: usize = 10_000;
+
+/// Tasks that wait on a half each, in order, and how often all of them were polled.
+struct Crowd {
+    tasks: JoinSet<()>,
+    polls: Arc<AtomicUsize>,
+}
+
+impl Crowd {
+    async fn wait<F: Future<Output = ()> + Send + 'static>(half: impl Fn(usize) -> F) -> Self {
+        let (mut tasks, polls) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
+        for number in 0..CROWD {
+            let (mut half, polls) = (Box::pin(half(number)), Arc::clone(&polls));
+            tasks.spawn(poll_fn(move |cx| {
+                polls.fetch_add(1, Ordering::Relaxed);
+                half.as_mut().poll(cx)
+            }));
+        }
+        while polls.load(Ordering::Relaxed) < CROWD {
+            tokio::task::yield_now().await;
+        }
+        let crowd = Self { tasks, polls };
+        assert_eq!(crowd.taken_polls(), CROWD);
+        crowd
+    }
+
+    fn taken_polls(&self) -> usize {
+        self.polls.swap(0, Ordering::Relaxed)
+    }
+
+    async fn join(mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_many_streams_only_the_one_whose_turn_it_is_comes_for_a_message() {
+    bounded(async {
+        let (push, pull) = pipeline(SocketOptions::default(), SocketOptions::default()).await;
+        let (sender, mut received) = mpsc::channel(1);
+        let crowd = Crowd::wait(|number| {
+            let (mut stream, sender) = (pull.stream(), sender.clone());
+            async move {
+                if let Some(message) = stream.next().await {
+                    sender.send((number, message)).await.unwrap();
+                }
+            }
+        })
+        .await;
+        for number in 0..100 {
+            push.send(number.to_string()).await.unwrap();
+            let (by, message) = received.recv().await.unwrap();
+            assert_eq!((by, message), (number, number.to_string().into()));
+            assert_eq!(crowd.taken_polls(), 1);
+        }
+        pull.close().await;
+        crowd.join().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_many_sinks_only_those_for_which_there_is_room_come() {
+    bounded(async {
+        let narrow = SocketOptions {
+            send_queue: 1,
+            recv_queue: 1,
+            ..Default::default()
+        };
+        let (push, pull) = (Push::with_options(narrow.clone()), Pull::with_options(narrow));
+        let crowd = Crowd::wait(|number| {
+            let mut sink = push.sink();
+            async move { sink.send(number.to_string().into()).await.unwrap() }
+        })
+        .await;
+        let address = Transport::inproc().address;
+        pull.listen(&address).await.unwrap();
+        push.dial(&address).await.unwrap();
+        for number in 0..CROWD {
+            assert_eq!(pull.recv().await.unwrap(), number.to_string().into());
+        }
+        assert_eq!(crowd.taken_polls(), CROWD, "each once more");
+        crowd.join().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_halves_that_are_left_alone_keep_nobody_waiting() {
+    bounded(async {
+        let (push, pull) = (Push::new(), Pull::new());
+        let mut streams: Vec<_> = (0..CROWD).map(|_| pull.stream()).collect();
+        let mut sinks: Vec<_> = (0..CROWD).map(|_| push.sink()).collect();
+        for (stream, sink) in streams.iter_mut().zip(&mut sinks) {
+            assert!(stream.next().now_or_never().is_none());
+            assert!(sink.send("held".into()).now_or_never().is_none());
+        }
+        let address = Transport::inproc().address;
+        let connect = async {
+            pull.listen(&address).await.unwrap();
+            push.dial(&address).await.unwrap();
+        };
+        let (received, sent, ()) = tokio::join!(pull.recv(), push.send("free"), connect);
+        sent.unwrap();
+        assert_eq!(received.unwrap().as_bytes(), b"free");
+        sinks[7].flush().await.unwrap();
+        assert_eq!(streams[7].next().await.unwrap().as_bytes(), b"held");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_comes_after_a_sink_that_was_woken_and_left_alone_is_served() {
+    bounded(async {
+        let (push, pull) = (Push::new(), Pull::new());
+        let mut sink = push.sink();
+        assert!(sink.send("held".into()).now_or_never().is_none());
+        let address = Transport::inproc().address;
+        pull.listen(&address).await.unwrap();
+        push.dial(&address).await.unwrap();
+        // It is woken by now, and nothing happens any more that would let others past.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        push.send("free").await.unwrap();
+        assert_eq!(pull.recv().await.unwrap().as_bytes(), b"free");
     })
     .await;
 }

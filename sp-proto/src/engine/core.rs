@@ -45,6 +45,10 @@ pub(crate) struct State<P> {
     pub(super) prompt: bool,
     pub(crate) senders: Waiters,
     pub(crate) receivers: Waiters,
+    /// The pipe that has moved last.
+    pub(super) moved: Option<Key>,
+    /// The pipe whose task has been asked to look after those who were woken and may not come.
+    usher: Option<Key>,
     pub(crate) contexts: HashMap<ContextId, Waker>,
     pub(crate) closed: bool,
     /// Shares of a unit of budget that were used up since one was charged for.
@@ -96,6 +100,8 @@ pub(crate) enum Plan {
         read: bool,
         /// There may be something to read from this.
         intake: Option<Box<Intake>>,
+        /// Look after those who were woken, once they have had time to come.
+        ushers: bool,
     },
     /// Somebody asked for its end.
     Stop(Stop),
@@ -189,13 +195,70 @@ impl<P: Pattern> State<P> {
         while let Some(context) = self.pattern.pop_ready() {
             wakes.extend(self.contexts.remove(&context));
         }
-        // What was handed over is as good as queued: whoever waits may have looked before.
-        if !self.receivers.is_empty() && (self.pattern.can_recv() || !self.handed_over.is_empty()) {
+        self.wake_first(&mut wakes);
+        self.call_usher(&mut wakes);
+        wakes
+    }
+
+    fn wake_first(&mut self, wakes: &mut Wakes) {
+        if !self.receivers.is_empty() && self.can_recv() {
             wakes.extend(self.receivers.wake_first());
         }
         if !self.senders.is_empty() && self.pattern.can_send() {
             wakes.extend(self.senders.wake_first());
         }
+    }
+
+    /// What was handed over is as good as queued: whoever waits may have looked before.
+    fn can_recv(&self) -> bool {
+        self.pattern.can_recv() || !self.handed_over.is_empty()
+    }
+
+    /// Is something there, for others than the one who was woken for it and may not come?
+    fn is_held_up(&self) -> bool {
+        self.receivers.is_held_up() && self.can_recv() || self.senders.is_held_up() && self.pattern.can_send()
+    }
+
+    /// Sees to it that nobody waits for ever behind a stream or sink that was woken and is left alone. The task of
+    /// a pipe, of which there mostly is one, looks in a later turn, so that those who do come have come by then.
+    fn call_usher(&mut self, wakes: &mut Wakes) {
+        if self.usher.is_some() || !self.is_held_up() {
+            return;
+        }
+        let mut ends = self.ends.iter().enumerate();
+        let any = || {
+            ends.find_map(|(slot, end)| {
+                end.as_ref().map(|end| Key {
+                    slot,
+                    id: end.info.id,
+                })
+            })
+        };
+        self.usher = self.moved.or_else(any);
+        match self.usher {
+            Some(key) => wakes.extend(self.end(key).and_then(|end| end.task.take())),
+            None => {
+                while self.is_held_up() {
+                    self.look(wakes);
+                }
+            }
+        }
+    }
+
+    fn look(&mut self, wakes: &mut Wakes) {
+        if self.can_recv() {
+            self.receivers.look();
+        }
+        if self.pattern.can_send() {
+            self.senders.look();
+        }
+        self.wake_first(wakes);
+    }
+
+    /// Before somebody waits who does not change anything.
+    pub(crate) fn look_after_waiters(&mut self) -> Wakes {
+        let mut wakes = Wakes::default();
+        self.call_usher(&mut wakes);
         wakes
     }
 
@@ -228,6 +291,8 @@ impl<P: Pattern> Core<P> {
             prompt: true,
             senders: Waiters::default(),
             receivers: Waiters::default(),
+            moved: None,
+            usher: None,
             contexts: HashMap::new(),
             closed: false,
             uncharged: 0,
@@ -337,6 +402,8 @@ impl<P: Pattern> Core<P> {
         let State { pattern, pipes, .. } = &mut *state;
         pattern.detach(pipes, key, now());
         state.handed_over.retain(|other| *other != key);
+        state.moved = state.moved.filter(|moved| *moved != key);
+        state.usher = state.usher.filter(|usher| *usher != key);
         let mut wakes = state.settle();
         drop(state);
         if let Some(mut end) = end {
@@ -380,7 +447,26 @@ impl<P: Pattern> Core<P> {
         } else {
             None
         };
-        Plan::Work { batch, read, intake }
+        Plan::Work {
+            batch,
+            read,
+            intake,
+            ushers: state.usher == Some(key),
+        }
+    }
+
+    /// The pipe's task looks after those who were woken.
+    pub(crate) fn usher(&self, key: Key) {
+        let mut state = self.lock();
+        if state.usher != Some(key) {
+            return;
+        }
+        state.usher = None;
+        let mut wakes = Wakes::default();
+        state.look(&mut wakes);
+        state.call_usher(&mut wakes);
+        drop(state);
+        wakes.wake();
     }
 
     /// Ends a write of `batch`, of which nothing or a part may be left.
@@ -406,6 +492,7 @@ impl<P: Pattern> Core<P> {
         }
         if room {
             pattern.handle_room(pipes, key, now());
+            state.moved = Some(key);
         }
         let mut wakes = state.settle();
         if room && let Some(end) = state.end(key) {

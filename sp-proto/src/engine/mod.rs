@@ -36,7 +36,7 @@ pub(crate) use greeting::Manners;
 pub use owner::Endpoint;
 pub(crate) use owner::{Owner, bind};
 pub(crate) use send::{Attempt, Sends};
-pub(crate) use waiters::Waiters;
+pub(crate) use waiters::{Place, Waiters};
 
 use std::time::Instant;
 

@@ -14,7 +14,7 @@ use crate::engine::core::{Attached, Core, State};
 use crate::engine::greeting::Greeted;
 use crate::engine::owner::Owner;
 use crate::engine::send::{Attempt, Sends};
-use crate::engine::waiters::Waiters;
+use crate::engine::waiters::{Place, Waiters};
 use crate::engine::{Unattached, pipe};
 use crate::pattern::{self, ContextId, Key, Pattern, RecvLimits};
 use crate::sync::mpsc;
@@ -309,6 +309,51 @@ fn a_receiver_that_gives_up_takes_nothing_along() {
             core.close();
         }
         pipe.join().unwrap();
+    });
+}
+
+/// Waits as a stream does, and is left alone after its first step for as long as the caller has what this gives.
+fn left_alone(core: &Core<pattern::Pull>) -> impl Future<Output = Result<Message, RecvError>> {
+    let mut stream = Box::pin(
+        core.recv(|state| state.pattern.recv(&mut state.pipes))
+            .with(Place::Yielded),
+    );
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(stream.as_mut().poll(&mut context).is_pending());
+    stream
+}
+
+#[test]
+fn a_stream_that_is_left_alone_lets_a_receiver_past() {
+    explore(3, || {
+        let core = pull();
+        let stream = left_alone(&core);
+        let (ours, theirs) = connection(1);
+        let pipe = spawn_pipe(&core, ours);
+        let receiver = Arc::clone(&core);
+        let receiver = spawn(move || recv(&receiver));
+        block_on(theirs.sender.send("1".into())).unwrap();
+        assert_eq!(receiver.join().unwrap().unwrap(), "1");
+        drop(stream);
+        core.close();
+        pipe.join().unwrap();
+    });
+}
+
+#[test]
+fn whoever_looks_after_streams_passes_that_on_when_its_pipe_ends() {
+    explore(3, || {
+        let core = pull();
+        let stream = left_alone(&core);
+        let (ours, theirs) = connection(1);
+        block_on(theirs.sender.send("1".into())).unwrap();
+        drop(theirs);
+        let receiver = Arc::clone(&core);
+        let receiver = spawn(move || recv(&receiver));
+        // Its task ends soon after it has delivered.
+        spawn_pipe(&core, ours).join().unwrap();
+        assert_eq!(receiver.join().unwrap().unwrap(), "1");
+        drop(stream);
     });
 }
 

@@ -37,6 +37,7 @@ pub(crate) async fn run<P: Pattern>(mut attached: Attached<P>) {
         unwritten: None,
         patience: None,
         is_patient: false,
+        is_usher: false,
         vigil: Vigil::new(),
     };
     let end = poll_fn(|cx| driver.poll(cx)).await;
@@ -65,15 +66,23 @@ struct Driver<'a, P> {
     /// Runs while receivers read, to see whether they do. Kept, for it is set again and again.
     patience: Option<Pin<Box<Sleep>>>,
     is_patient: bool,
+    /// Is it to look after receivers and senders that were woken?
+    is_usher: bool,
     /// Whether this task sleeps when there is nothing to read.
     vigil: Vigil,
 }
 
 impl<P: Pattern> Driver<'_, P> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if std::mem::take(&mut self.is_usher) {
+            self.core.usher(self.key);
+        }
         let end = self.drive(cx);
         if end.is_pending() {
             self.end_turn(false);
+            if self.is_usher {
+                let _ = pin!(tokio::task::yield_now()).poll(cx);
+            }
         }
         end
     }
@@ -91,7 +100,13 @@ impl<P: Pattern> Driver<'_, P> {
             // One unit of tokio's budget per round, so that a flood leaves the other tasks their time.
             let budget = ready!(coop::poll_proceed(cx));
             let (batch, read) = match self.core.plan(self.key, cx, self.intake.is_some()) {
-                Plan::Work { batch, read, intake } => {
+                Plan::Work {
+                    batch,
+                    read,
+                    intake,
+                    ushers,
+                } => {
+                    self.is_usher = ushers;
                     self.intake = self.intake.take().or(intake);
                     (batch, read)
                 }

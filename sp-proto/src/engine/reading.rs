@@ -69,6 +69,7 @@ impl<P: Pattern> State<P> {
             intake.end = Some(violation.into());
         }
         intake.shrink(count);
+        self.moved = Some(key);
     }
 
     /// Leaves the receiving half to the pipe's task, or hands it over to receivers. Gives it to the caller when

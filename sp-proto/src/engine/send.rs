@@ -1,7 +1,7 @@
 //! Sending and receiving: futures that try, wait their turn, and leave the queue when they are dropped.
 
 use crate::engine::core::{Core, State};
-use crate::engine::waiters::{Ticket, Waiters};
+use crate::engine::waiters::{Place, Ticket, Waiters};
 use crate::pattern::{ContextId, Key, Pattern};
 use crate::sync::MutexGuard;
 use crate::{Message, RecvError, SendError, SendErrorKind};
@@ -53,8 +53,17 @@ pub(crate) struct Sending<'a, P: Pattern, S: Sends<P>> {
     way: S,
     message: Option<Message>,
     ticket: Option<Ticket>,
+    place: Place,
     /// Begins with the first wait.
     limit: Option<Pin<Box<Sleep>>>,
+}
+
+impl<P: Pattern, S: Sends<P>> Sending<'_, P, S> {
+    /// What becomes of its place in the queue.
+    pub(crate) fn with(mut self, place: Place) -> Self {
+        self.place = place;
+        self
+    }
 }
 
 impl<P: Pattern, S: Sends<P>> Future for Sending<'_, P, S> {
@@ -99,9 +108,12 @@ impl<P: Pattern, S: Sends<P>> Future for Sending<'_, P, S> {
             }
             Attempt::Full(message) => {
                 if let Some(queue) = this.way.queue(&mut state) {
-                    queue.wait(&mut this.ticket, cx.waker());
+                    queue.wait(&mut this.ticket, this.place, cx.waker());
                 }
+                // The one in front may have been woken long ago.
+                let wakes = state.look_after_waiters();
                 drop(state);
+                wakes.wake();
                 match poll_limit(&mut this.limit, this.core.options.send_timeout, cx) {
                     Poll::Ready(()) => Poll::Ready(Err(SendError {
                         message,
@@ -173,8 +185,17 @@ pub(crate) struct Receiving<'a, P: Pattern, F> {
     core: &'a Core<P>,
     take: F,
     ticket: Option<Ticket>,
+    place: Place,
     /// Begins with the first wait.
     limit: Option<Pin<Box<Sleep>>>,
+}
+
+impl<P: Pattern, F> Receiving<'_, P, F> {
+    /// What becomes of its place in the queue.
+    pub(crate) fn with(mut self, place: Place) -> Self {
+        self.place = place;
+        self
+    }
 }
 
 impl<P: Pattern, T, F: FnMut(&mut State<P>) -> Option<T> + Unpin> Future for Receiving<'_, P, F> {
@@ -193,7 +214,7 @@ impl<P: Pattern, T, F: FnMut(&mut State<P>) -> Option<T> + Unpin> Future for Rec
             (state, taken.map(Ok).or(closed))
         };
         let Some(result) = result else {
-            state.receivers.wait(&mut this.ticket, cx.waker());
+            state.receivers.wait(&mut this.ticket, this.place, cx.waker());
             let wakes = state.settle();
             drop(state);
             wakes.wake();
@@ -228,6 +249,7 @@ impl<P: Pattern> Core<P> {
             way,
             message: Some(message),
             ticket: None,
+            place: Place::Kept,
             limit: None,
         }
     }
@@ -269,6 +291,7 @@ impl<P: Pattern> Core<P> {
             core: self,
             take,
             ticket: None,
+            place: Place::Kept,
             limit: None,
         }
     }

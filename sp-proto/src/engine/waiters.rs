@@ -7,13 +7,56 @@ use std::task::Waker;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
 
-/// Futures that wait, in the order in which they came. The first is woken when there is something for it;
+/// What becomes of the place of one that is woken and does not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It is kept: a future is polled once it is woken, or dropped.
+    Kept,
+    /// Others are let past meanwhile: a stream or sink may be left alone for long.
+    Yielded,
+}
+
+/// Those who wait, in the order in which they came. The first is woken when there is something for it;
 /// when it leaves, served or cancelled, the next is.
+///
+/// ```text
+///   Waiting ──first, and woken──▶ Called ──looked after──▶ Late ──looked after──▶ passed over
+///    ▲                              │                       │                         │
+///    └───────polled, and found nothing: at the place that it had from the beginning───┘
+/// ```
+///
+/// Only who yields its place and has somebody behind it is looked after.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     next: u64,
-    /// Sorted by ticket. No waker: already woken and not yet back.
-    queue: VecDeque<(Ticket, Option<Waker>)>,
+    /// Sorted by ticket.
+    queue: VecDeque<Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    ticket: Ticket,
+    place: Place,
+    turn: Turn,
+}
+
+#[derive(Debug)]
+enum Turn {
+    Waiting(Waker),
+    Called,
+    Late,
+}
+
+impl Waiter {
+    fn call(&mut self) -> Option<Waker> {
+        match std::mem::replace(&mut self.turn, Turn::Called) {
+            Turn::Waiting(waker) => Some(waker),
+            called => {
+                self.turn = called;
+                None
+            }
+        }
+    }
 }
 
 impl Waiters {
@@ -21,51 +64,79 @@ impl Waiters {
     pub(crate) fn is_turn(&self, ticket: Option<Ticket>) -> bool {
         match self.queue.front() {
             None => true,
-            Some((first, _)) => Some(*first) == ticket,
+            // One that was passed over still goes before those who came later.
+            Some(first) => ticket.is_some_and(|ticket| ticket <= first.ticket),
         }
     }
 
     /// Waits, at the place it has or at the end.
-    pub(crate) fn wait(&mut self, ticket: &mut Option<Ticket>, waker: &Waker) {
-        if let Some(place) = ticket.and_then(|ticket| self.place(ticket)) {
-            if let Some((_, slot)) = self.queue.get_mut(place)
-                && !slot.as_ref().is_some_and(|old| old.will_wake(waker))
-            {
-                *slot = Some(waker.clone());
+    pub(crate) fn wait(&mut self, ticket: &mut Option<Ticket>, place: Place, waker: &Waker) {
+        let ticket = *ticket.get_or_insert_with(|| {
+            self.next += 1;
+            Ticket(self.next)
+        });
+        match self.place(ticket) {
+            Ok(at) => {
+                if let Some(Waiter { turn, .. }) = self.queue.get_mut(at)
+                    && !matches!(turn, Turn::Waiting(old) if old.will_wake(waker))
+                {
+                    *turn = Turn::Waiting(waker.clone());
+                }
             }
-            return;
+            Err(at) => self.queue.insert(
+                at,
+                Waiter {
+                    ticket,
+                    place,
+                    turn: Turn::Waiting(waker.clone()),
+                },
+            ),
         }
-        self.next += 1;
-        let new = Ticket(self.next);
-        self.queue.push_back((new, Some(waker.clone())));
-        *ticket = Some(new);
     }
 
     /// Leaves the queue.
     pub(crate) fn leave(&mut self, ticket: &mut Option<Ticket>) {
-        if let Some(place) = ticket.take().and_then(|ticket| self.place(ticket)) {
-            self.queue.remove(place);
+        if let Some(Ok(at)) = ticket.take().map(|ticket| self.place(ticket)) {
+            self.queue.remove(at);
         }
     }
 
     /// The waker of the first, unless it is already woken.
     pub(crate) fn wake_first(&mut self) -> Option<Waker> {
-        self.queue.front_mut().and_then(|(_, waker)| waker.take())
+        self.queue.front_mut().and_then(Waiter::call)
     }
 
     /// The wakers of all.
     pub(crate) fn wake_all(&mut self) -> impl Iterator<Item = Waker> {
-        self.queue.iter_mut().filter_map(|(_, waker)| waker.take())
+        self.queue.iter_mut().filter_map(Waiter::call)
+    }
+
+    /// Do others wait behind one that was woken and may not come?
+    pub(crate) fn is_held_up(&self) -> bool {
+        let Some(first) = self.queue.front() else {
+            return false;
+        };
+        first.place == Place::Yielded && !matches!(first.turn, Turn::Waiting(_)) && self.queue.len() > 1
+    }
+
+    /// Looks after the first. If it was woken and has not come since the last look, the next is the first.
+    pub(crate) fn look(&mut self) {
+        if !self.is_held_up() {
+            return;
+        }
+        match self.queue.front_mut() {
+            Some(Waiter { turn, .. }) if matches!(turn, Turn::Called) => *turn = Turn::Late,
+            _ => drop(self.queue.pop_front()),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    fn place(&self, ticket: Ticket) -> Option<usize> {
-        self.queue
-            .binary_search_by_key(&ticket, |(ticket, _)| *ticket)
-            .ok()
+    /// Where it is, or would have to be.
+    fn place(&self, ticket: Ticket) -> Result<usize, usize> {
+        self.queue.binary_search_by_key(&ticket, |waiter| waiter.ticket)
     }
 }
 
@@ -94,11 +165,11 @@ mod tests {
     type Waiting = (Option<Ticket>, Arc<Count>);
 
     /// Three that wait in a row.
-    fn row() -> (Waiters, [Waiting; 3]) {
+    fn row(place: Place) -> (Waiters, [Waiting; 3]) {
         let mut waiters = Waiters::default();
         let row = std::array::from_fn(|_| {
             let (mut ticket, count) = (None, Arc::<Count>::default());
-            waiters.wait(&mut ticket, &Arc::clone(&count).into());
+            waiters.wait(&mut ticket, place, &Arc::clone(&count).into());
             (ticket, count)
         });
         (waiters, row)
@@ -110,7 +181,7 @@ mod tests {
 
     #[test]
     fn first_come_first_served() {
-        let (mut waiters, mut row) = row();
+        let (mut waiters, mut row) = row(Place::Kept);
         assert!(!waiters.is_turn(None), "a newcomer waits behind the others");
         for (ticket, count) in &mut row {
             assert!(waiters.is_turn(*ticket));
@@ -124,10 +195,10 @@ mod tests {
 
     #[test]
     fn one_that_finds_nothing_keeps_its_place() {
-        let (mut waiters, mut row) = row();
+        let (mut waiters, mut row) = row(Place::Kept);
         wake(&mut waiters);
         let (ticket, count) = &mut row[0];
-        waiters.wait(ticket, &Arc::clone(count).into());
+        waiters.wait(ticket, Place::Kept, &Arc::clone(count).into());
         wake(&mut waiters);
         assert_eq!(count.taken(), 2);
         assert_eq!(row[1].1.taken(), 0);
@@ -135,11 +206,61 @@ mod tests {
 
     #[test]
     fn one_that_is_cancelled_makes_way() {
-        let (mut waiters, mut row) = row();
+        let (mut waiters, mut row) = row(Place::Kept);
         wake(&mut waiters);
         waiters.leave(&mut row[1].0);
         waiters.leave(&mut row[0].0);
         wake(&mut waiters);
         assert_eq!(row.map(|(_, count)| count.taken()), [1, 0, 1]);
+    }
+
+    #[test]
+    fn one_that_keeps_its_place_is_waited_for() {
+        let (mut waiters, row) = row(Place::Kept);
+        wake(&mut waiters);
+        assert!(!waiters.is_held_up());
+        waiters.look();
+        waiters.look();
+        wake(&mut waiters);
+        assert_eq!(row.map(|(_, count)| count.taken()), [1, 0, 0]);
+    }
+
+    #[test]
+    fn one_that_yields_and_does_not_come_is_passed_over_and_keeps_its_rank() {
+        let (mut waiters, mut row) = row(Place::Yielded);
+        assert!(!waiters.is_held_up(), "nobody is woken yet");
+        wake(&mut waiters);
+        assert!(waiters.is_held_up());
+        waiters.look();
+        assert!(!waiters.is_turn(row[1].0), "it may be on its way");
+        waiters.look();
+        assert!(waiters.is_turn(row[1].0) && !waiters.is_turn(row[2].0));
+        wake(&mut waiters);
+        let (ticket, count) = &mut row[0];
+        assert!(waiters.is_turn(*ticket), "it was there first");
+        waiters.wait(ticket, Place::Yielded, &Arc::clone(count).into());
+        assert!(!waiters.is_turn(row[1].0) && !waiters.is_held_up());
+        wake(&mut waiters);
+        assert_eq!(row.map(|(_, count)| count.taken()), [2, 1, 0]);
+    }
+
+    #[test]
+    fn one_that_comes_back_is_looked_after_anew() {
+        let (mut waiters, mut row) = row(Place::Yielded);
+        wake(&mut waiters);
+        waiters.look();
+        let (ticket, count) = &mut row[0];
+        waiters.wait(ticket, Place::Yielded, &Arc::clone(count).into());
+        wake(&mut waiters);
+        waiters.look();
+        assert!(waiters.is_turn(row[0].0));
+        for (ticket, _) in &mut row[1..] {
+            waiters.leave(ticket);
+        }
+        waiters.look();
+        assert!(
+            !waiters.is_held_up() && waiters.is_turn(row[0].0),
+            "nobody is behind it"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! The bus socket.
 
-use crate::engine::{Attempt, Owner, Sends, State};
+use crate::engine::{Attempt, Owner, Place, Sends, State};
 use crate::pattern;
 use crate::{Message, RecvError, SendError};
 use std::sync::Arc;
@@ -54,7 +54,16 @@ impl Bus {
     /// # Cancel safety
     /// Dropped before it is ready, the message was sent to nobody.
     pub async fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
-        self.owner.core.send(ToAll, message.into()).await
+        self.send_at(Place::Kept, message.into()).await
+    }
+
+    /// The same, waiting so.
+    pub(super) fn send_at(
+        &self,
+        place: Place,
+        message: Message,
+    ) -> impl Future<Output = Result<(), SendError>> + Send + use<'_> {
+        self.owner.core.send(ToAll, message).with(place)
     }
 
     /// The same at once. Called over and over without an `await` in between, it lets no task write, and fills
@@ -74,10 +83,18 @@ impl Bus {
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, no message was taken.
     pub async fn recv(&self) -> Result<Message, RecvError> {
+        self.recv_at(Place::Kept).await
+    }
+
+    /// The next message, waiting so.
+    pub(super) fn recv_at(
+        &self,
+        place: Place,
+    ) -> impl Future<Output = Result<Message, RecvError>> + Send + '_ {
         self.owner
             .core
             .recv(|state| state.pattern.recv(&mut state.pipes))
-            .await
+            .with(place)
     }
 
     /// The next message if one is there now.

@@ -1,7 +1,7 @@
 //! Sockets as streams and sinks, for the combinators that work on those. Knows the handles only: a half is a
 //! handle, and the future of its next step while that has to wait. Polled by whoever has it.
 
-use crate::engine::Events;
+use crate::engine::{Events, Place};
 use crate::socket::{
     Bus, Pair, Pair1, Pub, Pull, Push, Raw, Rep, Request, Respondent, Sub, SubContext, SurveyContext,
 };
@@ -10,9 +10,7 @@ use futures_core::Stream;
 use futures_sink::Sink;
 use std::fmt;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::task::{Context, Poll, ready};
 use tokio::task::coop;
 
 /// What a socket, context or survey receives, as a [`Stream`]. It is a handle of its own: the socket stays open
@@ -56,30 +54,7 @@ trait Receive<T>: Send + 'static {
     fn receive(&mut self) -> impl Future<Output = Result<T, RecvError>> + Send;
 }
 
-/// A handle beside which others may wait for the same messages.
-struct Shared<S, T> {
-    socket: S,
-    wait: Wait<Result<T, RecvError>>,
-}
-
-impl<T: Send + 'static, S: Receive<T> + Clone> Source<T> for Shared<S, T> {
-    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, RecvError>> {
-        if !self.wait.is_begun() {
-            // Mostly there is something, and nothing has to be allocated to wait for it.
-            let received = pin!(self.socket.receive()).poll(cx);
-            if received.is_ready() {
-                return received;
-            }
-        }
-        self.wait.poll(cx, || {
-            let mut socket = self.socket.clone();
-            Box::pin(async move { socket.receive().await })
-        })
-    }
-}
-
-/// A context, survey or subscription to events: nobody else waits for what it waits for.
-enum Owned<S, T> {
+enum Steps<S, T> {
     Idle(S),
     /// The step gives the source back.
     Waiting(Step<(S, Result<T, RecvError>)>),
@@ -87,10 +62,11 @@ enum Owned<S, T> {
     Moving,
 }
 
-impl<T: Send + 'static, S: Receive<T>> Source<T> for Owned<S, T> {
+impl<T: Send + 'static, S: Receive<T>> Source<T> for Steps<S, T> {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, RecvError>> {
         let mut step = match std::mem::replace(self, Self::Moving) {
             Self::Idle(mut source) => {
+                // Mostly there is something, and nothing has to be allocated to wait for it.
                 let received = pin!(source.receive()).poll(cx);
                 if received.is_ready() {
                     *self = Self::Idle(source);
@@ -115,16 +91,9 @@ impl<T: Send + 'static, S: Receive<T>> Source<T> for Owned<S, T> {
 }
 
 impl<T: Send + 'static> Incoming<T> {
-    fn of_shared(socket: impl Receive<T> + Clone) -> Self {
-        let wait = Wait::default();
+    fn new(source: impl Receive<T>) -> Self {
         Self {
-            source: Some(Box::new(Shared { socket, wait })),
-        }
-    }
-
-    fn of_owned(source: impl Receive<T>) -> Self {
-        Self {
-            source: Some(Box::new(Owned::Idle(source))),
+            source: Some(Box::new(Steps::Idle(source))),
         }
     }
 }
@@ -150,80 +119,6 @@ impl<T> fmt::Debug for Incoming<T> {
             .field("ended", &self.source.is_none())
             .finish()
     }
-}
-
-/// The wait of a half that shares its socket.
-///
-/// A stream is often left alone between two calls of `next()`. If it kept its place in the socket's queue it would be
-/// woken, not come, and keep all those behind it waiting. So a wait ends when it is woken, and a half that still
-/// wants something queues anew.
-struct Wait<T>(Arc<Relay<T>>);
-
-struct Relay<T> {
-    step: Mutex<Option<Step<T>>>,
-    woken: AtomicBool,
-    task: Mutex<Option<Waker>>,
-}
-
-impl<T> Default for Wait<T> {
-    fn default() -> Self {
-        Self(Arc::new(Relay {
-            step: Mutex::new(None),
-            woken: AtomicBool::new(false),
-            task: Mutex::new(None),
-        }))
-    }
-}
-
-impl<T: 'static> Wake for Relay<T> {
-    fn wake(self: Arc<Self>) {
-        self.woken.store(true, Ordering::SeqCst);
-        // When it is being polled this very moment, whoever polls it will see that it was woken.
-        let ended = self.step.try_lock().ok().and_then(|mut step| step.take());
-        drop(ended);
-        // Not under the lock: a task may be polled where it is woken.
-        let task = locked(&self.task).take();
-        if let Some(task) = task {
-            task.wake();
-        }
-    }
-}
-
-impl<T: 'static> Wait<T> {
-    fn is_begun(&self) -> bool {
-        locked(&self.0.step).is_some()
-    }
-
-    fn poll(&self, cx: &mut Context<'_>, begin: impl FnOnce() -> Step<T>) -> Poll<T> {
-        let Self(relay) = self;
-        *locked(&relay.task) = Some(cx.waker().clone());
-        relay.woken.store(false, Ordering::SeqCst);
-        let waker = Waker::from(Arc::clone(relay));
-        let mut step = locked(&relay.step);
-        let polled = step
-            .get_or_insert_with(begin)
-            .as_mut()
-            .poll(&mut Context::from_waker(&waker));
-        let over = if polled.is_ready() { step.take() } else { None };
-        drop(step);
-        drop(over);
-        if relay.woken.load(Ordering::SeqCst) {
-            let ended = locked(&relay.step).take();
-            drop(ended);
-        }
-        polled
-    }
-}
-
-impl<T> Drop for Wait<T> {
-    fn drop(&mut self) {
-        let ended = locked(&self.0.step).take();
-        drop(ended);
-    }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a socket sends, as a [`Sink`] of messages, [`RawMessage`] for raw sockets. It is a handle of its own: the socket stays open while it
@@ -254,9 +149,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[must_use = "a sink does nothing unless messages are sent to it"]
 pub struct Outgoing<M = Message> {
     target: Box<dyn Target<M>>,
-    /// Found no room yet. Its wait has a clone.
-    held: Option<M>,
-    wait: Wait<Result<(), SendError<M>>>,
+    /// The message that found no room yet, on its way.
+    held: Option<Step<Result<(), SendError<M>>>>,
 }
 
 /// Whatever can be sent to.
@@ -266,28 +160,31 @@ trait Target<M>: Send {
     fn send(&self, message: M) -> Step<Result<(), SendError<M>>>;
 }
 
-impl<M: Clone + 'static> Outgoing<M> {
+impl<M: 'static> Outgoing<M> {
     fn new(target: impl Target<M> + 'static) -> Self {
         Self {
             target: Box::new(target),
             held: None,
-            wait: Wait::default(),
         }
     }
 
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError<M>>> {
-        while let Some(message) = &self.held {
-            let sent = ready!(self.wait.poll(cx, || self.target.send(message.clone())));
-            if !matches!(&sent, Err(error) if error.kind == SendErrorKind::TimedOut) {
-                self.held = None;
-                return Poll::Ready(sent);
+        while let Some(step) = &mut self.held {
+            let sent = ready!(step.as_mut().poll(cx));
+            self.held = None;
+            match sent {
+                Err(SendError {
+                    message,
+                    kind: SendErrorKind::TimedOut,
+                }) => self.held = Some(self.target.send(message)),
+                sent => return Poll::Ready(sent),
             }
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<M: Clone + Unpin + 'static> Sink<M> for Outgoing<M> {
+impl<M: Unpin + 'static> Sink<M> for Outgoing<M> {
     type Error = SendError<M>;
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError<M>>> {
@@ -307,7 +204,7 @@ impl<M: Clone + Unpin + 'static> Sink<M> for Outgoing<M> {
                 message,
                 kind: SendErrorKind::WouldBlock,
             }) => {
-                self.held = Some(message);
+                self.held = Some(self.target.send(message));
                 Ok(())
             }
             sent => sent,
@@ -323,9 +220,11 @@ impl<M: Clone + Unpin + 'static> Sink<M> for Outgoing<M> {
     }
 }
 
-impl<M: fmt::Debug> fmt::Debug for Outgoing<M> {
+impl<M> fmt::Debug for Outgoing<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outgoing").field("held", &self.held).finish()
+        f.debug_struct("Outgoing")
+            .field("holds_one", &self.held.is_some())
+            .finish()
     }
 }
 
@@ -333,14 +232,14 @@ macro_rules! receives {
     ($($socket:ty => $item:ty),*) => { $(
         impl Receive<$item> for $socket {
             async fn receive(&mut self) -> Result<$item, RecvError> {
-                self.recv().await
+                self.recv_at(Place::Yielded).await
             }
         }
 
         impl $socket {
             /// What is received, as a stream.
             pub fn stream(&self) -> Incoming<$item> {
-                Incoming::of_shared(self.clone())
+                Incoming::new(self.clone())
             }
         }
     )* };
@@ -360,7 +259,7 @@ macro_rules! sends {
 
             fn send(&self, message: $item) -> Step<Result<(), SendError<$item>>> {
                 let socket = self.clone();
-                Box::pin(async move { <$socket>::send(&socket, message).await })
+                Box::pin(async move { socket.send_at(Place::Yielded, message).await })
             }
         }
 
@@ -401,7 +300,7 @@ impl SubContext {
     /// What it receives, as a stream; its topics stay as they are. For topics that change, use [`Sub::stream`]
     /// and another handle of that socket.
     pub fn into_stream(self) -> Incoming {
-        Incoming::of_owned(self)
+        Incoming::new(self)
     }
 }
 
@@ -431,7 +330,7 @@ impl SurveyContext {
     /// # Ok(()) }
     /// ```
     pub fn into_stream(self) -> Incoming {
-        Incoming::of_owned(self)
+        Incoming::new(self)
     }
 }
 
@@ -444,6 +343,6 @@ impl Receive<Event> for Events {
 impl Events {
     /// The events as a stream, which ends when the socket is closed.
     pub fn into_stream(self) -> Incoming<Event> {
-        Incoming::of_owned(self)
+        Incoming::new(self)
     }
 }

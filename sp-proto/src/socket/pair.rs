@@ -1,6 +1,6 @@
 //! The pair socket.
 
-use crate::engine::{Attempt, Owner, Sends, State};
+use crate::engine::{Attempt, Owner, Place, Sends, State};
 use crate::pattern::{self, Version};
 use crate::{Message, RecvError, SendError};
 use std::sync::Arc;
@@ -52,7 +52,16 @@ impl Pair {
         &self,
         message: M,
     ) -> impl Future<Output = Result<(), SendError>> + Send + use<'_, M> {
-        self.owner.core.send(ToPeer, message.into())
+        self.send_at(Place::Kept, message.into())
+    }
+
+    /// The same, waiting so.
+    pub(super) fn send_at(
+        &self,
+        place: Place,
+        message: Message,
+    ) -> impl Future<Output = Result<(), SendError>> + Send + use<'_> {
+        self.owner.core.send(ToPeer, message).with(place)
     }
 
     /// Queues the message for the peer if there is one that has room now.
@@ -71,7 +80,18 @@ impl Pair {
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, no message was taken.
     pub fn recv(&self) -> impl Future<Output = Result<Message, RecvError>> + Send + '_ {
-        self.owner.core.recv(|state| state.pattern.recv(&mut state.pipes))
+        self.recv_at(Place::Kept)
+    }
+
+    /// The next message, waiting so.
+    pub(super) fn recv_at(
+        &self,
+        place: Place,
+    ) -> impl Future<Output = Result<Message, RecvError>> + Send + '_ {
+        self.owner
+            .core
+            .recv(|state| state.pattern.recv(&mut state.pipes))
+            .with(place)
     }
 
     /// The next message if one is there now.

@@ -1,6 +1,6 @@
 //! The pair socket, version 1.
 
-use crate::engine::Owner;
+use crate::engine::{Owner, Place};
 use crate::pattern::{self, Version};
 use crate::socket::pair::ToPeer;
 use crate::{Message, RecvError, SendError};
@@ -47,7 +47,16 @@ impl Pair1 {
     /// # Cancel safety
     /// Dropped before it is ready, the message was not sent.
     pub async fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
-        self.owner.core.send(ToPeer, message.into()).await
+        self.send_at(Place::Kept, message.into()).await
+    }
+
+    /// The same, waiting so.
+    pub(super) fn send_at(
+        &self,
+        place: Place,
+        message: Message,
+    ) -> impl Future<Output = Result<(), SendError>> + Send + use<'_> {
+        self.owner.core.send(ToPeer, message).with(place)
     }
 
     /// Queues the message for the peer if there is one that has room now.
@@ -66,10 +75,18 @@ impl Pair1 {
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, no message was taken.
     pub async fn recv(&self) -> Result<Message, RecvError> {
+        self.recv_at(Place::Kept).await
+    }
+
+    /// The next message, waiting so.
+    pub(super) fn recv_at(
+        &self,
+        place: Place,
+    ) -> impl Future<Output = Result<Message, RecvError>> + Send + '_ {
         self.owner
             .core
             .recv(|state| state.pattern.recv(&mut state.pipes))
-            .await
+            .with(place)
     }
 
     /// The next message if one is there now.

@@ -1,6 +1,6 @@
 //! The pub socket.
 
-use crate::engine::{Attempt, Owner, Sends, State};
+use crate::engine::{Attempt, Owner, Place, Sends, State};
 use crate::pattern;
 use crate::{Message, SendError};
 use std::sync::Arc;
@@ -51,7 +51,16 @@ impl Pub {
     /// # Cancel safety
     /// Dropped before it is ready, the message was sent to nobody.
     pub async fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
-        self.owner.core.send(ToAll, message.into()).await
+        self.send_at(Place::Kept, message.into()).await
+    }
+
+    /// The same, waiting so.
+    pub(super) fn send_at(
+        &self,
+        place: Place,
+        message: Message,
+    ) -> impl Future<Output = Result<(), SendError>> + Send + use<'_> {
+        self.owner.core.send(ToAll, message).with(place)
     }
 
     /// The same at once. Called over and over without an `await` in between, it lets no task write, and fills

@@ -1,6 +1,6 @@
 //! The pull socket.
 
-use crate::engine::Owner;
+use crate::engine::{Owner, Place};
 use crate::pattern;
 use crate::{Message, RecvError};
 use std::sync::Arc;
@@ -25,7 +25,18 @@ impl Pull {
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, no message was taken.
     pub fn recv(&self) -> impl Future<Output = Result<Message, RecvError>> + Send + '_ {
-        self.owner.core.recv(|state| state.pattern.recv(&mut state.pipes))
+        self.recv_at(Place::Kept)
+    }
+
+    /// The next message, waiting so.
+    pub(super) fn recv_at(
+        &self,
+        place: Place,
+    ) -> impl Future<Output = Result<Message, RecvError>> + Send + '_ {
+        self.owner
+            .core
+            .recv(|state| state.pattern.recv(&mut state.pipes))
+            .with(place)
     }
 
     /// The next message if one is there now.

@@ -1,6 +1,6 @@
 //! The push socket.
 
-use crate::engine::{Attempt, Owner, Sends, State};
+use crate::engine::{Attempt, Owner, Place, Sends, State};
 use crate::pattern;
 use crate::{Message, SendError};
 use std::sync::Arc;
@@ -47,7 +47,16 @@ impl Push {
         &self,
         message: M,
     ) -> impl Future<Output = Result<(), SendError>> + Send + use<'_, M> {
-        self.owner.core.send(Turn, message.into())
+        self.send_at(Place::Kept, message.into())
+    }
+
+    /// The same, waiting so.
+    pub(super) fn send_at(
+        &self,
+        place: Place,
+        message: Message,
+    ) -> impl Future<Output = Result<(), SendError>> + Send + use<'_> {
+        self.owner.core.send(Turn, message).with(place)
     }
 
     /// Queues the message on a pipe if one has room now.

@@ -1,6 +1,6 @@
 //! The raw socket.
 
-use crate::engine::{Attempt, Core, Owner, Sends, State};
+use crate::engine::{Attempt, Core, Owner, Place, Sends, State};
 use crate::pattern::{self, NotSent};
 use crate::{Message, Protocol, RawMessage, RecvError, SendError, SendErrorKind, SocketOptions};
 use bytes::Bytes;
@@ -108,10 +108,22 @@ impl Raw {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the message was not sent.
-    pub async fn send(&self, message: RawMessage) -> Result<(), SendError<RawMessage>> {
+    pub fn send(
+        &self,
+        message: RawMessage,
+    ) -> impl Future<Output = Result<(), SendError<RawMessage>>> + Send + '_ {
+        self.send_at(Place::Kept, message)
+    }
+
+    /// The same, waiting so.
+    pub(super) async fn send_at(
+        &self,
+        place: Place,
+        message: RawMessage,
+    ) -> Result<(), SendError<RawMessage>> {
         let RawMessage { header, body } = message;
-        let sent = self.owner.core.send(Forward(header.clone()), body).await;
-        sent.map_err(|error| with_header(header, error))
+        let sending = self.owner.core.send(Forward(header.clone()), body).with(place);
+        sending.await.map_err(|error| with_header(header, error))
     }
 
     /// The same if that needs no waiting.
@@ -131,11 +143,17 @@ impl Raw {
     ///
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, no message was taken.
-    pub async fn recv(&self) -> Result<RawMessage, RecvError> {
+    pub fn recv(&self) -> impl Future<Output = Result<RawMessage, RecvError>> + Send + '_ {
+        self.recv_at(Place::Kept)
+    }
+
+    /// The next message, waiting so.
+    pub(super) async fn recv_at(&self, place: Place) -> Result<RawMessage, RecvError> {
         self.check_receives()?;
         self.owner
             .core
             .recv(|state| state.pattern.recv(&mut state.pipes))
+            .with(place)
             .await
     }
 

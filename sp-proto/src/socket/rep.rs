@@ -1,6 +1,6 @@
 //! The rep socket.
 
-use crate::engine::{Attempt, Core, Owner, Sends, State, Waiters};
+use crate::engine::{Attempt, Core, Owner, Place, Sends, State, Waiters};
 use crate::pattern::{self, Origin, Unsent};
 use crate::{Message, PipeId, Protocol, RecvError, SendError, SendErrorKind};
 use std::fmt;
@@ -55,7 +55,15 @@ impl Rep {
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, no request was taken.
     pub async fn recv(&self) -> Result<Request, RecvError> {
-        Request::recv(&self.owner).await
+        Request::recv(&self.owner, Place::Kept).await
+    }
+
+    /// The next request, waiting so.
+    pub(super) fn recv_at(
+        &self,
+        place: Place,
+    ) -> impl Future<Output = Result<Request, RecvError>> + Send + '_ {
+        Request::recv(&self.owner, place)
     }
 
     /// The next request if one is there now.
@@ -115,8 +123,9 @@ impl Sends<pattern::Rep> for Back<'_> {
 }
 
 impl Request {
-    pub(super) async fn recv(owner: &Owner<pattern::Rep>) -> Result<Self, RecvError> {
-        let (origin, body) = owner.core.recv(|state| state.pattern.recv()).await?;
+    pub(super) async fn recv(owner: &Owner<pattern::Rep>, place: Place) -> Result<Self, RecvError> {
+        let received = owner.core.recv(|state| state.pattern.recv()).with(place);
+        let (origin, body) = received.await?;
         Ok(Self {
             core: Arc::clone(&owner.core),
             origin,

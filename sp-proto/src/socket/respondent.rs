@@ -1,6 +1,6 @@
 //! The respondent socket.
 
-use crate::engine::Owner;
+use crate::engine::{Owner, Place};
 use crate::pattern;
 use crate::{Protocol, RecvError, Request};
 use std::sync::Arc;
@@ -46,7 +46,15 @@ impl Respondent {
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, no survey was taken.
     pub async fn recv(&self) -> Result<Request, RecvError> {
-        Request::recv(&self.owner).await
+        Request::recv(&self.owner, Place::Kept).await
+    }
+
+    /// The next survey, waiting so.
+    pub(super) fn recv_at(
+        &self,
+        place: Place,
+    ) -> impl Future<Output = Result<Request, RecvError>> + Send + '_ {
+        Request::recv(&self.owner, place)
     }
 
     /// The next survey if one is there now.

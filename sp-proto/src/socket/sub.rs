@@ -1,6 +1,6 @@
 //! The sub socket and its contexts.
 
-use crate::engine::Owner;
+use crate::engine::{Owner, Place};
 use crate::pattern::{self, ContextId};
 use crate::{Message, RecvError};
 use bytes::Bytes;
@@ -53,7 +53,15 @@ impl Sub {
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, no message was taken.
     pub async fn recv(&self) -> Result<Message, RecvError> {
-        self.owner.core.recv(|state| state.pattern.recv(MAIN)).await
+        self.recv_at(Place::Kept).await
+    }
+
+    /// The next message, waiting so.
+    pub(super) fn recv_at(
+        &self,
+        place: Place,
+    ) -> impl Future<Output = Result<Message, RecvError>> + Send + '_ {
+        self.owner.core.recv(|state| state.pattern.recv(MAIN)).with(place)
     }
 
     /// The next message if one is there now.
