@@ -157,7 +157,9 @@ async fn tell(mut events: Events, options: &Options) {
                         pipe.peer_address, pipe.peer
                     ));
                 }
-                Event::PipeRemoved { reason, .. } => options.say(format_args!("a peer is gone: {reason}")),
+                Event::PipeRemoved { pipe, reason, .. } => {
+                    options.say(format_args!("{} is gone: {reason}", pipe.peer_address));
+                }
                 Event::PeerRefused { peer_address, reason } => {
                     options.say(format_args!("{peer_address} is refused: {reason}"));
                 }

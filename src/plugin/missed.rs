@@ -1,31 +1,33 @@
 //! Owns what stands for events of a socket that came too fast to be followed: the difference between the pipes that
-//! whoever follows them knows of, and those that there are. Pure; asked on [`Event::Missed`].
+//! whoever follows them knows of, and those that there are. Pure; asked on [`sp_proto::Event::Missed`].
 
-use sp_proto::{Event, PipeId, PipeInfo};
+use sp_proto::{PipeId, PipeInfo};
 
 /// What has become of the pipes since the events that were missed. Events that still wait may say it once more.
-pub(super) fn events(known: impl IntoIterator<Item = PipeId>, now: Vec<PipeInfo>) -> Vec<Event> {
-    let mut added = now;
-    let mut events = Vec::new();
+#[derive(Debug)]
+pub(super) struct Missed {
+    pub(super) removed: Vec<PipeId>,
+    /// The oldest first.
+    pub(super) added: Vec<PipeInfo>,
+}
+
+pub(super) fn changes(known: impl IntoIterator<Item = PipeId>, now: Vec<PipeInfo>) -> Missed {
+    let (mut added, mut removed) = (now, Vec::new());
     for pipe in known {
         let place = added.iter().position(|info| info.id == pipe);
         match place {
             Some(place) => drop(added.swap_remove(place)),
-            None => events.push(Event::PipeRemoved {
-                pipe,
-                reason: "more happened to its connections than could be followed".to_owned(),
-                is_orderly: false,
-            }),
+            None => removed.push(pipe),
         }
     }
     added.sort_unstable_by_key(|info| info.id);
-    events.extend(added.into_iter().map(Event::PipeAdded));
-    events
+    Missed { removed, added }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sp_proto::Event;
 
     #[tokio::test]
     async fn what_is_gone_is_removed_and_what_is_new_is_added_in_its_order() {
@@ -46,15 +48,10 @@ mod tests {
         infos.sort_unstable_by_key(|info| info.id);
         let [gone, stays, first, second] = infos.try_into().unwrap();
         let now = vec![second.clone(), first.clone(), stays.clone()];
-        let told = events([gone.id, stays.id], now);
-        assert!(
-            matches!(
-                told.as_slice(),
-                [Event::PipeRemoved { pipe, .. }, Event::PipeAdded(one), Event::PipeAdded(two)]
-                    if (*pipe, one.id, two.id) == (gone.id, first.id, second.id)
-            ),
-            "{told:?}"
-        );
-        assert!(events([stays.id], vec![stays.clone()]).is_empty());
+        let Missed { removed, added } = changes([gone.id, stays.id], now);
+        let added: Vec<_> = added.iter().map(|info| info.id).collect();
+        assert_eq!((removed, added), (vec![gone.id], vec![first.id, second.id]));
+        let Missed { removed, added } = changes([stays.id], vec![stays.clone()]);
+        assert!(removed.is_empty() && added.is_empty());
     }
 }

@@ -406,15 +406,18 @@ impl<P: Pattern> Core<P> {
         state.usher = state.usher.filter(|usher| *usher != key);
         let mut wakes = state.settle();
         drop(state);
-        if let Some(mut end) = end {
+        let gone = end.map(|mut end| {
             wakes.extend(end.writers.wake_all());
-        }
-        wakes.wake();
-        self.events.publish(Event::PipeRemoved {
-            pipe: key.id,
-            reason,
-            is_orderly,
+            end.info
         });
+        wakes.wake();
+        if let Some(pipe) = gone {
+            self.events.publish(Event::PipeRemoved {
+                pipe,
+                reason,
+                is_orderly,
+            });
+        }
     }
 
     /// What the pipe's task is to do; it is woken when that changes. Does it `hold` the receiving half?

@@ -33,8 +33,8 @@ pub enum Event {
     PipeAdded(PipeInfo),
     /// A pipe is gone.
     PipeRemoved {
-        /// Which one.
-        pipe: PipeId,
+        /// Which one, and whose.
+        pipe: PipeInfo,
         /// Why.
         reason: String,
         /// Whether the peer closed the connection between two messages: neither did it break, nor did this side

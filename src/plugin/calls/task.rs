@@ -123,8 +123,8 @@ impl Task {
                 }
                 Wake::Pipe(sp_proto::Event::Missed(_)) => {
                     let known: Vec<PipeId> = core.processes.keys().copied().collect();
-                    for event in missed::events(known, self.socket.pipes()) {
-                        core.handle_pipe(event);
+                    for pipe in missed::changes(known, self.socket.pipes()).removed {
+                        core.handle_gone(pipe);
                     }
                 }
                 Wake::Pipe(event) => core.handle_pipe(event),
@@ -231,21 +231,23 @@ impl Core {
 
     fn handle_pipe(&mut self, event: sp_proto::Event) {
         match event {
-            sp_proto::Event::PipeRemoved { pipe, .. } => {
-                let was_connected = self.turn.current().is_some();
-                if self.turn.handle_gone(pipe) {
-                    self.answer(Answer::Broken);
-                }
-                self.choose();
-                if was_connected && self.turn.current().is_none() {
-                    self.silent_at = Some(Instant::now() + RECONNECT);
-                }
-            }
+            sp_proto::Event::PipeRemoved { pipe, .. } => self.handle_gone(pipe.id),
             sp_proto::Event::PeerRefused { peer_address, reason } => {
                 let (plugin, function) = (&self.plugin, &self.symbol);
                 tracing::warn!(%plugin, %function, "refused a connection of {peer_address}: {reason}");
             }
             _ => {}
+        }
+    }
+
+    fn handle_gone(&mut self, pipe: PipeId) {
+        let was_connected = self.turn.current().is_some();
+        if self.turn.handle_gone(pipe) {
+            self.answer(Answer::Broken);
+        }
+        self.choose();
+        if was_connected && self.turn.current().is_none() {
+            self.silent_at = Some(Instant::now() + RECONNECT);
         }
     }
 

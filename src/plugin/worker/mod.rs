@@ -254,8 +254,9 @@ impl Worker {
                 }
                 Wake::Message(message) => self.handle_message(message).await,
                 Wake::Pipe(sp_proto::Event::Missed(_)) => {
-                    for event in missed::events(self.processes.foreign_pipes(), self.control.pipes()) {
-                        self.handle_pipe(event).await;
+                    let missed = missed::changes(self.processes.foreign_pipes(), self.control.pipes());
+                    for pipe in missed.removed {
+                        self.handle_gone(pipe).await;
                     }
                 }
                 Wake::Pipe(event) => self.handle_pipe(event).await,
@@ -362,13 +363,15 @@ impl Worker {
         ticket
     }
 
+    async fn handle_gone(&mut self, pipe: PipeId) {
+        if let Some(owner) = self.processes.forget(pipe) {
+            self.handle(Happening::Of(owner, Event::Gone(pipe))).await;
+        }
+    }
+
     async fn handle_pipe(&mut self, event: sp_proto::Event) {
         match event {
-            sp_proto::Event::PipeRemoved { pipe, .. } => {
-                if let Some(owner) = self.processes.forget(pipe) {
-                    self.handle(Happening::Of(owner, Event::Gone(pipe))).await;
-                }
-            }
+            sp_proto::Event::PipeRemoved { pipe, .. } => self.handle_gone(pipe.id).await,
             sp_proto::Event::PeerRefused { peer_address, reason } => {
                 let plugin = &self.plugin;
                 tracing::warn!(%plugin, "refused a control connection of {peer_address}: {reason}");

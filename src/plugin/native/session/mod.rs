@@ -346,9 +346,28 @@ impl Task {
         if !matches!(event, sp_proto::Event::Missed(_)) {
             return self.handle_pipe(event).await;
         }
-        for event in missed::events(self.pipe, self.socket.pipes()) {
-            self.handle_pipe(event).await;
+        let missed = missed::changes(self.pipe, self.socket.pipes());
+        for pipe in missed.removed {
+            self.handle_removed(pipe).await;
         }
+        for info in missed.added {
+            self.handle_pipe(sp_proto::Event::PipeAdded(info)).await;
+        }
+    }
+
+    async fn handle_removed(&mut self, pipe: PipeId) {
+        if self.pipe != Some(pipe) {
+            return;
+        }
+        self.drain().await;
+        self.pipe = None;
+        self.outbox.clear();
+        if self.standing == Standing::Open {
+            self.desk.reset();
+            super::lock(&self.links).clear();
+            self.tell(News::Gone(pipe)).await;
+        }
+        self.standing = Standing::Silent(None);
     }
 
     async fn handle_pipe(&mut self, event: sp_proto::Event) {
@@ -366,17 +385,7 @@ impl Task {
                     self.handle_message(&hello).await;
                 }
             }
-            sp_proto::Event::PipeRemoved { pipe, .. } if self.pipe == Some(pipe) => {
-                self.drain().await;
-                self.pipe = None;
-                self.outbox.clear();
-                if self.standing == Standing::Open {
-                    self.desk.reset();
-                    super::lock(&self.links).clear();
-                    self.tell(News::Gone(pipe)).await;
-                }
-                self.standing = Standing::Silent(None);
-            }
+            sp_proto::Event::PipeRemoved { pipe, .. } => self.handle_removed(pipe.id).await,
             sp_proto::Event::PeerRefused { peer_address, reason } => {
                 let plugin = &self.plugin;
                 tracing::warn!(%plugin, "refused a control connection of {peer_address}: {reason}");
