@@ -3,11 +3,12 @@
 
 mod support;
 
-use sp_proto::{Admission, DialError, ListenError, PipeInfo, Pull, Push, SocketOptions};
+use sp_proto::{Admission, DialError, Event, ListenError, Pair, PipeInfo, Pull, Push, SocketOptions};
+use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Barrier;
-use support::{Transport, bounded, peer_refused, pipe_added};
+use support::{Transport, bounded, event, peer_refused, pipe_added};
 
 fn path(transport: &Transport) -> PathBuf {
     transport.address.strip_prefix("ipc://").unwrap().into()
@@ -47,6 +48,38 @@ async fn a_file_that_a_dead_process_left_is_replaced() {
         push.dial(&at.address).await.unwrap();
         push.send("x").await.unwrap();
         assert_eq!(&pull.recv().await.unwrap()[..], b"x");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_came_before_the_peer_closed_is_received_though_our_own_message_finds_nobody() {
+    bounded(async {
+        let at = Transport::ipc();
+        let pair = Pair::new();
+        let mut events = pair.events();
+        pair.listen(&at.address).await.unwrap();
+        let mut peer = UnixStream::connect(path(&at)).unwrap();
+        peer.write_all(b"\0SP\0\0\x10\0\0").unwrap();
+        let added = pipe_added(&mut events).await;
+        peer.read_exact(&mut [0; 8]).unwrap();
+        // The pipe's task has no turn between these, so it meets our message before what it could read.
+        peer.write_all(b"\x01\0\0\0\0\0\0\0\x03bye").unwrap();
+        drop(peer);
+        pair.try_send("too late").unwrap();
+        let removed = event(&mut events, |event| match event {
+            Event::PipeRemoved { pipe, is_orderly, .. } => Some((pipe, is_orderly)),
+            _ => None,
+        });
+        let (pipe, is_orderly) = removed.await;
+        assert!(is_orderly);
+        assert_eq!(pair.try_recv().unwrap().unwrap().as_bytes(), b"bye");
+        let told = |pipe: PipeInfo| (pipe.id, pipe.peer, pipe.peer_address, pipe.credentials);
+        assert_eq!(
+            pipe.credentials.and_then(|peer| peer.pid),
+            Some(std::process::id())
+        );
+        assert_eq!(told(pipe), told(added));
     })
     .await;
 }

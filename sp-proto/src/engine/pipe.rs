@@ -35,6 +35,7 @@ pub(crate) async fn run<P: Pattern>(mut attached: Attached<P>) {
         keeps: own.is_some(),
         intake: own,
         unwritten: None,
+        broken: None,
         patience: None,
         is_patient: false,
         is_usher: false,
@@ -63,6 +64,7 @@ struct Driver<'a, P> {
     intake: Option<Box<Intake>>,
     /// Begun, and waiting for the connection to take more.
     unwritten: Option<Batch>,
+    broken: Option<Broken>,
     /// Runs while receivers read, to see whether they do. Kept, for it is set again and again.
     patience: Option<Pin<Box<Sleep>>>,
     is_patient: bool,
@@ -70,6 +72,32 @@ struct Driver<'a, P> {
     is_usher: bool,
     /// Whether this task sleeps when there is nothing to read.
     vigil: Vigil,
+}
+
+/// Nothing can be written any more. What came in before is still read, up to the end that the poller is about to
+/// report: mostly the peer has closed.
+struct Broken {
+    error: io::Error,
+    /// For an end that does not come.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl Broken {
+    /// Why the pipe ends, when reading has ended like this: a reset that was told to a write looks to a read like an
+    /// end in order.
+    fn explain(self, end: End) -> End {
+        match end {
+            End::Closed if self.error.kind() != io::ErrorKind::BrokenPipe => self.error.into(),
+            end => end,
+        }
+    }
+
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let patience = self
+            .patience
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(PATIENCE)));
+        patience.as_mut().poll(cx)
+    }
 }
 
 impl<P: Pattern> Driver<'_, P> {
@@ -124,9 +152,18 @@ impl<P: Pattern> Driver<'_, P> {
                         self.core.end_write(self.key, batch, true);
                         progress = true;
                     }
-                    Poll::Ready(Err(error)) => return Poll::Ready(error.into()),
+                    // The write is never ended, so no other begins.
+                    Poll::Ready(Err(error)) => {
+                        self.broken = Some(Broken {
+                            error,
+                            patience: None,
+                        });
+                    }
                     Poll::Pending => {}
                 }
+            }
+            if self.broken.is_some() && !self.claim() {
+                return Poll::Pending;
             }
             if read && let Some(intake) = &mut self.intake {
                 if intake.reader.wants_care() {
@@ -142,18 +179,28 @@ impl<P: Pattern> Driver<'_, P> {
                     self.vigil.received(intake.frames.len(), bytes, Instant::now());
                     self.core.with(|state| state.deliver(self.key, intake));
                     if let Some(end) = intake.end.take() {
-                        return Poll::Ready(end);
+                        return Poll::Ready(match self.broken.take() {
+                            Some(broken) => broken.explain(end),
+                            None => end,
+                        });
                     }
                 }
             }
             if !progress {
+                if let Some(mut broken) = self.broken.take() {
+                    if read && broken.poll_patience(cx).is_pending() {
+                        self.broken = Some(broken);
+                        return Poll::Pending;
+                    }
+                    return Poll::Ready(broken.error.into());
+                }
                 if read && self.is_vigilant() {
                     let _ = pin!(tokio::task::yield_now()).poll(cx);
                 }
                 return Poll::Pending;
             }
             budget.made_progress();
-            if handed_over >= TURN {
+            if handed_over >= TURN && self.broken.is_none() {
                 // Receivers first: what has just been read is still in the processor's cache. They read on by
                 // themselves if they are awake; else this comes back.
                 if !self.end_turn(true) {
