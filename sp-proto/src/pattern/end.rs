@@ -21,6 +21,15 @@ pub(super) const RECV: RecvLimits = RecvLimits {
     messages: 8,
     bytes: 1 << 20,
 };
+
+/// So many of the newest requests, of any length.
+pub(super) const fn newest(messages: usize) -> RecvLimits {
+    RecvLimits {
+        messages,
+        bytes: usize::MAX,
+    }
+}
+
 /// One socket without its engine.
 pub(super) struct End<P> {
     pub(super) pattern: P,

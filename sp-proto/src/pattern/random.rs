@@ -1,7 +1,7 @@
 //! Random operations on every pattern: whatever peers and callers do, in whatever order, nothing panics,
 //! queues stay within their bounds, and what is ready can be had. Only in tests and fuzz targets.
 
-use super::end::{End, RECV, SEND};
+use super::end::{End, RECV, SEND, newest};
 use super::{
     Bus, ContextId, Key, Overflow, Pair, Pattern, Pipes, Progress, Pub, Pull, Push, Raw, Rep, Req, Responses,
     Sub, Surveyor, Version,
@@ -33,7 +33,7 @@ pub fn operations(input: &[u8]) {
         4 => run(End::new(Bus::new(RECV)), input),
         5 => run(End::new(Pub::default()), input),
         6 => run(first_open(End::new(Sub::new(RECV, Overflow::DropOldest))), input),
-        7 => run(End::new(Rep::new(Protocol::Rep, 2, DEFAULT_TTL)), input),
+        7 => run(End::new(Rep::new(Protocol::Rep, newest(2), DEFAULT_TTL)), input),
         8 => {
             let mut end = End::new(Req::new(Some(SECOND), 0));
             end.pattern.open();

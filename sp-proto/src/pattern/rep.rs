@@ -1,9 +1,9 @@
 //! Rep and respondent: answer requests and surveys, each on the pipe that it came from.
 //!
 //! Requesters that give up waiting ask again, for weeks if they must, whether or not anybody receives here.
-//! So pipes are always read, and of each pipe only the newest requests are kept that nobody has received yet.
+//! So pipes are always read, and of each pipe only the newest requests are kept that nobody has received yet, limited in number and bytes.
 
-use crate::pattern::{Key, Pattern, Pipes, Refusal, Violation};
+use crate::pattern::{Key, Pattern, Pipes, RecvLimits, Refusal, Violation};
 use crate::wire::{Backtrace, BacktraceError};
 use crate::{Message, Protocol};
 use bytes::Bytes;
@@ -15,12 +15,40 @@ use std::time::Instant;
 pub(crate) struct Rep {
     protocol: Protocol,
     ttl: u8,
-    /// How many unreceived requests are kept per pipe.
-    backlog: usize,
+    /// How much is kept per pipe of what nobody has received; the newest request whatever its length.
+    backlog: RecvLimits,
     /// By pipe slot.
-    lanes: Vec<VecDeque<Pending>>,
+    lanes: Vec<Lane>,
     /// The pipes that have something pending, the next one first.
     ring: VecDeque<Key>,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    requests: VecDeque<Pending>,
+    /// Their bodies' length.
+    bytes: usize,
+}
+
+impl Lane {
+    fn pop(&mut self) -> Option<Pending> {
+        let oldest = self.requests.pop_front()?;
+        self.bytes -= oldest.body.len();
+        Some(oldest)
+    }
+
+    /// Adds a request and says how many older ones had to make way.
+    fn push(&mut self, newest: Pending, backlog: RecvLimits) -> u64 {
+        self.bytes += newest.body.len();
+        self.requests.push_back(newest);
+        let mut superseded = 0;
+        while self.requests.len() > backlog.messages || self.requests.len() > 1 && self.bytes > backlog.bytes
+        {
+            self.pop();
+            superseded += 1;
+        }
+        superseded
+    }
 }
 
 #[derive(Debug)]
@@ -53,11 +81,15 @@ pub(crate) enum Unsent {
 
 impl Rep {
     /// `protocol` is rep or respondent: they differ in what they announce only.
-    pub(crate) fn new(protocol: Protocol, backlog: usize, ttl: u8) -> Self {
+    pub(crate) fn new(protocol: Protocol, backlog: RecvLimits, ttl: u8) -> Self {
+        let backlog = RecvLimits {
+            messages: backlog.messages.max(1),
+            ..backlog
+        };
         Self {
             protocol,
             ttl,
-            backlog: backlog.max(1),
+            backlog,
             lanes: Vec::new(),
             ring: VecDeque::new(),
         }
@@ -67,9 +99,9 @@ impl Rep {
     pub(crate) fn recv(&mut self) -> Option<(Origin, Message)> {
         let key = *self.ring.front()?;
         let lane = self.lanes.get_mut(key.slot)?;
-        let pending = lane.pop_front();
+        let pending = lane.pop();
         self.ring.pop_front();
-        if !lane.is_empty() {
+        if !lane.requests.is_empty() {
             self.ring.push_back(key);
         }
         pending.map(|Pending { backtrace, body }| (Origin { key, backtrace }, body.into()))
@@ -95,7 +127,7 @@ impl Pattern for Rep {
 
     fn attach(&mut self, _: &mut Pipes, key: Key, _: Instant) -> Result<(), Refusal> {
         if self.lanes.len() <= key.slot {
-            self.lanes.resize_with(key.slot + 1, VecDeque::new);
+            self.lanes.resize_with(key.slot + 1, Lane::default);
         }
         Ok(())
     }
@@ -104,7 +136,7 @@ impl Pattern for Rep {
     fn detach(&mut self, _: &mut Pipes, key: Key, _: Instant) {
         self.ring.retain(|turn| *turn != key);
         if let Some(lane) = self.lanes.get_mut(key.slot) {
-            *lane = VecDeque::new();
+            *lane = Lane::default();
         }
     }
 
@@ -117,16 +149,12 @@ impl Pattern for Rep {
         let Some(lane) = self.lanes.get_mut(key.slot) else {
             return Ok(());
         };
-        let was_empty = lane.is_empty();
+        let was_empty = lane.requests.is_empty();
         let mut result = Ok(());
         for mut body in frames.drain(..) {
             match Backtrace::split_off(&mut body, self.ttl) {
                 Ok(backtrace) => {
-                    if lane.len() == self.backlog {
-                        lane.pop_front();
-                        pipes.drops.superseded += 1;
-                    }
-                    lane.push_back(Pending { backtrace, body });
+                    pipes.drops.superseded += lane.push(Pending { backtrace, body }, self.backlog);
                 }
                 Err(BacktraceError::TooManyHops) => pipes.drops.too_many_hops += 1,
                 Err(error) => {
@@ -135,7 +163,7 @@ impl Pattern for Rep {
                 }
             }
         }
-        if was_empty && !lane.is_empty() {
+        if was_empty && !lane.requests.is_empty() {
             self.ring.push_back(key);
         }
         result

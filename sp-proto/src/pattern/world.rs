@@ -1,7 +1,7 @@
 //! A simulated world: the ends of a conversation without sockets, tasks or time, and what the patterns must
 //! do in it.
 
-use super::end::{End, RECV, SEND};
+use super::end::{End, RECV, SEND, newest};
 use super::*;
 use crate::Message;
 use crate::wire::{DEFAULT_TTL, FINAL};
@@ -247,7 +247,7 @@ mod rep {
 
     #[test]
     fn a_month_of_keep_alives_leaves_the_newest_only() {
-        let mut end = End::new(Rep::new(Protocol::Rep, 1, DEFAULT_TTL));
+        let mut end = End::new(Rep::new(Protocol::Rep, newest(1), DEFAULT_TTL));
         let (a, b) = (end.join().unwrap(), end.join().unwrap());
         // Everything that the pattern and its pipes hold, but for the counters.
         let state = |end: &mut End<Rep>| {
@@ -280,7 +280,7 @@ mod rep {
 
     #[test]
     fn a_larger_backlog_keeps_the_newest_of_them() {
-        let mut end = End::new(Rep::new(Protocol::Rep, 3, DEFAULT_TTL));
+        let mut end = End::new(Rep::new(Protocol::Rep, newest(3), DEFAULT_TTL));
         let a = end.join().unwrap();
         end.handle(
             a,
@@ -296,8 +296,31 @@ mod rep {
     }
 
     #[test]
+    fn large_requests_push_older_ones_out_and_the_newest_is_kept_whatever_its_length() {
+        let backlog = RecvLimits {
+            messages: 9,
+            bytes: 5,
+        };
+        let mut end = End::new(Rep::new(Protocol::Rep, backlog, DEFAULT_TTL));
+        let a = end.join().unwrap();
+        let mut left = |asked: &[&'static [u8]]| {
+            let frames = asked.iter().map(|body| request(1, body)).collect();
+            end.handle(a, frames).unwrap();
+            let before = std::mem::take(&mut end.pipes.drops.superseded);
+            let bodies: Vec<_> = std::iter::from_fn(|| recv(&mut end))
+                .map(|(_, body)| body.into_bytes())
+                .collect();
+            (bodies, before)
+        };
+        assert_eq!(left(&[b"123", b"45"]), (vec!["123".into(), "45".into()], 0));
+        assert_eq!(left(&[b"123", b"45", b"6"]), (vec!["45".into(), "6".into()], 1));
+        assert_eq!(left(&[b"1", b"2", b"34567890"]), (vec!["34567890".into()], 2));
+        assert_eq!(left(&[b"34567890", b"1"]), (vec!["1".into()], 1));
+    }
+
+    #[test]
     fn a_reply_carries_its_backtrace_home() {
-        let mut end = End::new(Rep::new(Protocol::Rep, 1, DEFAULT_TTL));
+        let mut end = End::new(Rep::new(Protocol::Rep, newest(1), DEFAULT_TTL));
         let a = end.join().unwrap();
         let asked = [&7_u32.to_be_bytes()[..], &request(1, b"?")].concat();
         end.handle(a, vec![asked.into()]).unwrap();
@@ -311,7 +334,7 @@ mod rep {
 
     #[test]
     fn a_reply_to_a_pipe_that_is_gone_comes_back() {
-        let mut end = End::new(Rep::new(Protocol::Rep, 1, DEFAULT_TTL));
+        let mut end = End::new(Rep::new(Protocol::Rep, newest(1), DEFAULT_TTL));
         let a = end.join().unwrap();
         end.handle(a, vec![request(1, b"?")]).unwrap();
         let (origin, _) = recv(&mut end).unwrap();
@@ -327,7 +350,7 @@ mod rep {
 
     #[test]
     fn a_malformed_request_ends_its_pipe_and_a_deep_one_does_not() {
-        let mut end = End::new(Rep::new(Protocol::Rep, 9, DEFAULT_TTL));
+        let mut end = End::new(Rep::new(Protocol::Rep, newest(9), DEFAULT_TTL));
         let a = end.join().unwrap();
         let deep = [[0; 4 * DEFAULT_TTL as usize].as_slice(), &request(1, b"")].concat();
         assert_eq!(end.handle(a, vec![deep.into(), request(2, b"good")]), Ok(()));
@@ -342,7 +365,7 @@ mod rep {
 
     #[test]
     fn a_requester_that_reads_no_replies_is_held_back() {
-        let mut end = End::new(Rep::new(Protocol::Rep, 1, DEFAULT_TTL));
+        let mut end = End::new(Rep::new(Protocol::Rep, newest(1), DEFAULT_TTL));
         let a = end.join().unwrap();
         let ask = |end: &mut End<Rep>, id| {
             end.handle(a, vec![request(id, b"?")]).unwrap();

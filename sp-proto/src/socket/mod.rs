@@ -220,6 +220,14 @@ macro_rules! endpoints {
 }
 use endpoints;
 
+/// How many requests are kept that nobody has received yet.
+fn backlog(options: &SocketOptions) -> crate::pattern::RecvLimits {
+    crate::pattern::RecvLimits {
+        messages: options.rep_backlog,
+        bytes: options.recv_queue_bytes,
+    }
+}
+
 /// The message queue limits, as the patterns want them.
 fn recv_limits(options: &SocketOptions) -> crate::pattern::RecvLimits {
     crate::pattern::RecvLimits {

@@ -34,7 +34,8 @@ pub struct SocketOptions {
     ///
     /// Rep and respondent have `rep_backlog` instead.
     pub recv_queue: usize,
-    /// The same in bytes. Default 4 MiB, at least 1.
+    /// The same in bytes. Rep and respondent push out their oldest requests beyond it, and keep the newest of each
+    /// pipe whatever its length. Default 4 MiB, at least 1.
     pub recv_queue_bytes: usize,
     /// Largest message accepted, in bytes; 0 = no limit. A peer that announces more is disconnected before
     /// anything is allocated for it. Default 16 MiB.

@@ -42,7 +42,7 @@ pub struct Rep {
 
 super::socket!(Rep, |options: &crate::SocketOptions| pattern::Rep::new(
     Protocol::Rep,
-    options.rep_backlog,
+    super::backlog(options),
     options.ttl
 ));
 

@@ -33,7 +33,7 @@ pub struct Respondent {
 
 super::socket!(Respondent, |options: &crate::SocketOptions| pattern::Rep::new(
     Protocol::Respondent,
-    options.rep_backlog,
+    super::backlog(options),
     options.ttl
 ));
 

@@ -32,7 +32,7 @@ fn send(end: &mut End<Raw>, header: &[u8]) -> Result<Option<Key>, NotSent> {
 fn requests_pass_through_a_row_of_devices_up_to_the_ttl_and_replies_come_home() {
     for devices in 0..9_u8 {
         let mut req = End::new(Req::new(None, 0));
-        let mut rep = End::new(Rep::new(Protocol::Rep, 1, DEFAULT_TTL));
+        let mut rep = End::new(Rep::new(Protocol::Rep, newest(1), DEFAULT_TTL));
         let mut row: Vec<_> = (0..devices)
             .map(|_| (raw(Protocol::Rep), raw(Protocol::Req)))
             .collect();

@@ -54,7 +54,7 @@ fn late_replies_and_talkative_pullers_are_counted() {
     let pipe = push.join().unwrap();
     push.handle(pipe, numbered(0..2)).unwrap();
     assert_eq!(push.pipes.stats().dropped.unexpected, 2);
-    let mut rep = End::new(Rep::new(Protocol::Rep, 1, 1));
+    let mut rep = End::new(Rep::new(Protocol::Rep, newest(1), 1));
     let pipe = rep.join().unwrap();
     rep.handle(pipe, vec![request(1, b""), request(2, b"")]).unwrap();
     assert_eq!(rep.pipes.stats().dropped.superseded, 1);

@@ -7,7 +7,7 @@ fn surveyor() -> End<Surveyor> {
 }
 
 fn respondent() -> End<Rep> {
-    End::new(Rep::new(Protocol::Respondent, 1, DEFAULT_TTL))
+    End::new(Rep::new(Protocol::Respondent, newest(1), DEFAULT_TTL))
 }
 
 fn ask(end: &mut End<Surveyor>, context: ContextId, body: &'static str) {
@@ -145,7 +145,7 @@ fn garbage_is_dropped_and_ids_that_are_outstanding_are_passed_over() {
 
 #[test]
 fn a_respondent_keeps_its_ttl_and_counts_what_it_drops() {
-    let mut end = End::new(Rep::new(Protocol::Respondent, 1, 2));
+    let mut end = End::new(Rep::new(Protocol::Respondent, newest(1), 2));
     let pipe = end.join().unwrap();
     let hops = |hops: usize| {
         [vec![0; 4 * (hops - 1)], request(1, b"?").to_vec()]
