@@ -3,7 +3,11 @@
 
 mod support;
 
-use sp_proto::{EndpointOptions, Event, Pull, Push, SocketOptions};
+use sp_proto::{
+    Admission, DialError, EndpointOptions, Event, Listener, ListenerOptions, Protocol, Pull, Push,
+    SocketOptions,
+};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use support::{Transport, bounded, event, peer_refused, pipe_added, pipe_removed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -142,6 +146,40 @@ async fn a_reader_of_events_that_lags_learns_how_many_it_missed() {
             assert!(matches!(late.recv().await, Some(Event::PipeRemoved { .. })));
         }
         assert!(late.recv().await.is_none());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_rule_for_peers_may_call_into_the_socket_that_takes_a_connection() {
+    bounded(async {
+        let at = Transport::inproc();
+        let listener = Listener::bind(&at.address, &[Protocol::Push], ListenerOptions::default())
+            .await
+            .unwrap();
+        let socket = Arc::new(OnceLock::<Pull>::new());
+        let known = Arc::clone(&socket);
+        let admission = Admission::new(move |_| {
+            let pull = known.get().ok_or("not yet")?;
+            pull.dial_in_background("inproc://nobody-is-there").unwrap();
+            Ok(())
+        });
+        let pull = Pull::with_options(SocketOptions {
+            admission,
+            ..Default::default()
+        });
+        socket.set(pull.clone()).unwrap();
+        let push = Push::new();
+        push.dial(&at.address).await.unwrap();
+        pull.attach(listener.accept().await.unwrap()).unwrap();
+        push.send("hello").await.unwrap();
+        assert_eq!(pull.recv().await.unwrap().as_bytes(), b"hello");
+        pull.close().await;
+        let late = Push::new();
+        late.dial(&at.address).await.unwrap();
+        let refused = pull.attach(listener.accept().await.unwrap()).unwrap_err();
+        assert!(matches!(refused, DialError::Closed), "{refused:?}");
+        assert!(pull.pipes().is_empty());
     })
     .await;
 }

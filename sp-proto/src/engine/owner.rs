@@ -188,15 +188,18 @@ impl<P: Pattern> Owner<P> {
                 expected,
             });
         }
+        // Not under the lock: this asks the user's rule for peers.
+        let attached = self
+            .core
+            .attach(greeted, None)
+            .map_err(|error| error.into_dial_error(address))?;
+        let id = attached.key.id;
+        let mut attached = Some(attached);
         self.tasks(|tasks| {
-            if tasks.closed {
+            // What is not taken here is dropped afterwards, and leaves the socket.
+            let Some(attached) = attached.take_if(|_| !tasks.closed) else {
                 return Err(DialError::Closed);
-            }
-            let attached = self
-                .core
-                .attach(greeted, None)
-                .map_err(|error| error.into_dial_error(address))?;
-            let id = attached.key.id;
+            };
             // Pipes that have ended are forgotten here, so that they do not pile up.
             while tasks.attached.try_join_next().is_some() {}
             tasks.keep_time(&self.core);
