@@ -1,7 +1,7 @@
 //! The bodies of the fuzz targets: everything that reads bytes of foreign origin, with what must hold for any
 //! of them. A fuzzer drives them through `fuzz_targets/`; `cargo test` replays the corpora through them.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use mangrove::sql::{self, CallResults, Catalog, CreateStream, Row, SqlError, Statement, Step};
 use mangrove_protocol::Object;
 use mangrove_protocol::control::{Command, Request};
@@ -33,34 +33,84 @@ pub fn greeting(input: &[u8]) {
     }
 }
 
-/// However a stream is split, the same frames come out, none beyond the limit, and the same error.
+/// However a stream is split and handed over, the same frames come out, none beyond the limit, and the same error.
 ///
-/// The first byte chooses the framing, the second the limit, the third the length of the parts.
+/// The first byte chooses the framing and the [`Way`], the second the limit, the third the length of the parts.
 pub fn frames(input: &[u8]) {
-    let [framing, limit, part, stream @ ..] = input else {
+    /// The fourth bit of the first byte: limit and parts are 256 times as long, and the stream is
+    /// [stretched](stretch), so that a short input brings the long frames that have ways of their own.
+    const WIDE: u8 = 8;
+    let [first, limit, part, stream @ ..] = input else {
         return;
     };
-    let framing = if framing % 2 == 0 {
+    let framing = if first & 1 == 0 {
         Framing::Tcp
     } else {
         Framing::Ipc
     };
-    let limit = usize::from(*limit) + 1;
-    let whole = decode(framing, limit, std::iter::once(stream));
-    let split = decode(framing, limit, stream.chunks(usize::from(*part) + 1));
+    let way = Way {
+        shared: first & 2 != 0,
+        straight: first & 4 != 0,
+    };
+    let stretched = (first & WIDE != 0).then(|| stretch(stream));
+    let unit = if stretched.is_some() { 256 } else { 1 };
+    let stream = stretched.as_deref().unwrap_or(stream);
+    let [limit, part] = [limit, part].map(|byte| (usize::from(*byte) + 1) * unit);
+    let whole = decode(framing, limit, Way::default(), stream, stream.len());
+    let split = decode(framing, limit, way, stream, part);
     assert_eq!(whole, split);
     assert!(whole.0.iter().all(|frame| frame.len() <= limit));
 }
 
-fn decode<'a>(
+/// Pairs of a number and a byte: the byte, so many times as the number squared is.
+fn stretch(pairs: &[u8]) -> Vec<u8> {
+    const MOST: usize = 256 * 1024;
+    let (pairs, _) = pairs.as_chunks();
+    let runs = pairs
+        .iter()
+        .flat_map(|[count, byte]| std::iter::repeat_n(*byte, usize::from(*count).pow(2)));
+    runs.take(MOST).collect()
+}
+
+/// How a decoder gets its input: copied, unless otherwise said.
+#[derive(Clone, Copy, Default)]
+struct Way {
+    /// As a buffer that frames may be slices of.
+    shared: bool,
+    /// The rest of a payload straight into its own buffer.
+    straight: bool,
+}
+
+fn decode(
     framing: Framing,
     limit: usize,
-    parts: impl Iterator<Item = &'a [u8]>,
+    way: Way,
+    mut stream: &[u8],
+    part: usize,
 ) -> (Vec<Bytes>, Result<(), FrameError>) {
     let mut decoder = Decoder::new(framing, limit);
     let mut frames = Vec::new();
-    for part in parts {
-        let done = decoder.decode(part, &mut frames);
+    let mut buffer = BytesMut::zeroed(part);
+    while !stream.is_empty() {
+        if way.straight
+            && let Some(mut body) = decoder.body()
+        {
+            let (now, later) = stream.split_at(part.min(body.remaining_mut()).min(stream.len()));
+            assert!(!now.is_empty(), "a payload that is complete is a frame");
+            body.put_slice(now);
+            stream = later;
+            decoder.finish(&mut frames);
+            continue;
+        }
+        let (now, later) = stream.split_at(part.min(stream.len()));
+        stream = later;
+        let done = if way.shared {
+            buffer[..now.len()].copy_from_slice(now);
+            let lent = decoder.lend(&mut buffer);
+            decoder.decode_shared(&lent.slice(..now.len()), &mut frames)
+        } else {
+            decoder.decode(now, &mut frames)
+        };
         if done.is_err() {
             return (frames, done);
         }

@@ -348,6 +348,70 @@ mod tests {
         bytes
     }
 
+    /// How a decoder gets its input: copied, unless otherwise said.
+    #[derive(Clone, Copy, Debug, Default)]
+    struct Way {
+        shared: bool,
+        straight: bool,
+    }
+
+    fn ways() -> impl Strategy<Value = Way> {
+        any::<[bool; 2]>().prop_map(|[shared, straight]| Way { shared, straight })
+    }
+
+    /// Decodes `stream`, `part` bytes at a time, up to an error.
+    fn decode(
+        decoder: &mut Decoder,
+        way: Way,
+        mut stream: &[u8],
+        part: usize,
+    ) -> (Vec<Bytes>, Result<(), FrameError>) {
+        let mut frames = Vec::new();
+        let mut buffer = BytesMut::zeroed(part);
+        while !stream.is_empty() {
+            if way.straight
+                && let Some(mut body) = decoder.body()
+            {
+                let (now, later) = stream.split_at(part.min(body.remaining_mut()).min(stream.len()));
+                assert!(!now.is_empty(), "a payload that is complete is a frame");
+                body.put_slice(now);
+                stream = later;
+                decoder.finish(&mut frames);
+                continue;
+            }
+            let (now, later) = stream.split_at(part.min(stream.len()));
+            stream = later;
+            let done = if way.shared {
+                buffer[..now.len()].copy_from_slice(now);
+                let lent = decoder.lend(&mut buffer);
+                decoder.decode_shared(&lent.slice(..now.len()), &mut frames)
+            } else {
+                decoder.decode(now, &mut frames)
+            };
+            if done.is_err() {
+                return (frames, done);
+            }
+        }
+        (frames, Ok(()))
+    }
+
+    /// What a hostile peer sends: anything at all, and frames of any length that may be announced wrong.
+    fn hostile() -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop_oneof![Just(0_u8), Just(1), any::<u8>()];
+        let frame = (any::<bool>(), 0..70_000_u64, -1..=1_i64).prop_map(|(ipc, length, wrong)| {
+            let mut bytes = if ipc {
+                vec![Framing::IPC_MESSAGE]
+            } else {
+                Vec::new()
+            };
+            bytes.extend_from_slice(&length.saturating_add_signed(wrong).to_be_bytes());
+            bytes.extend((0..length).map(|at| at as u8));
+            bytes
+        });
+        let piece = prop_oneof![proptest::collection::vec(byte, 0..200), frame];
+        proptest::collection::vec(piece, 0..4).prop_map(|pieces| pieces.concat())
+    }
+
     fn messages() -> impl Strategy<Value = Vec<Vec<u8>>> {
         let size = prop_oneof![
             0..80_usize,
@@ -477,7 +541,7 @@ mod tests {
             framing in proptest::sample::select(&STREAMS[..]),
             read in 1..70_000_usize,
             write in 1..70_000_usize,
-            shared in any::<bool>(),
+            way in ways(),
         ) {
             let mut batch = Batch::new(framing);
             messages.iter().for_each(|message| {
@@ -487,32 +551,25 @@ mod tests {
             prop_assert_eq!(batch.messages(), messages.len());
             let bytes = drain(&mut batch, write);
             prop_assert_eq!(&bytes, &encode(framing, &messages));
-            let (mut decoder, mut frames) = (Decoder::new(framing, 20_000), Vec::new());
-            for chunk in bytes.chunks(read) {
-                if shared {
-                    decoder.decode_shared(&Bytes::copy_from_slice(chunk), &mut frames).unwrap();
-                } else {
-                    decoder.decode(chunk, &mut frames).unwrap();
-                }
-            }
+            let mut decoder = Decoder::new(framing, 20_000);
+            let (frames, done) = decode(&mut decoder, way, &bytes, read);
+            prop_assert_eq!(done, Ok(()));
             prop_assert!(decoder.is_between_frames());
             prop_assert_eq!(frames, messages);
         }
 
         #[test]
-        fn hostile_bytes_never_panic_or_pass_the_limit(
-            bytes in proptest::collection::vec(prop_oneof![Just(0_u8), Just(1), any::<u8>()], 0..200),
+        fn hostile_bytes_never_panic_or_pass_the_limit_whichever_way_they_come(
+            bytes in hostile(),
             framing in proptest::sample::select(&STREAMS[..]),
-            limit in 1..64_usize,
-            read in 1..20_usize,
+            limit in prop_oneof![1..64_usize, 1..70_000_usize],
+            read in prop_oneof![1..20_usize, 1..70_000_usize],
+            way in ways(),
         ) {
-            let (mut decoder, mut frames) = (Decoder::new(framing, limit), Vec::new());
-            for chunk in bytes.chunks(read) {
-                if decoder.decode(chunk, &mut frames).is_err() {
-                    break;
-                }
-            }
+            let (frames, done) = decode(&mut Decoder::new(framing, limit), way, &bytes, read);
             prop_assert!(frames.iter().all(|frame| frame.len() <= limit));
+            let whole = decode(&mut Decoder::new(framing, limit), Way::default(), &bytes, bytes.len());
+            prop_assert_eq!((frames, done), whole);
         }
     }
 }
