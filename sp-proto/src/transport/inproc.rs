@@ -1,4 +1,5 @@
-//! Pipes within the process: messages are handed over as they are, nothing is copied or framed.
+//! Pipes within the process: messages are handed over as they are and not framed. One with a header of its
+//! protocol was made one piece by then.
 
 use crate::sync::mpsc;
 use bytes::Bytes;

@@ -12,7 +12,7 @@ const COPY_MAX: usize = 4 * 1024;
 /// Frames that wait to be written.
 ///
 /// Headers and small payloads lie in one buffer; a large payload is kept as it came and is written from where
-/// it is.
+/// it is. Where whole messages are handed over, one with a header is copied behind it.
 #[derive(Debug)]
 pub struct Batch {
     framing: Framing,
