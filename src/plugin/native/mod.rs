@@ -128,3 +128,29 @@ fn milliseconds(time: Duration) -> u64 {
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::peers::Peers;
+    use crate::plugin::{socket_options, test_settings};
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn sockets_of_both_contracts_are_for_the_hosts_own_user() {
+        let (settings, folder) = (test_settings(), tempfile::tempdir().unwrap());
+        let peers = Arc::new(Peers::new("car", true, Default::default()));
+        let both = [
+            options(&settings, &peers.admission()),
+            socket_options(&settings, &peers),
+        ];
+        for (number, options) in both.into_iter().enumerate() {
+            let path = folder.path().join(number.to_string());
+            let pull = sp_proto::Pull::with_options(options);
+            pull.listen(&format!("ipc://{}", path.display())).await.unwrap();
+            let mode = path.symlink_metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+}
