@@ -16,8 +16,9 @@ use tokio::task::JoinSet;
 /// How long the host may look at it.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// What a dialer of the two contracts may say that it is: a pair, a requester, a pusher, a puller.
-const PROTOCOLS: [u8; 4] = [0x10, 0x30, 0x50, 0x51];
+/// What a dialer of the two contracts may say that it is: a pair, a requester, a pusher. No puller: a second one beside
+/// a sink of its own would be given results, and the sink say of later ones that it has taken them all.
+const PROTOCOLS: [u8; 3] = [0x10, 0x30, 0x50];
 
 /// For so many uses of our own contract it is said that everything was taken: those of other plugins are among them.
 const USES: u64 = 4096;
