@@ -90,7 +90,8 @@ pub struct Portable {
     pub settle: Duration,
     /// How often the host looks at all folders even if nothing says that they have changed.
     pub rescan: Duration,
-    /// How many plugins may be starting at the same time; 0: twice as many as there are processors.
+    /// How many plugins may be starting at the same time; 0: twice as many as there are processors. As many again may
+    /// take longer than 2 s over it.
     pub parallel_starts: usize,
     /// Between SIGTERM and SIGKILL.
     pub stop_grace: Duration,

@@ -28,6 +28,7 @@
 //! | I/O | `events` | what happened to them, for whoever listens |
 //! | I/O | `reconcile`, `operate` | what is done because the folder changed, and what by hand |
 //! | I/O | `order` | how the workers of a plugin are told what to run, and to stop |
+//! | I/O | `starts` | how many may be starting at the same time |
 //! | I/O | `shared` | what all that is done with plugins shares |
 //! | I/O | `trial` | a plugin's folder and process without a host, for those who try a plugin out |
 //! | I/O | `manager`, `handle` | all of it together, and the edge |
@@ -79,6 +80,7 @@ mod shared;
 mod sink;
 mod source;
 mod staging;
+mod starts;
 mod status;
 mod throttle;
 mod trial;

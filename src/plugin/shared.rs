@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use mangrove_protocol::manifest::Manifest;
 use mangrove_protocol::name::PluginName;
-use tokio::sync::{Semaphore, TryAcquireError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +28,7 @@ use super::process::Spawner;
 use super::remote::{Assignment, Remote};
 use super::script::{self, ScriptError};
 use super::settings::Settings;
+use super::starts::Starts;
 use super::status::State;
 use super::watch::Dirty;
 use super::worker::Worker;
@@ -37,9 +37,6 @@ use crate::store::States;
 
 /// How long a plugin that is stopped or removed waits for its rules to let go of it.
 const DRAIN: Duration = Duration::from_secs(5);
-
-/// How long a start may keep others from starting: what takes longer waits more than it works.
-const BUSY: Duration = Duration::from_secs(2);
 
 /// What a plugin shows that waits for a permit to start.
 const QUEUED: &str = "it waits for its turn: as many plugins as may are starting";
@@ -119,7 +116,7 @@ pub(super) struct Shared {
     /// The names whose packages are being installed.
     coming: Mutex<BTreeSet<String>>,
     /// How many plugins may be starting.
-    starts: Semaphore,
+    starts: Starts,
     pub(super) events: Events,
     pub(super) tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -184,7 +181,7 @@ impl Shared {
             dirty: Arc::default(),
             trouble: Mutex::default(),
             coming: Mutex::default(),
-            starts: Semaphore::new(match config.portable.parallel_starts {
+            starts: Starts::new(match config.portable.parallel_starts {
                 0 => 2 * std::thread::available_parallelism().map_or(1, usize::from),
                 limit => limit,
             }),
@@ -445,33 +442,23 @@ impl Shared {
 
     /// Tells the plugin's worker what to run; makes one when there is none.
     async fn order(&self, assignment: Assignment, accept: bool) -> Result<(), String> {
-        let stopping = || "the host is stopping".to_owned();
-        let permit = match self.starts.try_acquire() {
-            Err(TryAcquireError::NoPermits) => {
-                let name = assignment.manifest.name.as_str();
-                self.change(|catalog| catalog.prepare(name, Hold::Starting(QUEUED)));
-                let permit = self.starts.acquire().await;
-                self.change(|catalog| catalog.prepare(name, Hold::Starting("")));
-                permit.map_err(|_| stopping())?
-            }
-            permit => permit.map_err(|_| stopping())?,
+        let name = assignment.manifest.name.as_str();
+        let queued = |waits: bool| {
+            let reason = if waits { QUEUED } else { "" };
+            self.change(|catalog| catalog.prepare(name, Hold::Starting(reason)));
         };
-        if accept {
-            // Before anybody can use them.
-            self.install_settings(&assignment.manifest).await;
-        }
-        let started = async {
+        let start = async {
+            if accept {
+                // Before anybody can use them.
+                self.install_settings(&assignment.manifest).await;
+            }
             match accept {
                 true => self.start_all(&assignment).await,
                 false => self.take_over(&assignment).await,
             }
         };
-        let mut started = std::pin::pin!(started);
-        if let Ok(outcome) = tokio::time::timeout(BUSY, &mut started).await {
-            return outcome;
-        }
-        drop(permit);
-        started.await
+        let started = self.starts.run(queued, start).await;
+        started.unwrap_or_else(|| Err("the host is stopping".to_owned()))
     }
 
     pub(super) fn spawner(&self) -> Option<Spawner> {

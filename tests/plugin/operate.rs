@@ -248,7 +248,7 @@ async fn a_plugin_that_may_not_start_yet_says_what_it_waits_for() {
     let mut home = Home::new();
     home.settings.parallel_starts = 1;
     home.settings.start_timeout = Duration::from_secs(3600);
-    let names = [unique("oqueue"), unique("oqueue"), unique("oqueue")];
+    let names = [unique("oqueue"), unique("oqueue")];
     let host = home.start().await;
     for name in &names {
         home.add(name, "python", &format!(r#""sources":["{name}"]"#), SLEEP);

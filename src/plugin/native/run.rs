@@ -120,7 +120,9 @@ mod tests {
             let name = path.file_name().unwrap().to_str().unwrap();
             std::os::unix::fs::symlink(path, folder.join(format!("{name}.ipc"))).unwrap();
         };
-        [&stale, &live, &file, &elsewhere.path().join("gone")].map(|path| link(path));
+        for path in [&stale, &live, &file, &elsewhere.path().join("gone")] {
+            link(path);
+        }
         drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
         let _listens = std::os::unix::net::UnixListener::bind(&live).unwrap();
         std::fs::write(&file, "somebody's").unwrap();
