@@ -72,4 +72,9 @@ pub struct PipeStats {
     pub sent: Traffic,
     /// Received from the connection.
     pub received: Traffic,
+    /// Messages that are queued, or of which not all is written. They are lost should the pipe break.
+    pub unsent: usize,
+    /// What was written and waits in the system for the peer to read it, in bytes with the system's overhead: 0 when
+    /// the peer has read everything. `None` where the system does not tell: all but `ipc` on Linux, on x86-64 or 64-bit ARM.
+    pub unread: Option<u64>,
 }

@@ -626,3 +626,35 @@ async fn traffic(transport: &Transport) {
     push.close().await;
     assert_eq!((push.stats().sent, push.stats().pipes.len()), (sent.sent, 0));
 }
+
+/// What is queued here, and what waits in the system, is told until the peer has read it.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[tokio::test]
+async fn what_a_peer_has_not_read_is_told() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    bounded(async {
+        let push = Push::new();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("push.ipc");
+        push.listen(&format!("ipc://{}", path.display())).await.unwrap();
+        let mut peer = tokio::net::UnixStream::connect(&path).await.unwrap();
+        peer.write_all(&[0, b'S', b'P', 0, 0, 0x51, 0, 0]).await.unwrap();
+        let mut greeting = [0; 8];
+        peer.read_exact(&mut greeting).await.unwrap();
+        // More than the system holds, so some of it stays here.
+        for _ in 0..32 {
+            push.send(vec![7; 32 * 1024]).await.unwrap();
+        }
+        let stats = push.stats().pipes[0];
+        assert!(stats.unsent > 0 && stats.unread.unwrap() > 0, "{stats:?}");
+        let mut frames = vec![0; 32 * (9 + 32 * 1024)];
+        peer.read_exact(&mut frames).await.unwrap();
+        // The task that has written the last of it notes that a moment later.
+        while push.stats().pipes[0].unsent > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(push.stats().pipes[0].unread, Some(0));
+    })
+    .await;
+}

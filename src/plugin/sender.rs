@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sp_proto::{EndpointId, PipeId, Push};
+use sp_proto::{EndpointId, PipeId, PipeStats, Push};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::causes::with_sources;
 use super::doorstep::Doorstep;
@@ -16,6 +16,9 @@ use super::native::outlet::Outlet;
 /// The longest delay between two attempts to reach a sink whose process is being started again. They cost
 /// next to nothing: the address is a file on this machine.
 const RECONNECT: Duration = Duration::from_millis(500);
+
+/// Between two looks whether a sink has read everything.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// The data channel: used by the [`Sink`](super::sink::Sink), connected and held by the worker.
 #[derive(Debug)]
@@ -121,11 +124,32 @@ impl Sender {
     }
 
     /// Waits until nothing is under way, and keeps it so until the guard is dropped. `None` when something is
-    /// still under way after `limit`.
+    /// still under way after `limit`. What was sent before is left as long for the process to read.
     pub(super) async fn hold(&self, limit: Duration) -> Option<OwnedMutexGuard<()>> {
-        timeout(limit, Arc::clone(&self.turnstile).lock_owned())
-            .await
-            .ok()
+        let until = Instant::now() + limit;
+        let held = timeout_at(until, Arc::clone(&self.turnstile).lock_owned()).await;
+        let held = held.ok()?;
+        self.flush(until).await;
+        Some(held)
+    }
+
+    /// Waits until the process has read everything that was sent, or has gone: it may throw away what it has not read
+    /// when it is told to stop. At most until then.
+    pub(super) async fn flush(&self, until: Instant) {
+        let is_read = |pipe: &PipeStats| pipe.unsent == 0 && pipe.unread.unwrap_or_default() == 0;
+        let read = async {
+            // Nothing tells of it but looking.
+            while !self.data.stats().pipes.iter().all(is_read) {
+                sleep(LOOK).await;
+            }
+        };
+        if timeout_at(until, read).await.is_err() {
+            let pipes = self.data.stats().pipes;
+            let unsent: usize = pipes.iter().map(|pipe| pipe.unsent).sum();
+            let unread: u64 = pipes.iter().filter_map(|pipe| pipe.unread).sum();
+            let address = &self.address;
+            tracing::warn!(%address, unsent, unread, "a sink that is to stop does not read what it was sent: it may get lost");
+        }
     }
 
     /// The connection that there is, if there is one only.
@@ -139,5 +163,77 @@ impl Sender {
     /// Where the sink listens.
     pub(super) fn address(&self) -> &str {
         &self.address
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::doorstep::Listener;
+    use sp_proto::{Pull, SocketOptions};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{UnixListener, UnixStream};
+
+    const BODY: usize = 10_000;
+    /// With the type and the length in front.
+    const FRAME: usize = 9 + BODY;
+
+    /// The plugin's end of a connection, as one that listens at the address greets it.
+    async fn accept(listener: &UnixListener) -> UnixStream {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream
+            .write_all(&[0, b'S', b'P', 0, 0, 0x51, 0, 0])
+            .await
+            .unwrap();
+        stream.read_exact(&mut [0; 8]).await.unwrap();
+        stream
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_is_read_by_the_old_process_before_another_one_has_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data.ipc");
+        let options = SocketOptions::default();
+        let settings = crate::plugin::test_settings();
+        let doorstep = Doorstep::new(Listener::Pull(Pull::new()), String::new());
+        let outlet = Outlet::new(false, &settings);
+        let (address, long) = (format!("ipc://{}", path.display()), Duration::from_secs(60));
+        let sender = Sender::new(address, options, doorstep, outlet, long);
+        let body = || vec![7; BODY];
+
+        let listener = UnixListener::bind(&path).unwrap();
+        let (connected, mut old) = tokio::join!(sender.connect(None), accept(&listener));
+        connected.unwrap();
+        // Until everything on the way is full.
+        let mut sent = 0;
+        while let Ok(result) = timeout(Duration::from_millis(100), sender.data.send(body())).await {
+            result.unwrap();
+            sent += 1;
+        }
+        let mut read = 0;
+        let mut buffer = vec![0; FRAME];
+        let held = {
+            let mut held = std::pin::pin!(sender.hold(long));
+            loop {
+                tokio::select! {
+                    biased;
+                    held = &mut held => break held,
+                    more = old.read(&mut buffer) => read += more.unwrap(),
+                }
+            }
+        };
+        assert!(held.is_some() && sent > 100);
+        assert_eq!(read, sent * FRAME, "by the old process");
+        // It ends, and the new one has its place.
+        drop((old, listener));
+        std::fs::remove_file(&path).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
+        let (connected, mut new) = tokio::join!(sender.connect(None), accept(&listener));
+        connected.unwrap();
+        drop(held);
+        for _ in 0..3 {
+            sender.data.send(body()).await.unwrap();
+        }
+        new.read_exact(&mut vec![0; 3 * FRAME]).await.unwrap();
     }
 }

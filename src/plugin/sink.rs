@@ -12,7 +12,7 @@ use mangrove_protocol::data;
 use mangrove_protocol::name::SymbolName;
 use sp_proto::{PipeId, Pull};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::channel::{self, Ends, Use};
 use super::doorstep::{Doorstep, Listener};
@@ -24,6 +24,9 @@ use super::status::State;
 
 /// The most results that are put at once.
 const WINDOW: usize = 256;
+
+/// How long a sink may take to read what was sent before it is stopped: less than a rule has to end.
+const READ: Duration = Duration::from_secs(3);
 
 /// One use of a sink. Closed when it is dropped.
 #[derive(Debug)]
@@ -414,7 +417,7 @@ impl Sink {
         // Counted first: the future may be dropped at any moment from here.
         self.owed.note_sent();
         let limit = self.held.remote().settings.ack_timeout;
-        let mut deadline = tokio::time::Instant::now() + limit;
+        let mut deadline = Instant::now() + limit;
         let mut went_over = false;
         loop {
             let message = tokio::select! {
@@ -470,11 +473,12 @@ impl Sink {
     }
 
     /// Stops the sink and waits until the plugin says that it has stopped, or its process has ended. Bounded
-    /// by the time limits of the plugin. What was sent is written out before, and what has come of it meanwhile is
-    /// returned.
+    /// by the time limits of the plugin. Before that the sink has 3 s to read what was sent; what has come of it
+    /// meanwhile is returned.
     pub async fn close(self) -> Settled {
-        self.sender.data.close().await;
+        self.sender.flush(Instant::now() + READ).await;
         self.held.stop().await;
+        self.sender.data.close().await;
         self.acknowledgements.close().await;
         let outcomes = self.sender.outlet.take_outcomes();
         outcomes.map_or_else(Settled::default, |outcomes| self.settled(outcomes))

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use mangrove::plugin::{CallError, ChannelError, Function, Sink, Source};
+use mangrove_protocol::control::Command;
 use mangrove_protocol::data::{FunctionContext, FunctionReply, SourceMessage};
 use mangrove_protocol::{Object, address};
 use serde_json::json;
-use sp_proto::{Pull, Push};
+use sp_proto::{Pull, Push, SocketOptions};
 use testkit::within;
 use tokio::time::timeout;
 
@@ -70,11 +71,15 @@ impl Scene {
 
     /// As the SDKs do it: listen for data, dial the acknowledgements, then answer.
     async fn open_sink(&mut self, require_ack: bool) -> (Sink, Pull, Push) {
+        self.open_sink_at(Pull::new(), require_ack).await
+    }
+
+    async fn open_sink_at(&mut self, data: Pull, require_ack: bool) -> (Sink, Pull, Push) {
         let plugins = self.host.plugins.clone();
         let (address, ack_address) = (self.address(), self.ack_address());
         let name = self.sink.clone();
         let opening = plugins.open_sink(&name, meta(&self.rule), Object::new(), require_ack);
-        let (data, acks) = (Pull::new(), Push::new());
+        let acks = Push::new();
         let plugin = async {
             self.control.command().await;
             data.listen(&address).await.unwrap();
@@ -389,6 +394,41 @@ async fn a_slow_sink_holds_the_sender_and_loses_nothing() {
         assert_eq!(message[..4], n.to_be_bytes());
     }
     within("room", sink.send(body(sent).into())).await.unwrap();
+    scene.host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_sink_can_read_what_it_was_sent_before_it_is_told_to_stop() {
+    let mut scene = scene(|_| {}).await;
+    // It reads little more than what is taken from it.
+    let data = Pull::with_options(SocketOptions {
+        recv_queue: 1,
+        ..SocketOptions::default()
+    });
+    let (mut sink, data, _acks) = scene.open_sink_at(data, false).await;
+    let mut sent = 0_u32;
+    // Until everything on the way is full.
+    let body = |n: u32| [&n.to_be_bytes()[..], &[0; 100_000]].concat();
+    while let Ok(result) = timeout(Duration::from_millis(100), sink.send(body(sent).into())).await {
+        result.unwrap();
+        sent += 1;
+    }
+    let control = &mut scene.control;
+    let plugin = async {
+        // Nothing tells that a command does not come.
+        let early = timeout(Duration::from_millis(100), control.command()).await;
+        assert!(early.is_err(), "{early:?} although there is something to read");
+        for n in 0..sent {
+            let message = within("a message", data.recv()).await.unwrap();
+            assert_eq!(message[..4], n.to_be_bytes());
+        }
+        assert!(matches!(control.command().await, Command::Stop(_)));
+        control.say("ok").await;
+    };
+    within("the end of the sink", async {
+        tokio::join!(sink.close(), plugin)
+    })
+    .await;
     scene.host.shutdown().await;
 }
 

@@ -519,7 +519,16 @@ impl<P: Pattern> Core<P> {
 
     /// What has gone through the socket so far.
     pub(crate) fn stats(&self) -> Stats {
-        self.lock().pipes.stats()
+        let (mut stats, writers) = {
+            let state = self.lock();
+            let ends = state.ends.iter().flatten();
+            let writers: HashMap<_, _> = ends.map(|end| (end.info.id, Arc::clone(&end.writer))).collect();
+            (state.pipes.stats(), writers)
+        };
+        for pipe in &mut stats.pipes {
+            pipe.unread = writers.get(&pipe.pipe).and_then(|writer| writer.unread());
+        }
+        stats
     }
 
     /// Asks the pipe's task to end it.

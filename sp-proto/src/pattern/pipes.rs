@@ -286,6 +286,8 @@ impl Pipes {
                 pipe: outbox.id,
                 sent: outbox.sent,
                 received: outbox.received,
+                unsent: outbox.queue.messages() + outbox.begun.0,
+                unread: None,
             });
         }
         pipes.sort_unstable_by_key(|stats| stats.pipe);

@@ -187,6 +187,29 @@ fn register(stream: Arc<UnixStream>, interest: Interest) -> io::Result<AsyncFd<A
     Ok(unsafe { AsyncFd::register_with_interest(stream, interest) }?)
 }
 
+/// How much of what was written the peer has not read, with the kernel's overhead.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[expect(
+    unsafe_code,
+    reason = "the crate for system calls has no function for this one"
+)]
+pub(crate) fn unread(stream: &UnixStream) -> Option<u64> {
+    /// `SIOCOUTQ`.
+    const OPCODE: rustix::ioctl::Opcode = 0x5411;
+    // SAFETY: for a socket, this request writes one `int` and reads nothing, see unix(7).
+    let unread = unsafe {
+        let request = rustix::ioctl::Getter::<OPCODE, std::ffi::c_int>::new();
+        rustix::ioctl::ioctl(stream, request)
+    };
+    u64::try_from(unread.ok()?).ok()
+}
+
+/// Elsewhere it has other numbers, or is not there.
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+pub(crate) fn unread(_: &UnixStream) -> Option<u64> {
+    None
+}
+
 /// One write of these pieces.
 pub(crate) fn write(mut stream: &UnixStream, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
     match pieces {

@@ -356,6 +356,15 @@ async fn drain(mut reader: impl AsyncRead + Unpin) {
 }
 
 impl Writer {
+    /// How much of what was written the peer has not read, if the system knows.
+    pub(crate) fn unread(&self) -> Option<u64> {
+        match self {
+            #[cfg(feature = "ipc")]
+            Self::Ipc(writer) => ipc_stream::unread(writer),
+            _ => None,
+        }
+    }
+
     /// Is writing a matter of the reader, which is the task's alone then?
     pub(crate) fn needs_reader(&self) -> bool {
         match self {

@@ -25,6 +25,7 @@ fn traffic_is_counted_by_pipe_and_outlives_it() {
         (stats.pipes[0].pipe, stats.pipes[0].sent),
         (pipe.id, traffic(1, 9))
     );
+    assert_eq!(stats.pipes[0].unsent, 1, "nobody has written it");
     end.leave(pipe);
     let again = end.join().unwrap();
     end.pattern.send(&mut end.pipes, "x".into()).unwrap();
