@@ -50,10 +50,16 @@ impl Launch {
             (Language::Python, None) => vec![settings.python_bin.clone().into(), "-u".into()],
             (Language::Python, Some(VirtualEnvType::Conda)) => {
                 let env = manifest.env.clone().unwrap_or_default();
-                let python = settings.python_bin.clone();
-                [settings.conda_bin.clone(), "run".into(), "-n".into(), env, python]
-                    .map(OsString::from)
-                    .into()
+                // Its own, wherever the host's is.
+                [
+                    settings.conda_bin.clone(),
+                    "run".into(),
+                    "-n".into(),
+                    env,
+                    "python".into(),
+                ]
+                .map(OsString::from)
+                .into()
             }
             (Language::Python, Some(VirtualEnvType::Venv | VirtualEnvType::Uv)) => {
                 let interpreter = interpreter.ok_or(NoInterpreter {
@@ -84,7 +90,7 @@ mod tests {
 
     fn launch(fields: &str, interpreter: Option<&str>) -> Result<Vec<String>, NoInterpreter> {
         let settings = Portable {
-            python_bin: "python3".to_owned(),
+            python_bin: "/usr/bin/python3".to_owned(),
             conda_bin: "conda".to_owned(),
             send_timeout: Duration::from_secs(1),
             ..crate::plugin::test_settings()
@@ -113,11 +119,11 @@ mod tests {
         );
         assert_eq!(
             launch(r#""language":"python""#, None).unwrap(),
-            ["python3", "-u", "/p/car/x", CONFIG]
+            ["/usr/bin/python3", "-u", "/p/car/x", CONFIG]
         );
         assert_eq!(
             launch(r#""language":"python","virtualEnvType":"conda","env":"e1""#, None).unwrap(),
-            ["conda", "run", "-n", "e1", "python3", "/p/car/x", CONFIG]
+            ["conda", "run", "-n", "e1", "python", "/p/car/x", CONFIG]
         );
     }
 
