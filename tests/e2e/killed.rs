@@ -19,7 +19,7 @@ const MUTE: &str = "#!/bin/sh\necho begun\nexec sleep 600\n";
 const ENDLESS: &str = "echo begun; touch half; sleep 600";
 
 /// Packs the plugin `car` in this version, with these files instead of or beside its own.
-async fn packed(home: &Path, version: &str, more: &[(&str, &str)]) -> PathBuf {
+pub(crate) async fn packed(home: &Path, version: &str, more: &[(&str, &str)]) -> PathBuf {
     let manifest = std::fs::read_to_string(example("car").join("car.json")).unwrap();
     let mut files = vec![
         ("car.json", manifest.replace("v1.0.0", version).into_bytes()),
@@ -40,7 +40,7 @@ async fn packed(home: &Path, version: &str, more: &[(&str, &str)]) -> PathBuf {
     path
 }
 
-fn descriptor(zip: &Path) -> Value {
+pub(crate) fn descriptor(zip: &Path) -> Value {
     json!({"name": "car", "file": format!("file://{}", zip.display())})
 }
 
@@ -89,7 +89,7 @@ fn files(home: &Path) -> Vec<(String, String)> {
     found
 }
 
-async fn running(host: &Host, version: &str) {
+pub(crate) async fn running(host: &Host, version: &str) {
     within("the plugin", async {
         loop {
             let status = host.get("/plugins/portables/car/status").await;

@@ -8,6 +8,7 @@ mod documents;
 mod host;
 mod killed;
 mod languages;
+mod mount;
 mod parking;
 mod plugins;
 mod rest;
