@@ -1,6 +1,8 @@
 //! Folders that come, change and go in the ways of people's tools; ones that the host may not read or write; and
 //! the plugins' folder itself as a link, taken away, and put back.
 
+use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -116,6 +118,66 @@ async fn a_folder_comes_by_cp() {
         run(&cp, &["-r", &from, &*to.to_string_lossy()], Path::new("/")).await;
     })
     .await;
+}
+
+/// Many megabytes, which mean nothing to the interpreter.
+fn comments() -> Vec<u8> {
+    let line = [b"# ", &[b'x'; 61][..], b"\n"].concat();
+    line.repeat((8 << 20) / line.len())
+}
+
+/// Begins to copy a large program, which is held open and not yet what it is to be.
+fn half(program: &Path, first: &[u8]) -> File {
+    let mut file = File::create(program).unwrap();
+    set_mode(program, 0o755);
+    file.write_all(first).unwrap();
+    file.write_all(&comments()).unwrap();
+    file
+}
+
+#[tokio::test]
+async fn a_large_program_whose_copy_pauses_runs_in_the_end() {
+    let (home, host, mut events) = empty().await;
+    let mut all = host.plugins.events();
+    let (name, (_, fields)) = (unique("cslow"), source());
+    let folder = home.plugin_folder(&name);
+    let (json, program) = (folder.join(format!("{name}.json")), folder.join("run"));
+
+    // The manifest is there first. For an interpreter half a program is one, which comes to its end at once.
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(&json, manifest("python", &fields)).unwrap();
+    let mut copy = half(&program, b"");
+    heard(&mut events, &name, State::Failed).await;
+    copy.write_all(SPEAKS.as_bytes()).unwrap();
+    drop(copy);
+    let first = up(&mut events, &name, None).await;
+
+    // Over one that runs: it goes on until the rest is there.
+    std::fs::write(&json, with_version("2.0", &fields)).unwrap();
+    let mut copy = half(&program, b"");
+    let part = "does not start";
+    let status = host.until(part, &name, |status| status.note.contains(part)).await;
+    assert_eq!((status.pid, status.version.as_str()), (first.pid, "1.0"));
+    copy.write_all(SPEAKS.as_bytes()).unwrap();
+    drop(copy);
+    let second = up(&mut events, &name, first.pid).await;
+    assert_eq!(second.version.as_deref(), Some("2.0"));
+
+    // What the system itself runs, it does not while it is written.
+    let text = manifest("go", &fields).replace("1.0", "3.0");
+    std::fs::write(&json, text).unwrap();
+    let mut copy = half(&program, b"#!/usr/bin/env python3\n");
+    let part = "its program is still open for writing";
+    let status = host.until(part, &name, |status| status.note == part).await;
+    assert_eq!((status.pid, status.version.as_str()), (second.pid, "2.0"));
+    copy.write_all(SPEAKS.as_bytes()).unwrap();
+    drop(copy);
+    let third = up(&mut events, &name, second.pid).await;
+    assert_eq!(third.version.as_deref(), Some("3.0"));
+    assert_eq!(host.status(&name).note, "");
+    let states = states(&mut all);
+    assert!(!states.contains(&State::Removed), "{states:?}");
+    host.shutdown().await;
 }
 
 /// Packs a folder, and has a tool unpack it into another one.
