@@ -103,7 +103,8 @@ impl Handle {
     }
 
     /// Unpacks the package beside the plugins, checks it, moves it into place and starts it. Returns when it
-    /// runs. On an error nothing is left behind.
+    /// runs, and all of it is on the disk. On an error nothing is left behind, and neither is it when the host is killed
+    /// before this returns: the next one takes it away when it starts.
     ///
     /// # Errors
     /// [`InstallError::AlreadyExists`] when the name is taken; else what is wrong with the package, or why it
@@ -121,10 +122,12 @@ impl Handle {
     }
 
     /// Replaces an installed plugin. When the new one is no plugin, the old one runs on; when the new one
-    /// does not start, the old one is started again. Rules that use it go on with the new one.
+    /// does not start, the old one is started again. Rules that use it go on with the new one. When the host is killed
+    /// before this returns, the next one puts the old one back when it starts.
     ///
     /// # Errors
-    /// [`InstallError::NotFound`] when there is nothing of this name; else as [`Handle::install`].
+    /// [`InstallError::NotFound`] when there is nothing of this name; [`InstallError::Stuck`] when the old one cannot be
+    /// put back; else as [`Handle::install`].
     ///
     /// # Cancel safety
     /// The update goes on when the future is dropped.

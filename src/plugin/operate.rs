@@ -16,7 +16,7 @@ use super::install::{self, FETCHING, InstallRequest, PLACING, Staged};
 use super::locks::Haste;
 use super::remote::Request;
 use super::shared::{Shared, blocking};
-use super::staging::{self, Identity, Undone};
+use super::staging::{self, Identity};
 use super::status::State;
 
 impl Shared {
@@ -83,8 +83,18 @@ impl Shared {
         }
         // Whatever becomes of this task: as long as the journal is there, the old version is.
         staged.keep();
-        let outcome = match self.put_and_start(&staged, paras, is_accepted).await {
-            Err(cause) => Err(self.undo(&staged, cause).await),
+        let put = self.put(&staged).await;
+        let was_put = put.is_ok();
+        let started = match put {
+            Ok(()) => {
+                let starting = self.start_in_place(&staged, paras, is_accepted);
+                let started = self.unless_pressed(name.as_str(), Haste::End, starting).await;
+                started.unwrap_or_else(|| Err(InstallError::Interrupted(name.clone())))
+            }
+            failed => failed,
+        };
+        let outcome = match started {
+            Err(cause) => Err(self.undo(&staged, was_put, cause).await),
             installed => installed,
         };
         let stuck = match &outcome {
@@ -118,39 +128,37 @@ impl Shared {
         outcome
     }
 
-    /// Has the staged folder and the one in place change places, and starts what is in place then.
-    async fn put_and_start(
-        &self,
-        staged: &Staged,
-        paras: &[String],
-        is_accepted: bool,
-    ) -> Result<(), InstallError> {
-        let (name, placing) = (&staged.manifest.name, staged.placing.clone());
+    /// Has the staged folder and the one in place change places.
+    async fn put(&self, staged: &Staged) -> Result<(), InstallError> {
+        let placing = staged.placing.clone();
         let put = blocking(move || placing.put()).await;
         put.map_err(|source| InstallError::Io {
             what: "replace",
             path: staged.placing.place.clone(),
             source,
-        })?;
-        let starting = self.start_in_place(staged, paras, is_accepted);
-        let started = self.unless_pressed(name.as_str(), Haste::End, starting).await;
-        started.unwrap_or_else(|| Err(InstallError::Interrupted(name.clone())))
+        })
     }
 
     /// What has been put in place goes, and what was there before is back. Returns the cause, or what is worse.
-    async fn undo(&self, staged: &Staged, cause: InstallError) -> InstallError {
+    async fn undo(&self, staged: &Staged, was_put: bool, cause: InstallError) -> InstallError {
         let placing = staged.placing.clone();
         // A script may have removed its own folder; that is undone with everything else it did. What somebody else
         // has done to it meanwhile is not.
         let is_script = matches!(cause, InstallError::Script { .. });
-        let undone = blocking(
-            move || match is_script || Identity::of(&placing.place)?.is_some() {
-                true => placing.undo(),
-                false => Ok(Undone::Nothing),
-            },
-        );
+        let undone = blocking(move || {
+            if !is_script && Identity::of(&placing.place)?.is_none() {
+                return Ok(());
+            }
+            match placing.undo()? {
+                None if was_put => Err(io::Error::new(
+                    io::ErrorKind::NotFound,
+                    "somebody has moved it away",
+                )),
+                _ => Ok(()),
+            }
+        });
         match undone.await {
-            Ok(_) => cause,
+            Ok(()) => cause,
             Err(source) => InstallError::Stuck {
                 cause: Box::new(cause),
                 kept: staged.hidden().to_owned(),

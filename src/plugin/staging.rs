@@ -106,7 +106,7 @@ fn undo_in(hidden: &Path) -> Result<(), (Option<PluginName>, io::Error)> {
     let plugin = journal.plugin().map_err(|error| (None, error))?;
     let placing = Placing::new(plugin.clone(), hidden);
     let undone = placing.undo().map_err(|error| (Some(plugin.clone()), error))?;
-    match undone {
+    match undone.unwrap_or(Undone::Nothing) {
         Undone::Nothing => {}
         Undone::Back => tracing::warn!(%plugin, "its update was cut short: the old version is back"),
         Undone::Gone => tracing::warn!(%plugin, "its installation was cut short: it is removed"),
@@ -288,17 +288,18 @@ impl Placing {
     }
 
     /// Has all be as it was before, as far as it was put in place; what somebody has done to the folder meanwhile is
-    /// left alone. After an error the hidden folder has to stay: the old version may lie in it.
-    pub(super) fn undo(&self) -> io::Result<Undone> {
+    /// left alone. `None`: there is no journal. After an error the hidden folder has to stay: the old version may lie in
+    /// it.
+    pub(super) fn undo(&self) -> io::Result<Option<Undone>> {
         let Some(journal) = Journal::read(&self.hidden)? else {
-            return Ok(Undone::Nothing);
+            return Ok(None);
         };
         let which = |path: &Path| Ok::<_, io::Error>(journal.which(Identity::of(path)?));
         let attic = self.hidden.join(ATTIC);
         let has_attic = Identity::of(&attic)?.is_some();
         let (place, staged) = (which(&self.place)?, which(&self.staged)?);
         let old = match way_back(place, staged, has_attic, journal.old.is_some()) {
-            Way::Leave => return Ok(Undone::Nothing),
+            Way::Leave => return Ok(Some(Undone::Nothing)),
             Way::Unknown => {
                 return Err(io::Error::other(format!(
                     "neither {} nor {} is what the host has put there",
@@ -309,7 +310,7 @@ impl Placing {
             Way::TakeAway => {
                 std::fs::rename(&self.place, self.hidden.join(UNDONE))?;
                 self.sync_places()?;
-                return Ok(Undone::Gone);
+                return Ok(Some(Undone::Gone));
             }
             Way::FromAttic => attic,
             Way::FromStaged => self.staged.clone(),
@@ -317,7 +318,7 @@ impl Placing {
         carry(&self.place, &old);
         exchange(&old, &self.place, &self.hidden.join(UNDONE))?;
         self.sync_places()?;
-        Ok(Undone::Back)
+        Ok(Some(Undone::Back))
     }
 
     fn portable(&self) -> &Path {

@@ -373,6 +373,59 @@ async fn an_update_whose_script_fails_leaves_the_old_one_with_its_files() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_put_back_is_kept_until_the_host_starts_again() {
+    let home = Home::new();
+    let example = Example::new();
+    let host = home.start().await;
+    let request = example.package(&home, &[]).await;
+    let _peer = example.install(&host, request).await;
+    let old = host.status(&example.name).pid;
+    // The new version is to have one more source; its script takes the old one away from the host, and fails.
+    let more = unique("isrc");
+    let sources = format!(r#""sources":["{}","{more}"]"#, example.source);
+    let update = Example {
+        manifest: manifest("go", &sources),
+        name: example.name.clone(),
+        source: example.source.clone(),
+        json: example.json.clone(),
+    };
+    let script = "mv ../.staging-* ../.away; exit 1";
+    let request = update
+        .package(&home, &[("install.sh", script), ("new", "")])
+        .await;
+    let error = within("the refusal", host.plugins.update(request))
+        .await
+        .unwrap_err();
+    let InstallError::Stuck { kept, cause, .. } = &error else {
+        panic!("{error}");
+    };
+    assert!(matches!(**cause, InstallError::Script { .. }), "{cause}");
+    assert!(error.to_string().contains(&*kept.to_string_lossy()), "{error}");
+    let part = "cannot be put back";
+    let status = host
+        .until("the note", &example.name, |status| status.note.contains(part))
+        .await;
+    assert_eq!((status.status, status.pid), (State::Running, old));
+    // What it was to bring is free for others.
+    let other = Example {
+        manifest: manifest("go", &format!(r#""sources":["{more}"]"#)),
+        ..Example::new()
+    };
+    let request = other.package(&home, &[]).await;
+    let _other = other.install(&host, request).await;
+    host.shutdown().await;
+
+    let folder = home.plugin_folder(&example.name);
+    assert!(folder.join("new").exists());
+    std::fs::rename(home.plugin_folder(".away"), kept).unwrap();
+    let host = home.start().await;
+    assert!(!folder.join("new").exists() && !kept.exists());
+    let _peer = Peer::control(&example.name).await;
+    assert_eq!(host.running(&example.name).await.note, "");
+    host.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_host_that_stops_gives_up_what_it_was_installing() {
     let home = Home::new();
     let (scripted, fetched) = (Example::new(), Example::new());

@@ -68,15 +68,15 @@ fn whenever_an_installation_is_cut_short_it_is_undone() {
         assert_eq!(World::put(old).restart(), expected(old));
         let world = World::put(old);
         let undone = world.placing.undo().unwrap();
-        assert_eq!(undone, if old { Undone::Back } else { Undone::Gone });
+        assert_eq!(undone, Some(if old { Undone::Back } else { Undone::Gone }));
         assert_eq!(world.version(), expected(old));
-        assert_eq!(world.placing.undo().unwrap(), Undone::Nothing);
+        assert_eq!(world.placing.undo().unwrap(), Some(Undone::Nothing));
         assert_eq!(world.restart(), expected(old));
 
         // Accepted.
         let world = World::put(old);
         world.placing.accept().unwrap();
-        assert_eq!(world.placing.undo().unwrap(), Undone::Nothing);
+        assert_eq!(world.placing.undo().unwrap(), None);
         assert_eq!(world.restart().as_deref(), Some("new"));
     }
 }
