@@ -10,7 +10,7 @@ use mangrove_protocol::native::opening::{Hello, Limits};
 use super::desk::Ledger;
 use super::plan::Plan;
 use super::session::{Entry, Session};
-use super::{ending, function, hostile, opening, sink, source, symbols};
+use super::{ending, function, hostile, opening, sink, source, state, symbols};
 use crate::config::Portable;
 use crate::plugin::Candidate;
 
@@ -127,14 +127,14 @@ pub(super) const ALL: &[Behaviour] = behaviours![
     "sink-stop" "takes what was sent before stop, and answers then" sink::stop;
     "flood" "takes 100,000 results" sink::flood;
     "calls" "answers each call once, with its result" function::calls;
-    "in-flight" "answers 1,000 calls at once" function::in_flight;
-    "deadlines" "answers a fast call before a slow one" function::deadlines;
+    "in-flight" "answers 1,000 calls of a function at once" function::in_flight;
+    "deadlines" "answers a fast call before a slow one, and one behind calls whose time is up" function::deadlines;
     "call-errors" "answers a call that fails with its error" function::errors;
     "panics" "survives a panic in a call" function::panics;
     "validate" "accepts and refuses arguments" function::validate;
     "aggregates" "says which functions work on groups, and gives them lists" function::aggregates;
     "cancel" "goes on after calls are cancelled" function::cancel;
-    "state" "keeps its state with the host, in order" function::state;
+    "state" "keeps its state with the host, in order" state::state;
     "unicode" "passes on any text" hostile::unicode;
     "large" "takes and sends messages of 16 MiB" hostile::large;
     "garbage-control" "survives garbage on its control channel" hostile::garbage_control;

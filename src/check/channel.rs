@@ -366,6 +366,16 @@ impl FunctionUse {
 
     /// Makes calls in one message. Returns their ids, which count up.
     pub(super) async fn send(&mut self, session: &Session, calls: &[&[Value]]) -> Verdict<Vec<u64>> {
+        self.send_for(session, calls, session.patience()).await
+    }
+
+    /// The same, waiting no longer than `timeout` for what comes of them.
+    pub(super) async fn send_for(
+        &mut self,
+        session: &Session,
+        calls: &[&[Value]],
+        timeout: Duration,
+    ) -> Verdict<Vec<u64>> {
         let mut writer = CallWriter::default();
         let mut ids = Vec::with_capacity(calls.len());
         for args in calls {
@@ -379,7 +389,7 @@ impl FunctionUse {
             instance_id: 0,
             func_id: 0,
         };
-        let message = writer.finish(&context, milliseconds(session.patience()));
+        let message = writer.finish(&context, milliseconds(timeout));
         self.send_raw(session, message).await?;
         Ok(ids)
     }

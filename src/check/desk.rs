@@ -21,6 +21,8 @@ pub(super) struct Ledger {
     faults: Mutex<Vec<String>>,
     /// By symbol, rule and key.
     state: Mutex<BTreeMap<(String, String, String), Value>>,
+    /// Symbols that have asked for what was kept before, since this was last looked at.
+    recalled: Mutex<HashSet<String>>,
 }
 
 impl Ledger {
@@ -36,8 +38,17 @@ impl Ledger {
         lock(&self.faults).first().cloned()
     }
 
+    /// Whether a symbol has kept anything, and whether it has asked for what it had kept since this was last asked.
+    pub(super) fn memory(&self, symbol: &str) -> (bool, bool) {
+        let has_kept = lock(&self.state).keys().any(|(keeper, _, _)| keeper == symbol);
+        (has_kept, lock(&self.recalled).remove(symbol))
+    }
+
     fn keep(&self, place: (String, String, String), operation: StateOperation) -> Result<Value, String> {
         let mut state = lock(&self.state);
+        if state.contains_key(&place) && !matches!(operation, StateOperation::Put(_)) {
+            lock(&self.recalled).insert(place.0.clone());
+        }
         Ok(match operation {
             StateOperation::Get => state.get(&place).cloned().unwrap_or_default(),
             StateOperation::Put(value) => {

@@ -1,6 +1,6 @@
 //! Owns what functions do.
 
-use std::collections::HashMap;
+use std::time::Duration;
 
 use mangrove_protocol::name::SymbolName;
 use mangrove_protocol::native::opening::Limits;
@@ -9,10 +9,17 @@ use serde_json::{Value, json};
 use super::behaviour::{Bench, Flaw, Verdict, demand};
 use super::channel::{FunctionUse, Outcome};
 use super::plan::{CallPlan, FunctionPlan};
+use super::session::Session;
 
 /// How many calls are in flight at once, and in how many messages.
 const CALLS: usize = 1000;
 const MESSAGES: usize = 4;
+
+/// How long a slow call takes at least.
+const SLOW: Duration = Duration::from_millis(200);
+
+/// How long is waited for a call that is given up, which is less.
+const SHORT: Duration = Duration::from_millis(50);
 
 fn some(bench: &Bench<'_>) -> Verdict {
     demand(!bench.plan.functions.is_empty(), String::new).map_err(|_| Flaw::skipped("it has no function"))
@@ -36,7 +43,7 @@ pub(super) fn agree(one: &Value, other: &Value) -> bool {
 }
 
 /// Whether a call came to what the author says.
-fn check(symbol: &SymbolName, call: &CallPlan, found: &Outcome) -> Verdict {
+pub(super) fn check(symbol: &SymbolName, call: &CallPlan, found: &Outcome) -> Verdict {
     let shown = || format!("{symbol}({})", list(&call.args));
     match (found, &call.error) {
         (Ok(value), None) if call.result.is_null() || agree(value, &call.result) => Ok(()),
@@ -112,29 +119,35 @@ pub(super) async fn in_flight(bench: &Bench<'_>) -> Verdict {
         ..Limits::default()
     };
     let (session, _) = bench.open_with(limits).await?;
-    let nothing = CallPlan::default();
-    let first = bench
-        .plan
-        .functions
-        .keys()
-        .next()
-        .map(|symbol| (symbol, &nothing));
-    let Some((symbol, call)) = quick(bench).or(first) else {
-        return Ok(());
-    };
-    let mut function = FunctionUse::start(&session, symbol).await?;
+    let mut tried = false;
+    for (symbol, plan) in plain(bench) {
+        if let Some(call) = plan.calls.iter().find(|call| call.succeeds() && !call.slow) {
+            tried = true;
+            fly(&session, symbol, call, true).await?;
+        }
+    }
+    match bench.plan.functions.keys().next() {
+        // Whatever it makes of them.
+        Some(symbol) if !tried => fly(&session, symbol, &CallPlan::default(), false).await,
+        _ => Ok(()),
+    }
+}
+
+/// Makes a call very often at once.
+async fn fly(session: &Session, symbol: &SymbolName, call: &CallPlan, is_known: bool) -> Verdict {
+    let mut function = FunctionUse::start(session, symbol).await?;
     let mut ids = Vec::with_capacity(CALLS);
     for _ in 0..MESSAGES {
         let calls = vec![call.args.as_slice(); CALLS / MESSAGES];
-        ids.extend(function.send(&session, &calls).await?);
+        ids.extend(function.send(session, &calls).await?);
     }
-    let found = function.collect(&session, &ids, &[]).await?;
-    if !std::ptr::eq(call, &nothing) {
-        for outcome in found.values() {
-            check(symbol, call, outcome)?;
-        }
+    let found = function.collect(session, &ids, &[]).await?;
+    if is_known {
+        found
+            .values()
+            .try_for_each(|outcome| check(symbol, call, outcome))?;
     }
-    function.stop(&session).await
+    function.stop(session).await
 }
 
 pub(super) async fn deadlines(bench: &Bench<'_>) -> Verdict {
@@ -164,7 +177,22 @@ pub(super) async fn deadlines(bench: &Bench<'_>) -> Verdict {
     let found = function.collect(&session, &slow_ids, &[]).await?;
     found
         .values()
-        .try_for_each(|outcome| check(symbol, slow, outcome))
+        .try_for_each(|outcome| check(symbol, slow, outcome))?;
+    // So many that whoever made one after the other would be at it for longer than is waited for the next call.
+    let count = bench.patience.as_millis() / SLOW.as_millis() + 10;
+    let count = usize::try_from(count).map_or(CALLS, |count| count.min(CALLS));
+    let late = function
+        .send_for(&session, &vec![slow.args.as_slice(); count], SHORT)
+        .await?;
+    let last = own.unwrap_or(slow);
+    let ids = function.send(&session, &[&last.args]).await?;
+    let what = format!("a result of {symbol}, behind {count} calls whose time was up,");
+    let found = session
+        .within(what, function.collect(&session, &ids, &late))
+        .await??;
+    found
+        .values()
+        .try_for_each(|outcome| check(symbol, last, outcome))
 }
 
 pub(super) async fn errors(bench: &Bench<'_>) -> Verdict {
@@ -287,37 +315,6 @@ pub(super) async fn cancel(bench: &Bench<'_>) -> Verdict {
         let ids = function.send(&session, &[&args]).await?;
         function.collect(&session, &ids, &cancelled).await?;
         function.stop(&session).await?;
-    }
-    Ok(())
-}
-
-pub(super) async fn state(bench: &Bench<'_>) -> Verdict {
-    let functions = bench.plan.functions.iter();
-    let keeping: Vec<_> = functions
-        .filter(|(_, plan)| plan.state && !plan.calls.is_empty())
-        .collect();
-    if keeping.is_empty() {
-        return Err(Flaw::skipped("no function in check.json has \"state\""));
-    }
-    for (symbol, plan) in keeping {
-        let mut firsts = HashMap::new();
-        for process in 0..2 {
-            let session = bench.open().await?;
-            let mut function = FunctionUse::start(&session, symbol).await?;
-            for call in plan.calls.iter().filter(|call| call.succeeds()) {
-                let outcome = function.call(&session, &call.args).await?;
-                if process == 0 {
-                    check(symbol, call, &outcome)?;
-                }
-                firsts.entry(process).or_insert(outcome);
-            }
-            demand(session.board().state_requests > 0, || {
-                format!("{symbol} has not asked the host for its state")
-            })?;
-        }
-        demand(firsts.get(&0) != firsts.get(&1), || {
-            format!("{symbol} begins anew in the next process; its state should have outlived the first")
-        })?;
     }
     Ok(())
 }

@@ -87,9 +87,13 @@ pub(super) async fn unicode(bench: &Bench<'_>) -> Verdict {
 
 pub(super) async fn large(bench: &Bench<'_>) -> Verdict {
     let (echoes, sinks) = (echoes(bench), &bench.plan.sinks);
-    if echoes.is_empty() && sinks.is_empty() {
+    let sources = bench.plan.sources.iter();
+    let sources: Vec<_> = sources
+        .filter_map(|(symbol, plan)| Some((symbol, plan, plan.large.as_ref()?)))
+        .collect();
+    if echoes.is_empty() && sinks.is_empty() && sources.is_empty() {
         return Err(Flaw::skipped(
-            "it has no sink, and check.json has no function that is an \"echo\"",
+            "it has no sink, and check.json has no function that is an \"echo\" and no source that has a \"large\" tuple",
         ));
     }
     let text = "0123456789abcde\n".repeat(LARGE / 16);
@@ -110,6 +114,16 @@ pub(super) async fn large(bench: &Bench<'_>) -> Verdict {
         sink.send(&session, &example(plan, 0, 1)).await?;
         sink.acknowledged(&session).await?;
         sink.stop(&session).await?;
+    }
+    for (symbol, plan, config) in sources {
+        let config = placed(config, &session.scratch());
+        let mut source = SourceUse::start(&session, symbol, config, &plan.data_source, None).await?;
+        source.take(&session, 1).await?;
+        demand(source.bytes >= LARGE, || {
+            let bytes = source.bytes;
+            format!("the source {symbol} sends {bytes} bytes where check.json says it sends {LARGE} or more")
+        })?;
+        source.stop(&session).await?;
     }
     session.ping().await
 }

@@ -8,7 +8,7 @@
 //! | `behaviour` | the list of behaviours |
 //! | `session`, `desk` | a process, and what it says on its control channel |
 //! | `channel` | the data channels of one use |
-//! | `opening`, `symbols`, `source`, `sink`, `function`, `hostile`, `ending` | the behaviours |
+//! | `opening`, `symbols`, `source`, `sink`, `function`, `state`, `hostile`, `ending` | the behaviours |
 //! | `ekuiper` | those of a plugin that speaks eKuiper's contract |
 
 mod behaviour;
@@ -23,6 +23,7 @@ mod plan;
 mod session;
 mod sink;
 mod source;
+mod state;
 mod symbols;
 
 use std::path::Path;

@@ -44,6 +44,10 @@ pub(super) struct SourcePlan {
     /// With which it must not start.
     pub(super) invalid: Option<Object>,
     pub(super) ends: Option<EndsPlan>,
+    /// With which a tuple of it has 16 MiB or more.
+    pub(super) large: Option<Object>,
+    /// It keeps something in the state of its rule, and asks for it when it starts again.
+    pub(super) state: bool,
 }
 
 /// How a source ends by itself.
@@ -68,6 +72,8 @@ pub(super) struct SinkPlan {
     /// With which it must not start.
     pub(super) invalid: Option<Object>,
     pub(super) fails: Option<FailsPlan>,
+    /// It keeps something in the state of its rule, and asks for it when it starts again.
+    pub(super) state: bool,
 }
 
 /// A result that a sink does not take.

@@ -89,6 +89,19 @@ pub fn prepare_python(ekuiper: &str, may_install: bool) -> Result<PathBuf, Strin
 /// # Errors
 /// The reason why there is none, in one line.
 pub fn prepare_environment(name: &str, requirements: &Path, may_install: bool) -> Result<PathBuf, String> {
+    prepare_environment_of("python3", name, requirements, may_install)
+}
+
+/// The same on an interpreter of the caller's choice, by its name on the `PATH`.
+///
+/// # Errors
+/// The reason why there is none, in one line.
+pub fn prepare_environment_of(
+    base: &str,
+    name: &str,
+    requirements: &Path,
+    may_install: bool,
+) -> Result<PathBuf, String> {
     let environments = target_folder().join("testkit");
     std::fs::create_dir_all(&environments)
         .map_err(|error| format!("cannot create {}: {error}", environments.display()))?;
@@ -106,7 +119,8 @@ pub fn prepare_environment(name: &str, requirements: &Path, may_install: bool) -
     if !may_install {
         return Err("not prepared".to_owned());
     }
-    install(&folder, &["--requirement".as_ref(), requirements.as_os_str()])?;
+    let packages = ["--requirement".as_ref(), requirements.as_os_str()];
+    install_on(base, &folder, &packages)?;
     std::fs::write(&made_of, wanted)
         .map_err(|error| format!("cannot write {}: {error}", made_of.display()))?;
     Ok(interpreter)
@@ -114,7 +128,11 @@ pub fn prepare_environment(name: &str, requirements: &Path, may_install: bool) -
 
 /// Makes a Python environment in `folder` anew, with these packages.
 fn install<S: AsRef<OsStr>>(folder: &Path, packages: &[S]) -> Result<(), String> {
-    let base = find_program("python3").ok_or("python3 is not installed")?;
+    install_on("python3", folder, packages)
+}
+
+fn install_on<S: AsRef<OsStr>>(base: &str, folder: &Path, packages: &[S]) -> Result<(), String> {
+    let base = find_program(base).ok_or_else(|| format!("{base} is not installed"))?;
     // Half of an earlier attempt, or one whose base interpreter is gone.
     if folder.exists() {
         std::fs::remove_dir_all(folder)

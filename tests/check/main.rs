@@ -99,7 +99,17 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("answers another call", "calls", "a result of call 1001"),
     ("gives two results", "calls", "two results of call 1"),
     ("loses a call", "in-flight", "a result of echo did not come"),
+    (
+        "loses a call of total",
+        "in-flight",
+        "a result of total did not come",
+    ),
     ("holds up fast calls", "deadlines", "only after a slow one"),
+    (
+        "makes calls whose time is up",
+        "deadlines",
+        "a result of slow, behind 60 calls whose time was up, did not come",
+    ),
     (
         "hides errors",
         "call-errors",
@@ -133,12 +143,19 @@ const FAULTS: &[(&str, &str, &str)] = &[
         "state",
         "a function asks for a state without a rule",
     ),
+    ("keeps nothing", "state", "keep has kept nothing with the host"),
+    (
+        "asks for nothing",
+        "state",
+        "keep does not ask, in the next process",
+    ),
     ("knows ASCII only", "unicode", "expected the same"),
     (
         "is choked by long messages",
         "large",
         "bytes for a text of 16777216",
     ),
+    ("cuts long tuples", "large", "the source counter sends 1"),
     ("exits on garbage", "garbage-control", "its process ended before"),
     ("ends on garbage data", "garbage-data", "its process ended before"),
     ("ignores shutdown", "shutdown", "did not end within"),

@@ -340,6 +340,11 @@ async fn source(
     let (mut n, mut last, mut lost) = (begin, 0, false);
     let mut hoard = Vec::new();
     let count = config["count"].as_u64().unwrap_or(u64::MAX);
+    let pad = usize::try_from(config["size"].as_u64().unwrap_or(200)).unwrap();
+    let pad = "x".repeat(match shared.has("cuts long tuples") {
+        true => pad.min(1000),
+        false => pad,
+    });
     while !stop.is_cancelled() && n < count {
         let size = match shared.has("sends too many at once") {
             true => shared.batch.load(Ordering::Relaxed) + 1,
@@ -349,7 +354,7 @@ async fn source(
         let fails = config["fails"].as_u64().filter(|at| *at == n + 1);
         while fails.is_none() && tuples.len() < size && n < count && config["fails"] != json!(n + 1) {
             n += 1;
-            tuples.push(json!({"n": n, "pad": "x".repeat(200)}));
+            tuples.push(json!({"n": n, "pad": pad}));
         }
         last += if shared.has("skips a number") && last == 2 {
             2
@@ -428,6 +433,13 @@ async fn sink(
             continue;
         }
         taken += results.len() as u64;
+        if !shared.has("keeps nothing") {
+            let request = match shared.has("asks for nothing") {
+                true => json!({"type": "put", "use": number, "key": "taken", "value": taken}),
+                false => json!({"type": "add", "use": number, "key": "taken", "by": results.len()}),
+            };
+            shared.ask(request).await;
+        }
         if shared.has("gives up in a flood") && taken > 50_000 {
             std::future::pending::<()>().await;
         }
@@ -510,7 +522,9 @@ async fn function(
                     Ok(value) => json!({"results": [[id, value]]}),
                     Err(error) => json!({"errors": [[id, error]]}),
                 };
-                if shared.has("loses a call") && id == 500 {
+                let loses =
+                    shared.has("loses a call") || shared.has("loses a call of total") && symbol == "total";
+                if loses && id == 500 {
                     return;
                 }
                 let message = message.to_string().into_bytes();
@@ -554,7 +568,12 @@ async fn call_of(
         "echo" => Ok(first),
         "slow" => {
             shared.slow.send_modify(|slow| *slow += 1);
+            static ROOM: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(2);
+            // A few at a time, with this fault.
+            let is_late = shared.has("makes calls whose time is up");
+            let room = if is_late { Some(ROOM.acquire().await) } else { None };
             tokio::time::sleep(Duration::from_millis(first.as_u64().unwrap_or(0))).await;
+            drop(room);
             shared.slow.send_modify(|slow| *slow -= 1);
             Ok(args.get(1).cloned().unwrap_or_default())
         }

@@ -72,6 +72,7 @@ const STEPS: &[Step] = &[
     ("sp-proto with its features one by one", features),
     ("tests", tests),
     ("the Python SDK", sdk::python),
+    ("the Python SDK on the oldest Python", sdk::oldest_python),
     ("the Go SDK", sdk::go),
     ("the Node SDK", sdk::node),
     ("the conformance kit on the samples", sdk::kit),

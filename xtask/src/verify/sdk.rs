@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use testkit::foreign::{find_program, prepare_environment};
+use testkit::foreign::{find_program, prepare_environment, prepare_environment_of};
 
 use super::report::Outcome;
 use super::{Checkout, output};
@@ -22,8 +22,11 @@ type Tool = (&'static str, &'static str, (u32, u32));
 
 const GO: Tool = ("go", "version", (1, 22));
 const NODE: Tool = ("node", "--version", (18, 0));
-/// The SDK is content with 3.9, the tools that check it are not.
+/// The SDK is content with [`OLDEST_PYTHON`], the tools that check its types are not.
 const PYTHON: Tool = ("python3", "--version", (3, 10));
+
+/// The oldest that the Python SDK says it works with. Its tests run on it, where there is one.
+const OLDEST_PYTHON: &str = "3.9";
 
 /// Makes the environment with the tools that check the Python SDK.
 pub(super) fn set_up(checkout: &Checkout) -> Result<Outcome> {
@@ -68,6 +71,23 @@ pub(super) fn python(checkout: &Checkout) -> Result<Outcome> {
             tool("ruff", &["format", "--check", ".", sample]),
         ),
     ])
+}
+
+/// The Python SDK's tests on the oldest Python. Elsewhere ruff holds its syntax against that version, and no more.
+pub(super) fn oldest_python(checkout: &Checkout) -> Result<Outcome> {
+    let requirements = checkout.root.join("sdk/python").join(REQUIREMENTS);
+    let base = format!("python{OLDEST_PYTHON}");
+    let made = prepare_environment_of(&base, "python-sdk-oldest", &requirements, !checkout.prepared);
+    let interpreter = match made {
+        Ok(interpreter) => interpreter,
+        Err(reason) => return Ok(Outcome::Skipped(reason)),
+    };
+    let mut tests = Command::new(interpreter);
+    tests
+        .current_dir(checkout.root.join("sdk/python"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .args(["-m", "pytest", "-p", "no:cacheprovider"]);
+    checkout.tool("sdk-python-oldest", &mut tests)
 }
 
 /// Style and tests of the Go SDK and of the sample on it.
