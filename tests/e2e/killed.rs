@@ -174,7 +174,7 @@ async fn a_killed_host_installs_a_dropped_zip_again() {
     killed(&mut host, async |host| {
         std::fs::rename(&zip, &dropped).unwrap();
         let _busy = host.follow("/events").await;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     })
     .await;
     let mut host = Host::start(home.path()).await;
