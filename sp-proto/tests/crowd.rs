@@ -1,5 +1,6 @@
 //! Ten thousand connections at a time, as far as the system lets a process hold them: good ones, silent ones,
 //! strangers. A binary of its own, because it measures its process.
+#![cfg(feature = "ipc")]
 #![allow(missing_docs)]
 
 mod support;

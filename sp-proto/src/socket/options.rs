@@ -129,6 +129,8 @@ pub(crate) struct Terms {
 impl EndpointOptions {
     /// These, and what they leave open as the socket has it.
     pub(crate) fn over(self, socket: &SocketOptions, settings: &Settings) -> Terms {
+        #[cfg(not(any(feature = "ipc", feature = "tls")))]
+        let _ = settings;
         let settings = Settings {
             #[cfg(feature = "ipc")]
             ipc_mode: self.ipc_mode.unwrap_or(settings.ipc_mode),
