@@ -174,7 +174,8 @@ async fn a_large_program_whose_copy_pauses_runs_in_the_end() {
     drop(copy);
     let third = up(&mut events, &name, second.pid).await;
     assert_eq!(third.version.as_deref(), Some("3.0"));
-    assert_eq!(host.status(&name).note, "");
+    host.until("no note", &name, |status| status.note.is_empty())
+        .await;
     let states = states(&mut all);
     assert!(!states.contains(&State::Removed), "{states:?}");
     host.shutdown().await;
