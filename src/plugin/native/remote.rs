@@ -108,6 +108,11 @@ pub(super) fn same_machine(control: &str) -> Admission {
     })
 }
 
+/// Whether two peers are on one machine, as far as their addresses tell.
+pub(super) fn is_same_machine(one: &str, other: &str) -> bool {
+    machine(one).is_some() && machine(one) == machine(other)
+}
+
 /// The host part of `tcp://host:port`.
 fn machine(address: &str) -> Option<&str> {
     let (_, rest) = address.split_once("://")?;

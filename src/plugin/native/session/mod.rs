@@ -401,7 +401,11 @@ impl Task {
         if self.standing == Standing::Open || !self.setup.remote || self.pipe.is_none() {
             return;
         }
-        if !self.door.keep_for(peer_address, std::time::Instant::now()) {
+        let pipes = self.socket.pipes().into_iter();
+        let mut holders = pipes.filter(|info| Some(info.id) == self.pipe);
+        // A machine does not keep the door for itself.
+        let is_other = !holders.any(|info| remote::is_same_machine(&info.peer_address, peer_address));
+        if is_other && !self.door.keep_for(peer_address, std::time::Instant::now()) {
             return;
         }
         if let Standing::Silent(Some(until)) = self.standing {
