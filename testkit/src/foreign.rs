@@ -131,14 +131,19 @@ fn install<S: AsRef<OsStr>>(folder: &Path, packages: &[S]) -> Result<(), String>
     install_on("python3", folder, packages)
 }
 
-fn install_on<S: AsRef<OsStr>>(base: &str, folder: &Path, packages: &[S]) -> Result<(), String> {
-    let base = find_program(base).ok_or_else(|| format!("{base} is not installed"))?;
+fn install_on<S: AsRef<OsStr>>(name: &str, folder: &Path, packages: &[S]) -> Result<(), String> {
+    let base = find_program(name).ok_or_else(|| format!("{name} is not installed"))?;
     // Half of an earlier attempt, or one whose base interpreter is gone.
     if folder.exists() {
         std::fs::remove_dir_all(folder)
             .map_err(|error| format!("cannot remove {}: {error}", folder.display()))?;
     }
-    run(Command::new(base).args(["-m", "venv"]).arg(folder))?;
+    let mut make = Command::new(&base);
+    if let Some(version) = name.strip_prefix("python3.") {
+        // What pyenv lays on the path runs only the version that it is told.
+        make.env("PYENV_VERSION", format!("3.{version}"));
+    }
+    run(make.args(["-m", "venv"]).arg(folder))?;
     run(Command::new(folder.join("bin/python"))
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
         .args(packages))
