@@ -5,6 +5,8 @@
 use sp_proto::{ListenError, Pull, Rep};
 use tokio::sync::Mutex;
 
+use super::native::{Elsewhere, Native};
+
 /// The end that listens.
 #[derive(Debug)]
 pub(super) enum Listener {
@@ -16,7 +18,10 @@ pub(super) enum Listener {
 pub(super) struct Doorstep {
     listener: Listener,
     address: String,
-    is_open: Mutex<bool>,
+    /// Where the process listens, for the same use.
+    opposite: Option<String>,
+    /// Once somebody listens; with what remembers the sockets.
+    open: Mutex<Option<Vec<Elsewhere>>>,
 }
 
 impl Doorstep {
@@ -24,24 +29,34 @@ impl Doorstep {
         Self {
             listener,
             address,
-            is_open: Mutex::new(false),
+            opposite: None,
+            open: Mutex::default(),
         }
     }
 
-    pub(super) fn address(&self) -> &str {
-        &self.address
+    /// The process that runs the use listens, too; it ends with the host.
+    pub(super) fn opposite(self, address: String) -> Self {
+        Self {
+            opposite: Some(address),
+            ..self
+        }
     }
 
     /// Listens from now on.
-    pub(super) async fn open(&self) -> Result<(), ListenError> {
-        let mut is_open = self.is_open.lock().await;
-        if !*is_open {
-            match &self.listener {
-                Listener::Pull(pull) => pull.listen(&self.address).await?,
-                Listener::Rep(rep) => rep.listen(&self.address).await?,
-            };
-            *is_open = true;
+    pub(super) async fn open(&self, native: &Native) -> Result<(), ListenError> {
+        let mut open = self.open.lock().await;
+        if open.is_some() {
+            return Ok(());
         }
+        let mut elsewhere = Vec::new();
+        for address in self.opposite.iter().chain([&self.address]) {
+            elsewhere.extend(native.note_elsewhere(address).await);
+        }
+        match &self.listener {
+            Listener::Pull(pull) => pull.listen(&self.address).await?,
+            Listener::Rep(rep) => rep.listen(&self.address).await?,
+        };
+        *open = Some(elsewhere);
         Ok(())
     }
 }

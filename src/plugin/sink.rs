@@ -106,6 +106,7 @@ impl Sink {
         let options = super::socket_options(&remote.settings, &remote.peers);
         let acknowledgements = Pull::with_options(options.clone());
         let doorstep = Doorstep::new(Listener::Pull(acknowledgements.clone()), ack_address);
+        let doorstep = doorstep.opposite(address.clone());
         let outlet = Outlet::new(require_ack, &remote.settings);
         let limit = remote.settings.send_timeout;
         let sender = Arc::new(Sender::new(address, options, doorstep, outlet, limit));
@@ -208,8 +209,10 @@ impl Sink {
                 return Settled::default();
             }
             if !outlet.is_native() {
-                let open = outlet.take_open();
-                return self.deliver_all(open).await;
+                // One by one: dropped before something has come of it, it is sent again.
+                let settled = self.deliver_all(outlet.first_open().into_iter().collect()).await;
+                outlet.drop_first();
+                return settled;
             }
             if let Some(error) = self.held.has_ended() {
                 return self.lost(error);

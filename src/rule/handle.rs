@@ -243,9 +243,7 @@ impl Handle {
         deleted.map_err(internal)?;
         // Its id is taken until it has stopped: its sockets' addresses are made of it.
         self.shared.stop(&rule, &mut run).await;
-        if let Err(error) = self.shared.states.forget_rule(&rule.id).await {
-            tracing::warn!(rule = id, "what plugins remember for the rule stays: {error}");
-        }
+        self.forget(&rule.id).await;
         self.shared.registry().rules.remove(id);
         Ok(())
     }
@@ -324,18 +322,31 @@ impl Handle {
         }
     }
 
+    /// What plugins remember for this rule goes; not under a lock, since those who write without end come first.
+    async fn forget(&self, rule: &RuleId) {
+        // A rule may have the name under which the sources of shared streams run.
+        if rule.as_str() == graph::SHARED_RULE {
+            return;
+        }
+        if let Err(error) = self.shared.states.forget_rule(rule).await {
+            tracing::warn!(%rule, "what plugins remember for the rule stays: {error}");
+        }
+    }
+
     /// Adds a rule and starts it if it is to; `false`: its id is taken.
     async fn insert(&self, definition: &Definition) -> Result<bool, Error> {
         let rule = Arc::new(Rule::new(definition.clone()));
         // Before anybody else knows the rule: nobody stops it before it is started.
         let mut run = rule.run.lock().await;
+        if self.shared.rule(rule.id.as_str()).is_err() {
+            // Whatever was left of another rule with this id is none of its business.
+            self.forget(&rule.id).await;
+        }
         {
             let _change = self.shared.changes.lock().await;
             if self.shared.rule(rule.id.as_str()).is_ok() {
                 return Ok(false);
             }
-            // Whatever was left of another rule with this id is none of its business.
-            self.shared.states.forget_rule(&rule.id).await.map_err(internal)?;
             self.shared.save(definition, definition.triggered).await?;
             let id = rule.id.to_string();
             self.shared.registry().rules.insert(id, rule.clone());

@@ -177,16 +177,19 @@ impl Instances {
         }
     }
 
-    /// Notes how an instance is. Returns how the whole is, if that is another state than what was returned last.
-    pub(super) fn note(&self, instance: u32, snapshot: &Snapshot) -> Option<Snapshot> {
+    /// Notes how an instance is. Returns how the whole is, if that is another state than what was returned last, and
+    /// whether it is another answer now whether the plugin was given up.
+    pub(super) fn note(&self, instance: u32, snapshot: &Snapshot) -> (Option<Snapshot>, bool) {
         let mut standing = self.lock();
         standing.snapshots.insert(instance, snapshot.clone());
         let whole = whole::whole(standing.wanted, &standing.snapshots);
         let is_failed = |instance| standing.state(instance) == State::Failed;
-        standing.given_up = (0..standing.wanted).all(is_failed).then(|| whole.reason.clone());
+        let given_up = (0..standing.wanted).all(is_failed).then(|| whole.reason.clone());
+        let is_turned = standing.given_up != given_up;
+        standing.given_up = given_up;
         let is_news = !whole.is_same_state(&standing.shown);
         standing.shown.clone_from(&whole);
-        is_news.then_some(whole)
+        (is_news.then_some(whole), is_turned)
     }
 
     /// Why none of the instances runs any more, nor will until somebody starts or updates the plugin.

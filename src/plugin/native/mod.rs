@@ -55,6 +55,17 @@ pub(super) struct Native {
     pub(super) states: States,
 }
 
+/// A socket that lies elsewhere and is remembered by this link.
+#[derive(Debug)]
+pub(super) struct Elsewhere(PathBuf);
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        // It costs nobody anything that stays: the next start removes it.
+        let _gone = std::fs::remove_file(&self.0);
+    }
+}
+
 impl Native {
     /// Prepares the folder of the sockets for the host in `home`. Blocking.
     ///
@@ -69,18 +80,17 @@ impl Native {
         })
     }
 
-    /// Remembers a socket that lies where eKuiper's contract wants it: should the host be killed, the next one removes
-    /// what is left of it.
-    pub(super) async fn note_elsewhere(&self, address: &str) {
-        let Some(path) = address.strip_prefix("ipc://").map(Path::new) else {
-            return;
-        };
-        let Some(name) = path.file_name() else { return };
-        match tokio::fs::symlink(path, self.run.join(name)).await {
+    /// Remembers a socket that lies where eKuiper's contract wants it, until what this returns is dropped: should the
+    /// host be killed, the next one removes what is left of the socket.
+    pub(super) async fn note_elsewhere(&self, address: &str) -> Option<Elsewhere> {
+        let path = Path::new(address.strip_prefix("ipc://")?);
+        let link = self.run.join(path.file_name()?);
+        match tokio::fs::symlink(path, &link).await {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
                 tracing::debug!("{address} is not remembered: {error}");
+                None
             }
-            _ => {}
+            _ => Some(Elsewhere(link)),
         }
     }
 

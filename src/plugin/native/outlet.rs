@@ -101,9 +101,14 @@ impl Outlet {
         self.native.load(Ordering::Relaxed)
     }
 
-    /// What is not settled, for a process of the other contract.
-    pub(in crate::plugin) fn take_open(&self) -> Vec<Bytes> {
-        super::lock(&self.window).0.take_open()
+    /// The oldest of what is not settled, for a process of the other contract.
+    pub(in crate::plugin) fn first_open(&self) -> Option<Bytes> {
+        super::lock(&self.window).0.first_open()
+    }
+
+    /// It has been settled there.
+    pub(in crate::plugin) fn drop_first(&self) {
+        super::lock(&self.window).0.drop_first();
     }
 
     /// Whether a process of this contract runs the sink.

@@ -5,7 +5,6 @@
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use mangrove_protocol::address::MAX_PATH_LEN;
@@ -77,13 +76,23 @@ fn remove_stale(path: &Path) {
         return;
     };
     let is_ours = found.file_type().is_socket() && found.uid() == rustix::process::geteuid().as_raw();
-    let is_refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
     if is_ours
-        && UnixStream::connect(path).is_err_and(is_refused)
+        && is_refused(path)
         && let Err(error) = std::fs::remove_file(path)
     {
         tracing::warn!("cannot remove the socket {}: {error}", path.display());
     }
+}
+
+/// Whether nobody listens there. Does not wait for one who listens and has no room.
+fn is_refused(path: &Path) -> bool {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let connect = || {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
+    };
+    connect() == Err(rustix::io::Errno::CONNREFUSED)
 }
 
 fn refused(folder: &Path, why: &str) -> io::Error {

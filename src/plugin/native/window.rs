@@ -85,10 +85,15 @@ impl Window {
         }
     }
 
-    /// Everything that is not settled, in its order; none of it is to be settled here any more.
-    pub(super) fn take_open(&mut self) -> Vec<Bytes> {
+    /// The oldest of what is not settled. Everything that was sent waits again.
+    pub(super) fn first_open(&mut self) -> Option<Bytes> {
         self.begin();
-        self.waiting.drain(..).collect()
+        self.waiting.front().cloned()
+    }
+
+    /// The oldest of what waits is not to be settled here any more.
+    pub(super) fn drop_first(&mut self) {
+        self.waiting.pop_front();
     }
 
     /// The next message, if anything waits. It counts as sent: [`Window::unsend`] when it was not.

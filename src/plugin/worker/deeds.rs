@@ -122,10 +122,10 @@ impl Worker {
         // The address is that of the whole plugin.
         if self.endpoint.is_none() && self.instance == 0 {
             let address = address::control(&self.plugin).map_err(|error| error.to_string())?;
-            self.native.note_elsewhere(&address).await;
+            let elsewhere = self.native.note_elsewhere(&address).await;
             let endpoint = self.control.listen(&address).await;
             let endpoint = endpoint.map_err(|error| with_sources(&error))?;
-            self.endpoint = Some(endpoint.id);
+            self.endpoint = Some((endpoint.id, elsewhere));
         }
         Ok(())
     }

@@ -33,8 +33,8 @@ use super::instances::Instances;
 use super::launch::Launch;
 use super::lifecycle::{Event, Generation, Generations, Happening, Limits, Ticket, UseId};
 use super::missed;
-use super::native::Native;
 use super::native::session::News;
+use super::native::{Elsewhere, Native};
 use super::output::Output;
 use super::peers::{Attaching, Peers};
 use super::process::Spawner;
@@ -78,7 +78,7 @@ pub(super) struct Worker {
     settled: Vec<(oneshot::Sender<Outcome>, Outcome)>,
     processes: Processes,
     control: Rep,
-    endpoint: Option<EndpointId>,
+    endpoint: Option<(EndpointId, Option<Elsewhere>)>,
     symbols: Symbols,
     native: Arc<Native>,
     /// What processes of our own contract have to say. The sender is for new sessions.
@@ -492,7 +492,7 @@ impl Worker {
         if !self.retiring || !self.generations.is_down() {
             return false;
         }
-        if let Some(endpoint) = self.endpoint.take() {
+        if let Some((endpoint, _elsewhere)) = self.endpoint.take() {
             self.control.close_endpoint(endpoint).await;
         }
         self.symbols.are_unused(self.generations.uses())
@@ -536,11 +536,11 @@ impl Worker {
             tracing::warn!(%plugin, instance, "{}", snapshot.note);
         }
         self.status.send_replace(snapshot.clone());
-        let given_up = self.instances.given_up();
-        if let Some(whole) = self.instances.note(self.instance, &snapshot) {
+        let (whole, is_turned) = self.instances.note(self.instance, &snapshot);
+        if let Some(whole) = whole {
             self.events.announce(&self.plugin, &whole);
         }
-        if self.instances.given_up() != given_up {
+        if is_turned {
             self.events.usable.note();
         }
         self.events.changes.note();

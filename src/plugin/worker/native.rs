@@ -99,7 +99,7 @@ impl Worker {
         }
         // Nobody is left who might speak the other contract.
         if self.processes.are_native()
-            && let Some(endpoint) = self.endpoint.take()
+            && let Some((endpoint, _elsewhere)) = self.endpoint.take()
         {
             self.control.close_endpoint(endpoint).await;
         }
@@ -138,15 +138,10 @@ impl Worker {
         let ends = self.symbols.ends(id);
         let doorstep = match &ends {
             Some(Ends::Source(_, doorstep) | Ends::Function(Some(doorstep))) => doorstep,
-            Some(Ends::Sink(sender)) => {
-                // There it is the process that listens. It ends with the host.
-                self.native.note_elsewhere(sender.address()).await;
-                &sender.doorstep
-            }
+            Some(Ends::Sink(sender)) => &sender.doorstep,
             Some(Ends::Function(None)) | None => return Ok(()),
         };
-        self.native.note_elsewhere(doorstep.address()).await;
-        doorstep.open().await
+        doorstep.open(&self.native).await
     }
 
     /// The answer to a command that could not even be given, as the process would give it.
