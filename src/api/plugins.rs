@@ -185,6 +185,12 @@ fn not_installed(name: &str, error: InstallError) -> ApiError {
             );
             ApiError::system(&error, &what, source)
         }
+        InstallError::Unrecorded { source, .. } => {
+            let what = format!(
+                "the plugin {name:?} is installed, but what was there before may be back when the host starts again"
+            );
+            ApiError::system(&error, &what, source)
+        }
         InstallError::Download(DownloadError::Authorities { .. }) => ApiError::internal(error),
         InstallError::Interrupted(_) => ApiError::unavailable(error),
         _ => ApiError::invalid(error),
@@ -257,6 +263,17 @@ mod tests {
                     "car",
                     InstallError::Stuck {
                         cause: Box::new(InstallError::Interrupted(name())),
+                        kept: folder(),
+                        source: io(),
+                    },
+                ),
+                500,
+            ),
+            (
+                not_installed(
+                    "car",
+                    InstallError::Unrecorded {
+                        name: name(),
                         kept: folder(),
                         source: io(),
                     },

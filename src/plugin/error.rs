@@ -20,7 +20,7 @@ use super::script::ScriptError;
 use super::status::State;
 
 /// A plugin was not installed, or not replaced. Nothing of it is left behind, and an old version runs on; unless it is
-/// [`InstallError::Stuck`].
+/// [`InstallError::Stuck`] or [`InstallError::Unrecorded`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InstallError {
@@ -108,6 +108,19 @@ pub enum InstallError {
         /// Where the old version is.
         kept: PathBuf,
         /// Why it cannot be.
+        source: std::io::Error,
+    },
+    /// It was installed and runs, but the next start of the host may put back what was there before.
+    #[error(
+        "the plugin \"{name}\" is installed, but that cannot be written down, so what was there before may be back when the \
+         host starts again; it is kept in {}: {source}", kept.display()
+    )]
+    Unrecorded {
+        /// The plugin.
+        name: PluginName,
+        /// Where the old version is.
+        kept: PathBuf,
+        /// What the system says.
         source: std::io::Error,
     },
     /// The host is ending, somebody stops or removes the plugin, or the installation died.

@@ -102,13 +102,13 @@ impl Handle {
         self.shared.remote(name).map(|remote| remote.output.replay())
     }
 
-    /// Unpacks the package beside the plugins, checks it, moves it into place and starts it. Returns when it
+    /// Unpacks the package hidden among the plugins, checks it, moves it into place and starts it. Returns when it
     /// runs, and all of it is on the disk. On an error nothing is left behind, and neither is it when the host is killed
     /// before this returns: the next one takes it away when it starts.
     ///
     /// # Errors
     /// [`InstallError::AlreadyExists`] when the name is taken; else what is wrong with the package, or why it
-    /// does not start.
+    /// does not start; [`InstallError::Unrecorded`] when it runs, but may be gone after a start of the host.
     ///
     /// # Cancel safety
     /// The installation goes on when the future is dropped.

@@ -15,6 +15,7 @@
 //! | pure | `launch` | how a process is called |
 //! | I/O | `package`, `archive`, `download`, `install` | folders, zips, and how one becomes the other |
 //! | I/O | `staging` | how a new version takes the place of the old one, and what undoes it after a kill |
+//! | I/O | `disk` | what makes a change of a folder last over a power cut |
 //! | I/O | `settings`, `checksum` | `etc` files of symbols, told apart from the user's by their sums |
 //! | I/O | `watch`, `scan`, `fingerprint`, `inspect` | what lies in the folder, and when it changes |
 //! | I/O | `script`, `environment` | programs that run while a plugin is installed, and the Python environments that some build |
@@ -44,6 +45,7 @@ mod causes;
 mod channel;
 mod checksum;
 mod diff;
+mod disk;
 mod doorstep;
 mod download;
 mod environment;

@@ -10,13 +10,14 @@ use mangrove_protocol::name::PluginName;
 
 use super::catalog::{Entry, Hold};
 use super::diff::Verdict;
+use super::disk;
 use super::error::{ControlError, InstallError, RemoveError};
 use super::handle::Removed;
 use super::install::{self, FETCHING, InstallRequest, PLACING, Staged};
 use super::locks::Haste;
 use super::remote::Request;
 use super::shared::{Shared, blocking};
-use super::staging::{self, Identity};
+use super::staging;
 use super::status::State;
 
 impl Shared {
@@ -29,7 +30,10 @@ impl Shared {
         let name = request.name.as_str();
         self.events.say(name, None, State::Installing, FETCHING);
         let installed = self.install_or_update(&request).await;
-        if installed.is_err() {
+        if installed
+            .as_ref()
+            .is_err_and(|error| !matches!(error, InstallError::Unrecorded { .. }))
+        {
             self.events
                 .say(name, None, State::Removed, "it was not installed");
         }
@@ -123,7 +127,8 @@ impl Shared {
                 tracing::error!(plugin = %name, "{reason}");
                 self.bar(name.as_str(), reason).await;
             }
-            None => self.clean(staged, outcome.is_ok()).await,
+            None if outcome.is_ok() => return self.accept(staged).await,
+            None => staged.clean().await,
         }
         outcome
     }
@@ -145,19 +150,7 @@ impl Shared {
         // A script may have removed its own folder; that is undone with everything else it did. What somebody else
         // has done to it meanwhile is not.
         let is_script = matches!(cause, InstallError::Script { .. });
-        let undone = blocking(move || {
-            if !is_script && Identity::of(&placing.place)?.is_none() {
-                return Ok(());
-            }
-            match placing.undo()? {
-                None if was_put => Err(io::Error::new(
-                    io::ErrorKind::NotFound,
-                    "somebody has moved it away",
-                )),
-                _ => Ok(()),
-            }
-        });
-        match undone.await {
+        match blocking(move || placing.withdraw(was_put, is_script)).await {
             Ok(()) => cause,
             Err(source) => InstallError::Stuck {
                 cause: Box::new(cause),
@@ -167,20 +160,20 @@ impl Shared {
         }
     }
 
-    /// Removes what an installation leaves. `accepted`: only when the new version is sure to stay.
-    async fn clean(&self, staged: Staged, accepted: bool) {
-        if accepted {
-            let placing = staged.placing.clone();
-            if let Err(error) = blocking(move || placing.accept()).await {
-                let (plugin, kept) = (&staged.manifest.name, staged.hidden().display());
-                return tracing::error!(
-                    %plugin,
-                    "it is installed, but that cannot be written down, so the version before is back when the host \
-                     starts again; it is kept in {kept}: {error}"
-                );
-            }
+    /// Has the new version stay for good, and removes what the installation leaves.
+    async fn accept(&self, staged: Staged) -> Result<(), InstallError> {
+        let placing = staged.placing.clone();
+        if let Err(source) = blocking(move || placing.accept()).await {
+            let error = InstallError::Unrecorded {
+                name: staged.manifest.name.clone(),
+                kept: staged.hidden().to_owned(),
+                source,
+            };
+            tracing::error!(plugin = %staged.manifest.name, "{error}");
+            return Err(error);
         }
         staged.clean().await;
+        Ok(())
     }
 
     /// What lies in the folder is not started by itself, for this reason.
@@ -269,6 +262,12 @@ impl Shared {
             .get(&name)
             .is_some_and(|record| record.zip.is_some());
         let rules = self.retire(&name).await;
+        let (portable, forgotten) = (self.portable.clone(), name.clone());
+        let forgotten = blocking(move || staging::forget(&portable, &forgotten)).await;
+        forgotten.map_err(|source| RemoveError::Io {
+            path: self.portable.join(&name),
+            source,
+        })?;
         let remove = async |path: PathBuf| {
             let removed = self.remove_entry(&path).await;
             removed.map_err(|source| RemoveError::Io { path, source })
@@ -290,7 +289,7 @@ impl Shared {
             let hidden = staging::hidden_folder(&portable)?;
             let moved = std::fs::rename(path, hidden.path().join("removed"));
             // Not that it is back after a power cut.
-            let moved = moved.and_then(|()| staging::sync(&portable));
+            disk::sync_done(&portable);
             Ok((hidden, moved))
         })
         .await?;

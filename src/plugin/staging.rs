@@ -26,7 +26,7 @@ use rustix::fs::{CWD, RenameFlags};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::environment;
+use super::{disk, environment};
 
 /// How the hidden folders' names begin.
 const STAGING: &str = ".staging-";
@@ -65,18 +65,15 @@ pub(super) struct Stuck {
 
 /// Undoes what a host that was killed was installing among the plugins in `folder`, and removes what it has left.
 pub(super) fn clean(folder: &Path) -> io::Result<Vec<Stuck>> {
-    let mut hidden = Vec::new();
-    for entry in folder.read_dir()? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(STAGING) {
-            let changed = entry.metadata().and_then(|found| found.modified());
-            hidden.push((changed.unwrap_or(SystemTime::UNIX_EPOCH), entry.path()));
+    let mut left = hidden_folders(folder)?;
+    let mut stuck = Vec::<Stuck>::new();
+    while let Some(last) = last_done(&left) {
+        let Hidden { path, journal, .. } = left.remove(last);
+        let is_stuck = |journal: &Journal| stuck.iter().any(|stuck| stuck.plugin.as_str() == journal.plugin);
+        if journal.as_ref().is_some_and(is_stuck) {
+            // What came after it has to be undone before it.
+            continue;
         }
-    }
-    // What was done last is undone first.
-    hidden.sort();
-    let mut stuck = Vec::new();
-    for (_, path) in hidden.into_iter().rev() {
         match undo_in(&path) {
             Ok(()) => {
                 let shown = path.display();
@@ -98,6 +95,63 @@ pub(super) fn clean(folder: &Path) -> io::Result<Vec<Stuck>> {
     Ok(stuck)
 }
 
+/// What earlier installations of `plugin` have left is not undone any more: what is there now stays, or goes for good.
+pub(super) fn forget(portable: &Path, plugin: &str) -> io::Result<()> {
+    let is_its = |hidden: &Hidden| {
+        let journal = hidden.journal.as_ref();
+        journal.is_some_and(|journal| journal.plugin == plugin)
+    };
+    let hidden = match hidden_folders(portable) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        hidden => hidden?,
+    };
+    for Hidden { path, .. } in hidden.into_iter().filter(is_its) {
+        std::fs::remove_file(path.join(JOURNAL))?;
+        disk::sync(&path)?;
+        if let Err(error) = remove_all(&path) {
+            tracing::warn!("cannot remove {}: {error}", path.display());
+        }
+    }
+    Ok(())
+}
+
+/// A hidden folder that was found.
+struct Hidden {
+    changed: SystemTime,
+    path: PathBuf,
+    /// `None` also when it cannot be read.
+    journal: Option<Journal>,
+}
+
+/// Those in `folder`, the one that was changed last at the end.
+fn hidden_folders(folder: &Path) -> io::Result<Vec<Hidden>> {
+    let mut hidden = Vec::new();
+    for entry in folder.read_dir()? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(STAGING) {
+            let changed = entry.metadata().and_then(|found| found.modified());
+            hidden.push(Hidden {
+                changed: changed.unwrap_or(SystemTime::UNIX_EPOCH),
+                journal: Journal::read(&entry.path()).ok().flatten(),
+                path: entry.path(),
+            });
+        }
+    }
+    hidden.sort_by_key(|hidden| hidden.changed);
+    Ok(hidden)
+}
+
+/// Which one is to be undone first: none of the others was to replace what it has brought. Times only decide between those
+/// that have nothing to do with each other, because two may have the same.
+fn last_done(left: &[Hidden]) -> Option<usize> {
+    let journals = || left.iter().filter_map(|hidden| hidden.journal.as_ref());
+    let is_replaced = |journal: &Journal| journals().any(|other| other.old == Some(journal.new));
+    let last = left
+        .iter()
+        .rposition(|hidden| !hidden.journal.as_ref().is_some_and(is_replaced));
+    last.or(left.len().checked_sub(1))
+}
+
 /// An error comes with the plugin, when that is known.
 fn undo_in(hidden: &Path) -> Result<(), (Option<PluginName>, io::Error)> {
     let Some(journal) = Journal::read(hidden).map_err(|error| (None, error))? else {
@@ -116,7 +170,7 @@ fn undo_in(hidden: &Path) -> Result<(), (Option<PluginName>, io::Error)> {
 
 /// Tells a folder from every other one, also from one that has its inode after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Identity {
+struct Identity {
     inode: u64,
     /// Nanoseconds since the epoch, where the file system knows.
     born: Option<u64>,
@@ -124,7 +178,7 @@ pub(super) struct Identity {
 
 impl Identity {
     /// Of what lies there; `None` when there is nothing.
-    pub(super) fn of(path: &Path) -> io::Result<Option<Self>> {
+    fn of(path: &Path) -> io::Result<Option<Self>> {
         let found = match path.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             found => found?,
@@ -171,7 +225,7 @@ impl Journal {
         serde_json::to_writer(draft.as_file_mut(), self)?;
         draft.as_file().sync_all()?;
         draft.persist(hidden.join(JOURNAL)).map_err(|error| error.error)?;
-        sync(hidden)
+        disk::sync(hidden)
     }
 
     /// Only a name that was checked becomes part of a path.
@@ -230,7 +284,7 @@ fn way_back(place: Is, staged: Is, has_attic: bool, was_update: bool) -> Way {
 
 /// What an undoing has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Undone {
+enum Undone {
     /// There was nothing to do.
     Nothing,
     /// The old version is back.
@@ -272,25 +326,46 @@ impl Placing {
             old: Identity::of(&self.place)?,
         };
         journal.write(&self.hidden)?;
-        sync(self.portable())?;
+        disk::sync(self.portable())?;
         exchange(&self.staged, &self.place, &self.hidden.join(ATTIC))?;
         self.sync_places()?;
         carry(&self.staged, &self.place);
         Ok(())
     }
 
-    /// The new version stays. Nothing of it is lost by a power cut from now on.
+    /// The new version stays, and what earlier installations have left is not undone any more. Nothing of it is lost by
+    /// a power cut from now on. After an error it may still be undone when the host starts again.
     pub(super) fn accept(&self) -> io::Result<()> {
         // Everything, because a script and an environment are part of it and may be thousands of files.
         rustix::fs::syncfs(std::fs::File::open(self.portable())?)?;
         std::fs::remove_file(self.hidden.join(JOURNAL))?;
-        sync(&self.hidden)
+        disk::sync(&self.hidden)?;
+        if let Err(error) = forget(self.portable(), self.plugin.as_str()) {
+            tracing::warn!(plugin = %self.plugin, "cannot remove what earlier installations have left: {error}");
+        }
+        Ok(())
+    }
+
+    /// Undoes an installation that has failed, unless somebody has removed it. `was_put`: whether [`Self::put`] has
+    /// worked; `is_own_doing`: whether the plugin's script may have removed its own folder.
+    pub(super) fn withdraw(&self, was_put: bool, is_own_doing: bool) -> io::Result<()> {
+        // Half an exchange leaves nothing there, too.
+        if was_put && !is_own_doing && Identity::of(&self.place)?.is_none() {
+            return Ok(());
+        }
+        match self.undo()? {
+            None if was_put => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "somebody has moved it away",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Has all be as it was before, as far as it was put in place; what somebody has done to the folder meanwhile is
     /// left alone. `None`: there is no journal. After an error the hidden folder has to stay: the old version may lie in
     /// it.
-    pub(super) fn undo(&self) -> io::Result<Option<Undone>> {
+    fn undo(&self) -> io::Result<Option<Undone>> {
         let Some(journal) = Journal::read(&self.hidden)? else {
             return Ok(None);
         };
@@ -326,14 +401,9 @@ impl Placing {
     }
 
     fn sync_places(&self) -> io::Result<()> {
-        sync(self.portable())?;
-        sync(&self.hidden)
+        disk::sync(self.portable())?;
+        disk::sync(&self.hidden)
     }
-}
-
-/// Which entries a folder has is on the disk when this returns.
-pub(super) fn sync(folder: &Path) -> io::Result<()> {
-    std::fs::File::open(folder)?.sync_all()
 }
 
 /// Takes the environments of one version over into another. A failure costs a build, nothing more.

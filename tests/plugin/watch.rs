@@ -406,6 +406,39 @@ async fn a_dropped_zip_is_installed_and_a_broken_one_stays_until_it_changes() {
 }
 
 #[tokio::test]
+async fn a_zip_stays_when_its_installation_cannot_be_written_down_and_a_removal_is_for_good() {
+    let (home, host, mut events) = empty().await;
+    let (name, (_, fields)) = (unique("wzip"), source());
+    home.add(&name, "python", &fields, SPEAKS);
+    up(&mut events, &name, None).await;
+    let (path, json) = (home.plugin_folder(&format!("{name}.zip")), format!("{name}.json"));
+    let text = with_version("2.0", &fields);
+    let script = "cd ../.staging-*; pwd > \"$OLDPWD/hidden\"; mv .journal.json saved; mkdir .journal.json";
+    let files = [
+        (&*json, text.as_bytes()),
+        ("run", SPEAKS.as_bytes()),
+        ("install.sh", script.as_bytes()),
+    ];
+    std::fs::write(&path, zip(&files).await).unwrap();
+    let part = ".zip is kept";
+    let status = host.until(part, &name, |status| status.note.contains(part)).await;
+    assert_eq!((status.status, &*status.version), (State::Running, "2.0"));
+    assert!(path.exists());
+
+    // The journal is whole again, as after an error of the disk.
+    let hidden = std::fs::read_to_string(home.plugin_folder(&name).join("hidden")).unwrap();
+    let hidden = Path::new(hidden.trim());
+    std::fs::remove_dir(hidden.join(".journal.json")).unwrap();
+    std::fs::rename(hidden.join("saved"), hidden.join(".journal.json")).unwrap();
+    within("the removal", host.plugins.remove(&name)).await.unwrap();
+    assert!(!path.exists() && !hidden.exists());
+    host.shutdown().await;
+    let host = home.start().await;
+    assert!(host.plugins.get(&name).is_none() && !home.plugin_folder(&name).exists());
+    host.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_zip_that_is_no_plugin_is_forgotten_when_it_goes() {
     let (home, host, mut events) = empty().await;
     let path = home.plugin_folder("no name.zip");

@@ -9,6 +9,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::plugin::catalog::Hold;
 use crate::plugin::diff::{Churn, Verdict};
+use crate::plugin::error::InstallError;
 use crate::plugin::fingerprint::{self, Fingerprint};
 use crate::plugin::inspect::{Unfit, Whole};
 use crate::plugin::install::InstallRequest;
@@ -200,11 +201,15 @@ impl Shared {
         let outcome = match name.parse() {
             Ok(plugin) => {
                 let request = InstallRequest::new(plugin, file_url(&path));
-                self.install_or_update(&request)
-                    .await
-                    .map_err(|error| error.to_string())
+                match self.install_or_update(&request).await {
+                    // The next start may need it.
+                    Err(error @ InstallError::Unrecorded { .. }) => {
+                        Err(format!("{name}.zip is kept: {error}"))
+                    }
+                    installed => installed.map_err(|error| format!("{name}.zip was not installed: {error}")),
+                }
             }
-            Err(error) => Err(format!("{error}")),
+            Err(error) => Err(format!("{name}.zip was not installed: {error}")),
         };
         match outcome {
             Ok(()) => {
@@ -223,7 +228,6 @@ impl Shared {
                 self.note(name, |record| record.zip = kept);
             }
             Err(reason) => {
-                let reason = format!("{name}.zip was not installed: {reason}");
                 self.note(name, |record| record.zip = Some((print, reason.clone())));
                 let has_folder = self.portable.join(name).symlink_metadata().is_ok();
                 if has_folder {

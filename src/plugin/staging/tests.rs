@@ -161,16 +161,81 @@ fn what_cannot_be_undone_keeps_the_old_version() {
     assert_eq!(world.version().as_deref(), Some("new"));
 }
 
-#[test]
-fn two_that_were_cut_short_are_undone_from_the_last_one_on() {
+/// One update was cut short, and so was the next one.
+fn put_twice() -> (World, Placing) {
     let world = World::put(true);
     let hidden = hidden_folder(world.portable.path()).unwrap().keep();
     let second = Placing::new("car".parse().unwrap(), &hidden);
     make(&second.staged, "newer");
     second.put().unwrap();
     assert_eq!(world.version().as_deref(), Some("newer"));
-    assert_eq!(world.restart().as_deref(), Some("old"));
-    assert!(!hidden.exists());
+    (world, second)
+}
+
+#[test]
+fn two_that_were_cut_short_are_undone_from_the_last_one_on() {
+    // Whatever the clock says.
+    for times in [[1, 2], [2, 1], [1, 1]] {
+        let (world, second) = put_twice();
+        for (hidden, seconds) in [&world.placing.hidden, &second.hidden].into_iter().zip(times) {
+            let changed = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            std::fs::File::open(hidden)
+                .unwrap()
+                .set_modified(changed)
+                .unwrap();
+        }
+        assert_eq!(world.restart().as_deref(), Some("old"), "{times:?}");
+        assert!(!second.hidden.exists());
+    }
+}
+
+#[test]
+fn what_is_behind_one_that_cannot_be_undone_is_kept() {
+    let (world, second) = put_twice();
+    let copy = world.portable.path().join("copy");
+    make(&copy, "new");
+    std::fs::remove_dir_all(&second.staged).unwrap();
+    std::fs::rename(&copy, &second.staged).unwrap();
+    assert_eq!(clean(world.portable.path()).unwrap().len(), 1);
+    let kept = std::fs::read_to_string(world.placing.staged.join("version"));
+    assert_eq!(kept.unwrap(), "old");
+    assert_eq!(world.version().as_deref(), Some("newer"));
+}
+
+#[test]
+fn what_is_removed_or_replaced_for_good_has_no_way_back() {
+    let world = World::put(true);
+    forget(world.portable.path(), "bus").unwrap();
+    assert!(world.placing.hidden.exists());
+    forget(world.portable.path(), "car").unwrap();
+    assert!(!world.placing.hidden.exists());
+    std::fs::remove_dir_all(&world.placing.place).unwrap();
+    assert_eq!(world.restart(), None);
+    forget(&world.placing.hidden, "car").unwrap();
+
+    let (world, second) = put_twice();
+    second.accept().unwrap();
+    assert!(!world.placing.hidden.exists());
+    assert_eq!(world.restart().as_deref(), Some("newer"));
+}
+
+#[test]
+fn an_exchange_that_fails_half_way_is_no_removal() {
+    let world = World::put(true);
+    world.placing.undo().unwrap();
+    std::fs::rename(&world.placing.place, world.placing.hidden.join(ATTIC)).unwrap();
+    world.placing.withdraw(false, false).unwrap();
+    assert_eq!(world.version().as_deref(), Some("old"));
+
+    for is_own_doing in [false, true] {
+        let world = World::put(true);
+        std::fs::remove_dir_all(&world.placing.place).unwrap();
+        world.placing.withdraw(true, is_own_doing).unwrap();
+        assert_eq!(world.version(), expected(is_own_doing));
+    }
+    let world = World::put(true);
+    std::fs::remove_file(world.placing.hidden.join(JOURNAL)).unwrap();
+    world.placing.withdraw(true, false).unwrap_err();
 }
 
 #[test]
