@@ -212,6 +212,62 @@ async fn who_comes_after_a_sink_that_was_woken_and_left_alone_is_served() {
     .await;
 }
 
+#[tokio::test]
+async fn who_only_tries_is_served_after_a_sink_that_was_woken_and_left_alone() {
+    bounded(async {
+        let (push, pull) = (Push::new(), Pull::new());
+        let (mut one, mut two) = (push.sink(), push.sink());
+        for sink in [&mut one, &mut two] {
+            assert!(sink.send("held".into()).now_or_never().is_none());
+        }
+        let address = Transport::inproc().address;
+        pull.listen(&address).await.unwrap();
+        push.dial(&address).await.unwrap();
+        while push.try_send("tried").is_err() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pull.recv().await.unwrap().as_bytes(), b"tried");
+        one.flush().await.unwrap();
+        assert_eq!(pull.recv().await.unwrap().as_bytes(), b"held");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_gives_up_at_once_is_served_after_a_sink_that_was_woken_and_left_alone() {
+    bounded(async {
+        let (push, pull) = (Push::new(), Pull::new());
+        let mut sink = push.sink();
+        assert!(sink.send("held".into()).now_or_never().is_none());
+        let address = Transport::inproc().address;
+        pull.listen(&address).await.unwrap();
+        push.dial(&address).await.unwrap();
+        while push.send("hasty").now_or_never().is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pull.recv().await.unwrap().as_bytes(), b"hasty");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_only_tries_receives_beside_a_stream_that_was_woken_and_left_alone() {
+    bounded(async {
+        let (push, pull) = pipeline(SocketOptions::default(), SocketOptions::default()).await;
+        let mut stream = pull.stream();
+        assert!(stream.next().now_or_never().is_none());
+        push.send("hello").await.unwrap();
+        let received = loop {
+            match pull.try_recv().unwrap() {
+                Some(received) => break received,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(received.as_bytes(), b"hello");
+    })
+    .await;
+}
+
 /// Sinks and streams beside each other on two workers, each stepped a little, left alone and taken up again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_halves_lose_nothing_and_hang_nowhere() {

@@ -263,7 +263,15 @@ impl<P: Pattern> Core<P> {
                 kind: SendErrorKind::Closed,
             });
         }
-        if S::IN_TURN && !way.queue(&mut state).is_none_or(|queue| queue.is_turn(None)) {
+        if S::IN_TURN
+            && let Some(queue) = way.queue(&mut state)
+            && !queue.is_turn(None)
+        {
+            queue.refuse();
+            // The one in front may have been woken long ago.
+            let wakes = state.look_after_waiters();
+            drop(state);
+            wakes.wake();
             return Err(SendError {
                 message,
                 kind: SendErrorKind::WouldBlock,

@@ -25,10 +25,13 @@ pub(crate) enum Place {
 ///    └───────polled, and found nothing: at the place that it had from the beginning───┘
 /// ```
 ///
-/// Only who yields its place and has somebody behind it is looked after.
+/// Only who yields its place and has somebody behind it is looked after. Who came while it was called and went
+/// without counts as such.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     next: u64,
+    /// Has somebody else gone without since the first was called?
+    refused: bool,
     /// Sorted by ticket.
     queue: VecDeque<Waiter>,
 }
@@ -98,12 +101,22 @@ impl Waiters {
     pub(crate) fn leave(&mut self, ticket: &mut Option<Ticket>) {
         if let Some(Ok(at)) = ticket.take().map(|ticket| self.place(ticket)) {
             self.queue.remove(at);
+            if at > 0 {
+                self.refuse();
+            }
         }
+    }
+
+    /// A newcomer goes without, and may come again as often as it likes.
+    pub(crate) fn refuse(&mut self) {
+        self.refused = true;
     }
 
     /// The waker of the first, unless it is already woken.
     pub(crate) fn wake_first(&mut self) -> Option<Waker> {
-        self.queue.front_mut().and_then(Waiter::call)
+        let waker = self.queue.front_mut()?.call()?;
+        self.refused = false;
+        Some(waker)
     }
 
     /// The wakers of all.
@@ -116,7 +129,8 @@ impl Waiters {
         let Some(first) = self.queue.front() else {
             return false;
         };
-        first.place == Place::Yielded && !matches!(first.turn, Turn::Waiting(_)) && self.queue.len() > 1
+        let behind = self.refused || self.queue.len() > 1;
+        behind && first.place == Place::Yielded && !matches!(first.turn, Turn::Waiting(_))
     }
 
     /// Looks after the first. If it was woken and has not come since the last look, the next is the first.
@@ -257,10 +271,34 @@ mod tests {
         for (ticket, _) in &mut row[1..] {
             waiters.leave(ticket);
         }
+        // Both went without, which counts as being behind it until it comes.
+        let (ticket, count) = &mut row[0];
+        waiters.wait(ticket, Place::Yielded, &Arc::clone(count).into());
+        wake(&mut waiters);
+        waiters.look();
         waiters.look();
         assert!(
-            !waiters.is_held_up() && waiters.is_turn(row[0].0),
+            !waiters.is_held_up() && waiters.is_turn(row[0].0) && !waiters.is_turn(None),
             "nobody is behind it"
         );
+    }
+
+    #[test]
+    fn one_that_yields_is_passed_over_for_a_newcomer_that_goes_without() {
+        let mut waiters = Waiters::default();
+        let (mut ticket, count) = (None, Arc::<Count>::default());
+        waiters.wait(&mut ticket, Place::Yielded, &Arc::clone(&count).into());
+        waiters.refuse();
+        wake(&mut waiters);
+        assert!(
+            !waiters.is_held_up(),
+            "what went without before there was something does not count"
+        );
+        waiters.refuse();
+        waiters.look();
+        assert!(waiters.is_held_up() && !waiters.is_turn(None));
+        waiters.look();
+        assert!(waiters.is_turn(None) && !waiters.is_held_up());
+        assert!(waiters.is_turn(ticket), "it keeps its rank");
     }
 }
