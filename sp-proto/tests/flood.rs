@@ -4,7 +4,7 @@
 
 mod support;
 
-use sp_proto::{Event, Message, Pull, Push, SocketOptions};
+use sp_proto::{Event, Message, Pull, Push, Rep, Req, SocketOptions};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
@@ -120,4 +120,29 @@ async fn a_pipe_is_read_on_and_its_end_noticed_while_its_receiver_is_not_polled(
             );
         }
     }
+}
+
+#[tokio::test]
+async fn what_a_few_contexts_ask_at_a_time_is_kept_with_the_options_that_sockets_have() {
+    const CONTEXTS: usize = 8;
+    const LENGTH: usize = 1024 * 1024;
+    bounded(async {
+        let (req, rep) = (Req::new(), Rep::new());
+        let ipc = Transport::ipc();
+        let at = rep.listen(&ipc.address).await.unwrap();
+        req.dial(&at.address).await.unwrap();
+        let mut contexts: Vec<_> = (0..CONTEXTS).map(|_| req.context()).collect();
+        for context in &mut contexts {
+            context.send(vec![0; LENGTH]).await.unwrap();
+        }
+        while rep.stats().received.messages < CONTEXTS as u64 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..CONTEXTS {
+            let request = rep.try_recv().unwrap().unwrap();
+            assert_eq!(request.body().len(), LENGTH);
+        }
+        assert_eq!(rep.stats().dropped, Default::default());
+    })
+    .await;
 }

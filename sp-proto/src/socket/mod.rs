@@ -220,11 +220,14 @@ macro_rules! endpoints {
 }
 use endpoints;
 
-/// How many requests are kept that nobody has received yet.
+/// How many requests are kept that nobody has received yet. Room for two of the largest, so that options that fit each
+/// other in all else do not push out what a few contexts ask at a time.
 fn backlog(options: &SocketOptions) -> crate::pattern::RecvLimits {
     crate::pattern::RecvLimits {
         messages: options.rep_backlog,
-        bytes: options.recv_queue_bytes,
+        bytes: options
+            .recv_queue_bytes
+            .max(options.recv_max_size.saturating_mul(2)),
     }
 }
 

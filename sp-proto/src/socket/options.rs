@@ -32,10 +32,10 @@ pub struct SocketOptions {
     /// - Sub: of one context; what is beyond is dropped, see `sub_overflow`.
     /// - Surveyor: of one context; responses beyond are dropped.
     ///
-    /// Rep and respondent have `rep_backlog` instead.
+    /// Rep and respondent have `rep_backlog` instead, and a bound in bytes that `recv_queue_bytes` tells.
     pub recv_queue: usize,
-    /// The same in bytes. Rep and respondent push out their oldest requests beyond it, and keep the newest of each
-    /// pipe whatever its length. Default 4 MiB, at least 1.
+    /// The same in bytes. Rep and respondent push out the oldest requests of a pipe beyond it, or beyond twice
+    /// `recv_max_size` if that is more, and keep the newest whatever its length. Default 4 MiB, at least 1.
     pub recv_queue_bytes: usize,
     /// Largest message accepted, in bytes; 0 = no limit. A peer that announces more is disconnected before
     /// anything is allocated for it. Default 16 MiB.
@@ -60,7 +60,7 @@ pub struct SocketOptions {
     /// Default 60 s.
     pub resend_time: Option<Duration>,
     /// Rep and respondent: how many requests of one pipe are kept until they are received; more push the
-    /// oldest out. Raise it for requesters that have more requests in flight on one connection; with 1, of a
+    /// oldest out, as do more bytes than `recv_queue_bytes` tells. Raise it for requesters that have more requests in flight on one connection; with 1, of a
     /// peer that asks again and again only the newest is kept. Default 32, at least 1.
     pub rep_backlog: usize,
     /// Surveyor only: how long a survey takes responses. Default 1 s.
