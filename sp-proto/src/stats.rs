@@ -43,11 +43,13 @@ pub struct Drops {
     pub not_subscribed: u64,
     /// Raw replies whose requester is gone.
     pub peer_gone: u64,
-    /// Messages that a device was to send through this socket, and for which there was no room within `send_timeout`.
+    /// Messages that a device was to send through this socket and could not: mostly there was no room within
+    /// `send_timeout`. The one that a device holds when this socket is closed is among them.
     pub not_forwarded: u64,
 }
 
-/// What has gone through a socket since it was made. A snapshot: the numbers belong to one moment.
+/// What has gone through a socket since it was made. A snapshot: the numbers belong to one moment, but for
+/// `unread`, which the system is asked right after.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {

@@ -70,7 +70,7 @@ async fn the_option_says_who_may_connect_and_the_umask_says_nothing() {
             assert_eq!(mode(path(&opened)), Some(0o660), "a listener's option");
         }
 
-        // And there is no moment at which it is open to more.
+        // And on Linux there is no moment at which it is open to more.
         rustix::process::umask(Mode::empty());
         let (at, pull) = (Transport::ipc(), Pull::new());
         let over = Arc::new(AtomicBool::new(false));
@@ -90,6 +90,9 @@ async fn the_option_says_who_may_connect_and_the_umask_says_nothing() {
         }
         over.store(true, Ordering::Relaxed);
         let found = watch.join().unwrap();
+        assert!(!found.is_empty());
+        // Elsewhere the permissions are set after the file is made, before anybody can connect.
+        #[cfg(target_os = "linux")]
         assert!(found.iter().all(|&mode| mode == 0o600), "{found:?}");
     })
     .await;

@@ -27,7 +27,7 @@ pub struct Admission(Option<Arc<Rule>>);
 impl Admission {
     /// Takes the peers for which `rule` is `Ok`, whether they dialed or were dialed. The error is the reason that
     /// [`Event::PeerRefused`](crate::Event::PeerRefused) or [`DialError`](crate::DialError) tell. `rule` is called
-    /// by the tasks of the socket, possibly by several at a time, and must not block for long.
+    /// by the tasks of the socket and by whoever dials, possibly by several at a time, and must not block for long.
     pub fn new(rule: impl Fn(&PipeInfo) -> Result<(), String> + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(rule)))
     }

@@ -103,8 +103,12 @@ async fn forward(from: &Raw, to: &Raw) {
         };
         match to.send(message).await {
             Ok(()) => {}
-            Err(error) if error.kind == SendErrorKind::Closed => return,
-            Err(_) => to.count_not_forwarded(),
+            Err(error) => {
+                to.count_not_forwarded();
+                if error.kind == SendErrorKind::Closed {
+                    return;
+                }
+            }
         }
     }
 }
