@@ -192,7 +192,33 @@ async fn a_reset_ends_its_pipe_only_while_sending_and_while_receiving() {
     .await;
 }
 
-/// Time stands still but for what the test lets pass, also in the next one.
+#[tokio::test]
+async fn a_reset_that_a_sender_is_told_is_no_end_in_order() {
+    bounded(async {
+        let push = Push::new();
+        let mut events = push.events();
+        let at = push.listen("tcp://127.0.0.1:0").await.unwrap();
+        let stream = greeted(at.address.strip_prefix("tcp://").unwrap(), PULL).await;
+        pipe_added(&mut events).await;
+        stream.set_zero_linger().unwrap();
+        drop(stream);
+        // The pipe's task has had no turn since, so it is the sender whom the system tells.
+        push.try_send("late").unwrap();
+        let removed = event(&mut events, |event| match event {
+            Event::PipeRemoved {
+                reason, is_orderly, ..
+            } => Some((reason, is_orderly)),
+            _ => None,
+        });
+        let (reason, is_orderly) = removed.await;
+        assert!(!is_orderly, "{reason}");
+        assert!(reason.contains("the connection broke"), "{reason}");
+    })
+    .await;
+}
+
+/// Time stands still but for what the test lets pass, also in the next one. So over a Unix socket: what is written to one is
+/// there at once, and no timer is due before it has been read.
 #[tokio::test(start_paused = true)]
 async fn one_byte_a_second_is_slow_but_legal() {
     bounded(async {
@@ -200,14 +226,19 @@ async fn one_byte_a_second_is_slow_but_legal() {
             handshake_timeout: Duration::from_secs(10),
             ..Default::default()
         };
-        let (pull, address) = pull(options).await;
-        let mut stream = TcpStream::connect(&address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
+        let (at, pull) = (Transport::ipc(), Pull::with_options(options));
+        pull.listen(&at.address).await.unwrap();
+        let mut stream = UnixStream::connect(at.address.strip_prefix("ipc://").unwrap())
+            .await
+            .unwrap();
         let bytes = [
             &PUSH[..],
+            &[1],
             &5_u64.to_be_bytes(),
             b"hello",
+            &[1],
             &0_u64.to_be_bytes(),
+            &[1],
             &2_u64.to_be_bytes(),
             b"ok",
         ];
@@ -229,11 +260,13 @@ async fn a_greeting_of_one_byte_a_second_is_over_at_the_time_limit_all_the_same(
             handshake_timeout: Duration::from_millis(6500),
             ..Default::default()
         };
-        let (pull, address) = pull(options).await;
+        let (at, pull) = (Transport::ipc(), Pull::with_options(options));
+        pull.listen(&at.address).await.unwrap();
         let mut events = pull.events();
         let begun = tokio::time::Instant::now();
-        let mut stream = TcpStream::connect(&address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
+        let mut stream = UnixStream::connect(at.address.strip_prefix("ipc://").unwrap())
+            .await
+            .unwrap();
         // The last byte would come half a second too late.
         let drip = async {
             for byte in PUSH {

@@ -72,6 +72,8 @@ pub(super) struct End {
     pub(super) task: Option<Waker>,
     /// Those who wait for room in this very pipe.
     writers: Waiters,
+    /// What a sender that wrote by itself was told by the connection, which tells it only once.
+    failure: Option<io::Error>,
     disconnect: bool,
 }
 
@@ -359,6 +361,7 @@ impl<P: Pattern> Core<P> {
             reading: Reading::Own,
             task: None,
             writers: Waiters::default(),
+            failure: None,
             disconnect: false,
         };
         let key = self.with(|state| {
@@ -505,6 +508,18 @@ impl<P: Pattern> Core<P> {
         wakes.wake();
     }
 
+    /// Keeps why a sender could not write, for whoever ends the pipe.
+    #[cold]
+    pub(crate) fn note_failure(&self, key: Key, error: io::Error) {
+        if let Some(end) = self.lock().end(key) {
+            end.failure = Some(error);
+        }
+    }
+
+    pub(crate) fn take_failure(&self, key: Key) -> Option<io::Error> {
+        self.lock().end(key)?.failure.take()
+    }
+
     pub(crate) fn pipes(&self) -> Vec<PipeInfo> {
         let mut pipes: Vec<_> = self
             .lock()
@@ -522,11 +537,19 @@ impl<P: Pattern> Core<P> {
         let (mut stats, writers) = {
             let state = self.lock();
             let ends = state.ends.iter().flatten();
-            let writers: HashMap<_, _> = ends.map(|end| (end.info.id, Arc::clone(&end.writer))).collect();
-            (state.pipes.stats(), writers)
+            let mut writers: Vec<_> = ends
+                .filter(|end| end.writer.tells_unread())
+                .map(|end| (end.info.id, Arc::clone(&end.writer)))
+                .collect();
+            let stats = state.pipes.stats();
+            drop(state);
+            writers.sort_unstable_by_key(|(id, _)| *id);
+            (stats, writers)
         };
         for pipe in &mut stats.pipes {
-            pipe.unread = writers.get(&pipe.pipe).and_then(|writer| writer.unread());
+            let writer = writers.binary_search_by_key(&pipe.pipe, |(id, _)| *id).ok();
+            let writer = writer.and_then(|at| writers.get(at));
+            pipe.unread = writer.and_then(|(_, writer)| writer.unread());
         }
         stats
     }

@@ -43,6 +43,13 @@ pub(crate) async fn run<P: Pattern>(mut attached: Attached<P>) {
     };
     let end = poll_fn(|cx| driver.poll(cx)).await;
     let intake = driver.intake;
+    let end = match end {
+        End::Closed => attached
+            .core
+            .take_failure(attached.key)
+            .map_or(End::Closed, End::from),
+        end => end,
+    };
     attached.reason = end.to_string();
     attached.is_orderly = matches!(end, End::Closed);
     drop(attached);
@@ -78,7 +85,7 @@ struct Driver<'a, P> {
 /// report: mostly the peer has closed.
 struct Broken {
     error: io::Error,
-    /// For an end that does not come.
+    /// For an end that does not come. Begins anew with whatever does.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
@@ -188,7 +195,14 @@ impl<P: Pattern> Driver<'_, P> {
             }
             if !progress {
                 if let Some(mut broken) = self.broken.take() {
-                    if read && broken.poll_patience(cx).is_pending() {
+                    let waits = if read {
+                        broken.poll_patience(cx).is_pending()
+                    } else {
+                        // The rest is read once receivers have taken enough, which the pattern tells.
+                        broken.patience = None;
+                        !self.core.closing.is_cancelled()
+                    };
+                    if waits {
                         self.broken = Some(broken);
                         return Poll::Pending;
                     }
@@ -200,6 +214,9 @@ impl<P: Pattern> Driver<'_, P> {
                 return Poll::Pending;
             }
             budget.made_progress();
+            if let Some(broken) = &mut self.broken {
+                broken.patience = None;
+            }
             if handed_over >= TURN && self.broken.is_none() {
                 // Receivers first: what has just been read is still in the processor's cache. They read on by
                 // themselves if they are awake; else this comes back.

@@ -6,6 +6,7 @@ use crate::pattern::{ContextId, Key, Pattern};
 use crate::sync::MutexGuard;
 use crate::{Message, RecvError, SendError, SendErrorKind};
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -357,8 +358,12 @@ impl<P: Pattern> Core<P> {
         let Some((key, mut batch, writer)) = direct else {
             return false;
         };
-        // An error is left to the pipe's task, which meets it as well and ends the pipe.
-        let _ = writer.try_write(&mut batch);
+        // The pipe's task cannot write either, and ends the pipe. But a reset looks to it like an end in order.
+        if let Err(error) = writer.try_write(&mut batch)
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            self.note_failure(key, error);
+        }
         self.end_write(key, batch, false);
         true
     }

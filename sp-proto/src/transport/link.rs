@@ -365,6 +365,15 @@ impl Writer {
         }
     }
 
+    /// Can the system know?
+    pub(crate) fn tells_unread(&self) -> bool {
+        match self {
+            #[cfg(feature = "ipc")]
+            Self::Ipc(_) => true,
+            _ => false,
+        }
+    }
+
     /// Is writing a matter of the reader, which is the task's alone then?
     pub(crate) fn needs_reader(&self) -> bool {
         match self {
