@@ -4,10 +4,13 @@
 mod support;
 
 use sp_proto::{Admission, DialError, Event, ListenError, Pair, PipeInfo, Pull, Push, SocketOptions};
+use std::fs::Permissions;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Barrier;
+use std::time::Duration;
 use support::{Transport, bounded, event, peer_refused, pipe_added};
 
 fn path(transport: &Transport) -> PathBuf {
@@ -80,6 +83,71 @@ async fn what_came_before_the_peer_closed_is_received_though_our_own_message_fin
             Some(std::process::id())
         );
         assert_eq!(told(pipe), told(added));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn all_that_came_before_the_peer_closed_is_received_though_it_is_more_than_the_queue_holds() {
+    const COUNT: usize = 3000;
+    bounded(async {
+        let at = Transport::ipc();
+        let pair = Pair::new();
+        let mut events = pair.events();
+        pair.listen(&at.address).await.unwrap();
+        let mut peer = UnixStream::connect(path(&at)).unwrap();
+        peer.write_all(b"\0SP\0\0\x10\0\0").unwrap();
+        pipe_added(&mut events).await;
+        peer.read_exact(&mut [0; 8]).unwrap();
+        // More than one read takes, and less than the system holds.
+        let message = [&b"\x01\0\0\0\0\0\0\0\x20"[..], &[b'x'; 32]].concat();
+        peer.write_all(&message.repeat(COUNT)).unwrap();
+        drop(peer);
+        pair.try_send("too late").unwrap();
+        let mut received = 0;
+        let is_orderly = loop {
+            tokio::select! {
+                message = pair.recv() => {
+                    assert_eq!(message.unwrap().as_bytes(), [b'x'; 32]);
+                    received += 1;
+                }
+                is_orderly = event(&mut events, |event| match event {
+                    Event::PipeRemoved { is_orderly, .. } => Some(is_orderly),
+                    _ => None,
+                }) => break is_orderly,
+            }
+        };
+        while pair.try_recv().unwrap().is_some() {
+            received += 1;
+        }
+        assert_eq!(received, COUNT);
+        assert!(is_orderly);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_broken_pipe_with_a_full_queue_ends_with_its_socket() {
+    bounded(async {
+        let at = Transport::ipc();
+        let pair = Pair::with_options(SocketOptions {
+            recv_queue: 1,
+            linger: Duration::from_secs(3600),
+            ..Default::default()
+        });
+        let mut events = pair.events();
+        pair.listen(&at.address).await.unwrap();
+        let mut peer = UnixStream::connect(path(&at)).unwrap();
+        peer.write_all(b"\0SP\0\0\x10\0\0").unwrap();
+        pipe_added(&mut events).await;
+        peer.write_all(b"\x01\0\0\0\0\0\0\0\x03bye").unwrap();
+        while pair.stats().received.messages == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(peer);
+        pair.try_send("too late").unwrap();
+        tokio::task::yield_now().await;
+        pair.close().await;
     })
     .await;
 }
@@ -167,23 +235,46 @@ fn of_several_starters_one_replaces_a_dead_file_and_keeps_its_own() {
 async fn nothing_is_replaced_while_another_process_makes_its_file() {
     bounded(async {
         let at = Transport::ipc();
+        let here = path(&at).parent().unwrap().to_owned();
+        std::fs::set_permissions(&here, Permissions::from_mode(0o711)).unwrap();
         drop(StdListener::bind(path(&at)).unwrap());
-        let folder = std::fs::File::open(path(&at).parent().unwrap()).unwrap();
+        let folder = std::fs::File::open(&here).unwrap();
         folder.lock().unwrap();
         let pull = Pull::new();
-        let listening = pull.listen(&at.address).await;
-        assert!(
-            matches!(listening, Err(ListenError::InUse { .. })),
-            "{listening:?}"
-        );
-        // Nobody's file is in danger under another name.
         let other = path(&at).with_extension("other");
-        pull.listen(&format!("ipc://{}", other.display())).await.unwrap();
+        // Nor is a file made that whoever has the lock could take for a dead one.
+        for address in [at.address.clone(), format!("ipc://{}", other.display())] {
+            let listening = pull.listen(&address).await;
+            assert!(
+                matches!(&listening, Err(ListenError::Io { source, .. }) if source.to_string().contains("locked for 1s")),
+                "{listening:?}"
+            );
+        }
+        assert!(!other.exists());
         drop(folder);
         pull.listen(&at.address).await.unwrap();
         pull.close().await;
-        let left = path(&at).parent().unwrap().read_dir().unwrap().count();
+        let left = here.read_dir().unwrap().count();
         assert_eq!(left, 0, "nothing is left behind");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_a_stranger_can_take_keeps_nobody_from_an_address() {
+    bounded(async {
+        let at = Transport::ipc();
+        let here = path(&at).parent().unwrap().to_owned();
+        std::fs::set_permissions(&here, Permissions::from_mode(0o755)).unwrap();
+        drop(StdListener::bind(path(&at)).unwrap());
+        let folder = std::fs::File::open(&here).unwrap();
+        folder.lock().unwrap();
+        let pull = Pull::new();
+        pull.listen(&at.address).await.unwrap();
+        let push = Push::new();
+        push.dial(&at.address).await.unwrap();
+        push.send("x").await.unwrap();
+        assert_eq!(&pull.recv().await.unwrap()[..], b"x");
     })
     .await;
 }

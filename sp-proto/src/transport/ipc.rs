@@ -118,43 +118,56 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) async fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
     // Who replaces a file must know that it is nobody's: not of a listener that has been bound a moment ago and does
     // not listen yet, nor of one that has replaced the dead one a moment ago.
-    let lock = lock(path.parent().unwrap_or(path)).await;
+    let _lock = lock(path.parent().unwrap_or(path)).await?;
     match listen(path, mode) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => match lock {
-            Err(lock) if lock.kind() == io::ErrorKind::WouldBlock => Err(error),
-            // Some file systems have no such locks, and a folder may be one that is only written.
-            _ => {
-                remove_stale(path, error).await?;
-                listen(path, mode)
-            }
-        },
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            remove_stale(path, error).await?;
+            listen(path, mode)
+        }
         result => result,
     }
 }
 
 /// The lock on the folder of a socket file: on the folder itself, since a file for it would be left behind by whoever is
-/// killed.
+/// killed. `None` where it is not to be had: some file systems have no such locks, a folder may be one that is only
+/// written, and where strangers can take it they must not keep others from their addresses.
 ///
 /// # Errors
-/// `WouldBlock` when somebody holds it for longer than is usual; and what the system says where it cannot be had.
-async fn lock(folder: &Path) -> io::Result<File> {
-    let here = Path::new(".");
-    let folder = File::open(if folder.as_os_str().is_empty() {
-        here
+/// `WouldBlock` when somebody who is no stranger holds it for longer than is usual.
+async fn lock(path: &Path) -> io::Result<Option<File>> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
     } else {
-        folder
-    })?;
+        path
+    };
+    let Ok(folder) = File::open(path) else {
+        return Ok(None);
+    };
     let give_up = tokio::time::Instant::now() + PATIENCE;
     loop {
         match folder.try_lock() {
-            Ok(()) => return Ok(folder),
+            Ok(()) => return Ok(Some(folder)),
             Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < give_up => {
                 // There is nothing to wait for but the time.
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            Err(error) => return Err(error.into()),
+            Err(TryLockError::WouldBlock) if !is_open_to_strangers(&folder) => {
+                let text = format!(
+                    "the folder {} has been locked for {PATIENCE:?}, expected at most some milliseconds",
+                    path.display()
+                );
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
+            }
+            Err(_) => return Ok(None),
         }
     }
+}
+
+/// Can other users lock this folder? Who may read it can.
+fn is_open_to_strangers(folder: &File) -> bool {
+    folder.metadata().map_or(true, |folder| {
+        folder.mode() & 0o044 != 0 || folder.uid() != rustix::process::geteuid().as_raw()
+    })
 }
 
 /// Nobody can connect to a socket that is bound and does not listen yet; until it does, its file gets its permissions.
@@ -175,7 +188,7 @@ fn listen(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
     Ok((socket.listen(BACKLOG)?, file))
 }
 
-/// Removes the file of a socket on which nobody listens. The folder is locked.
+/// Removes the file of a socket on which nobody listens. The folder is locked, where it can be.
 async fn remove_stale(path: &Path, in_use: io::Error) -> io::Result<()> {
     let Some(before) = identity(path) else {
         let text = format!("{} exists and is no socket", path.display());
