@@ -139,7 +139,11 @@ impl Calls<'_> {
                     self.handle(&message);
                     self.flush(pair).await;
                 }
-                if self.running.is_empty() && self.waiting.is_empty() {
+                if !self.waiting.is_empty() {
+                    // Their turn was over before they were begun.
+                    continue;
+                }
+                if self.running.is_empty() {
                     return;
                 }
             }

@@ -178,6 +178,43 @@ async fn calls_that_run_are_finished_before_the_function_stops() {
     let pair = host.function(6, "do").await;
     call(&pair, 30_000, &[(1, json!(["gate"])), (2, json!(["gate"]))]).await;
     soon("the calls", HELD.acquire_many(2)).await.unwrap().forget();
+    begin_stop(&mut host).await;
+    CALLS.add_permits(2);
+    let outcomes = outcomes(&pair, 2).await;
+    assert_eq!(outcomes[&2], Ok(json!(["gate"])));
+    stopped(&host).await;
+    host.shut_down().await;
+}
+
+#[tokio::test]
+async fn calls_whose_turn_is_over_while_it_stops_are_made() {
+    let _alone = COUNTED.lock().await;
+    let options = Options {
+        stop_grace: Duration::from_secs(600),
+        calls: 1,
+        ..Options::default()
+    };
+    let mut host = Host::start_with(options).await;
+    let pair = host.function(6, "do").await;
+    call(&pair, 30_000, &[(1, json!(["gate"])), (2, json!(["now"]))]).await;
+    soon("the call", HELD.acquire()).await.unwrap().forget();
+    // They stay in the socket for as long as the second waits for the first.
+    call(
+        &pair,
+        30_000,
+        &[(3, json!(["busy", 50])), (4, json!(["busy", 50]))],
+    )
+    .await;
+    begin_stop(&mut host).await;
+    CALLS.add_permits(1);
+    let outcomes = outcomes(&pair, 4).await;
+    assert!(outcomes.values().all(Result::is_ok), "{outcomes:?}");
+    stopped(&host).await;
+    host.shut_down().await;
+}
+
+/// Tells the function to stop, and makes sure that it knows.
+async fn begin_stop(host: &mut Host) {
     let stop = Stop {
         number: 6,
         timeout: 600_000,
@@ -185,12 +222,11 @@ async fn calls_that_run_are_finished_before_the_function_stops() {
     };
     host.send(ToPlugin::Stop(50, stop)).await;
     assert_eq!(host.request(ToPlugin::Ping).await, Ok(Value::Null));
-    CALLS.add_permits(2);
-    let outcomes = outcomes(&pair, 2).await;
-    assert_eq!(outcomes[&2], Ok(json!(["gate"])));
+}
+
+async fn stopped(host: &Host) {
     match host.next().await {
         ToHost::Answer(answer) => assert_eq!((answer.id, answer.outcome), (50, Ok(Value::Null))),
         other => panic!("{other:?}"),
     }
-    host.shut_down().await;
 }
