@@ -60,9 +60,7 @@ pub fn python(ekuiper: &str) -> Option<PathBuf> {
 /// # Errors
 /// The reason why there is none, in one line.
 pub fn prepare_python(ekuiper: &str, may_install: bool) -> Result<PathBuf, String> {
-    let environments = target_folder().join("testkit");
-    std::fs::create_dir_all(&environments)
-        .map_err(|error| format!("cannot create {}: {error}", environments.display()))?;
+    let environments = environments()?;
     let _lock = exclusive_at(&environments.join("python.lock"));
     let folder = environments.join(format!("python-ekuiper-{ekuiper}"));
     let interpreter = folder.join("bin/python");
@@ -89,22 +87,29 @@ pub fn prepare_python(ekuiper: &str, may_install: bool) -> Result<PathBuf, Strin
 /// # Errors
 /// The reason why there is none, in one line.
 pub fn prepare_environment(name: &str, requirements: &Path, may_install: bool) -> Result<PathBuf, String> {
-    prepare_environment_of("python3", name, requirements, may_install)
+    prepare(None, name, requirements, may_install)
 }
 
-/// The same on an interpreter of the caller's choice, by its name on the `PATH`.
+/// The same on a Python of this version, as `3.9`: the machine's own, or one that `uv` finds or downloads.
 ///
 /// # Errors
 /// The reason why there is none, in one line.
 pub fn prepare_environment_of(
-    base: &str,
+    version: &str,
     name: &str,
     requirements: &Path,
     may_install: bool,
 ) -> Result<PathBuf, String> {
-    let environments = target_folder().join("testkit");
-    std::fs::create_dir_all(&environments)
-        .map_err(|error| format!("cannot create {}: {error}", environments.display()))?;
+    prepare(Some(version), name, requirements, may_install)
+}
+
+fn prepare(
+    version: Option<&str>,
+    name: &str,
+    requirements: &Path,
+    may_install: bool,
+) -> Result<PathBuf, String> {
+    let environments = environments()?;
     let _lock = exclusive_at(&environments.join("python.lock"));
     let folder = environments.join(name);
     let interpreter = folder.join("bin/python");
@@ -120,33 +125,64 @@ pub fn prepare_environment_of(
         return Err("not prepared".to_owned());
     }
     let packages = ["--requirement".as_ref(), requirements.as_os_str()];
-    install_on(base, &folder, &packages)?;
+    install_on(version, &folder, &packages)?;
     std::fs::write(&made_of, wanted)
         .map_err(|error| format!("cannot write {}: {error}", made_of.display()))?;
     Ok(interpreter)
 }
 
-/// Makes a Python environment in `folder` anew, with these packages.
-fn install<S: AsRef<OsStr>>(folder: &Path, packages: &[S]) -> Result<(), String> {
-    install_on("python3", folder, packages)
+/// Where the environments lie.
+fn environments() -> Result<PathBuf, String> {
+    let folder = target_folder().join("testkit");
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+    Ok(folder)
 }
 
-fn install_on<S: AsRef<OsStr>>(name: &str, folder: &Path, packages: &[S]) -> Result<(), String> {
-    let base = find_program(name).ok_or_else(|| format!("{name} is not installed"))?;
-    // Half of an earlier attempt, or one whose base interpreter is gone.
-    if folder.exists() {
-        std::fs::remove_dir_all(folder)
-            .map_err(|error| format!("cannot remove {}: {error}", folder.display()))?;
+/// Makes a Python environment in `folder` anew, with these packages.
+fn install<S: AsRef<OsStr>>(folder: &Path, packages: &[S]) -> Result<(), String> {
+    install_on(None, folder, packages)
+}
+
+fn install_on<S: AsRef<OsStr>>(version: Option<&str>, folder: &Path, packages: &[S]) -> Result<(), String> {
+    match (make(version, folder), version) {
+        (Err(reason), Some(version)) => {
+            make_by_uv(version, folder).map_err(|error| format!("{reason}; {error}"))?;
+        }
+        (made, _) => made?,
     }
-    let mut make = Command::new(&base);
-    if let Some(version) = name.strip_prefix("python3.") {
-        // What pyenv lays on the path runs only the version that it is told.
-        make.env("PYENV_VERSION", format!("3.{version}"));
-    }
-    run(make.args(["-m", "venv"]).arg(folder))?;
     run(Command::new(folder.join("bin/python"))
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
         .args(packages))
+}
+
+fn make(version: Option<&str>, folder: &Path) -> Result<(), String> {
+    let name = format!("python{}", version.unwrap_or("3"));
+    let base = find_program(&name).ok_or_else(|| format!("{name} is not installed"))?;
+    clear(folder)?;
+    run(Command::new(base)
+        // What pyenv lays on the path runs only the version that it is told.
+        .envs(version.map(|version| ("PYENV_VERSION", version)))
+        .args(["-m", "venv"])
+        .arg(folder))
+}
+
+fn make_by_uv(version: &str, folder: &Path) -> Result<(), String> {
+    let uv = find_program("uv").map_or_else(|| downloaded_uv(true), Ok)?;
+    clear(folder)?;
+    run(Command::new(uv)
+        .args(["venv", "--quiet", "--no-project", "--seed", "--python", version])
+        .arg(folder))
+}
+
+/// Removes half of an earlier attempt, or an environment whose base interpreter is gone.
+fn clear(folder: &Path) -> Result<(), String> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("cannot remove {}: {error}", folder.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The program `uv`: the machine's own, or one that is downloaded on first use; or a recorded skip.
@@ -169,11 +205,14 @@ pub fn prepare_uv(may_install: bool) -> Result<PathBuf, String> {
     if let Some(program) = find_program("uv") {
         return Ok(program);
     }
-    let environments = target_folder().join("testkit");
-    std::fs::create_dir_all(&environments)
-        .map_err(|error| format!("cannot create {}: {error}", environments.display()))?;
+    let environments = environments()?;
     let _lock = exclusive_at(&environments.join("python.lock"));
-    let folder = environments.join("uv");
+    downloaded_uv(may_install)
+}
+
+/// For who has the lock of the environments.
+fn downloaded_uv(may_install: bool) -> Result<PathBuf, String> {
+    let folder = environments()?.join("uv");
     let program = folder.join("bin/uv");
     if program.is_file() {
         return Ok(program);

@@ -61,6 +61,7 @@ const STEPS: &[Step] = &[
     ("set-up: uv", setup::uv),
     ("set-up: the mangos peer", setup::mangos),
     ("set-up: what checks the Python SDK", sdk::set_up),
+    ("set-up: the oldest Python", sdk::set_up_oldest),
     ("committed content", contents::check),
     ("layering", layering::check),
     ("lock files", lock_files),

@@ -42,6 +42,19 @@ fn python_tools(checkout: &Checkout, may_install: bool) -> Result<PathBuf, Strin
     prepare_environment("python-sdk", &requirements, may_install)
 }
 
+/// Makes the environment that has the oldest Python.
+pub(super) fn set_up_oldest(checkout: &Checkout) -> Result<Outcome> {
+    Ok(match oldest_python_tools(checkout, true) {
+        Ok(_) => Outcome::Passed,
+        Err(reason) => Outcome::Skipped(reason),
+    })
+}
+
+fn oldest_python_tools(checkout: &Checkout, may_install: bool) -> Result<PathBuf, String> {
+    let requirements = checkout.root.join("sdk/python").join(REQUIREMENTS);
+    prepare_environment_of(OLDEST_PYTHON, "python-sdk-oldest", &requirements, may_install)
+}
+
 /// Tests, types and style of the Python SDK, and of the sample on it.
 pub(super) fn python(checkout: &Checkout) -> Result<Outcome> {
     let interpreter = match python_tools(checkout, !checkout.prepared) {
@@ -75,10 +88,7 @@ pub(super) fn python(checkout: &Checkout) -> Result<Outcome> {
 
 /// The Python SDK's tests on the oldest Python. Elsewhere ruff holds its syntax against that version, and no more.
 pub(super) fn oldest_python(checkout: &Checkout) -> Result<Outcome> {
-    let requirements = checkout.root.join("sdk/python").join(REQUIREMENTS);
-    let base = format!("python{OLDEST_PYTHON}");
-    let made = prepare_environment_of(&base, "python-sdk-oldest", &requirements, !checkout.prepared);
-    let interpreter = match made {
+    let interpreter = match oldest_python_tools(checkout, !checkout.prepared) {
         Ok(interpreter) => interpreter,
         Err(reason) => return Ok(Outcome::Skipped(reason)),
     };
