@@ -224,7 +224,11 @@ func (r *functionRun) handle(message []byte) {
 		FuncID:     data.Context.FuncID,
 		use:        r.use,
 	}}
-	g.ctx, g.cancel = context.WithTimeout(r.use.session.ctx, data.Timeout.duration(time.Hour))
+	if timeout := data.Timeout.duration(time.Hour); timeout > 0 {
+		g.ctx, g.cancel = context.WithTimeout(r.use.session.ctx, timeout)
+	} else {
+		g.ctx, g.cancel = context.WithCancel(r.use.session.ctx)
+	}
 	g.left.Store(int64(len(calls)))
 	r.mu.Lock()
 	for index, call := range calls {

@@ -101,7 +101,7 @@ export class FunctionRun implements Run {
   readonly #done: Promise<void>;
   readonly #running = new Map<number, Call>();
   #groups: Group[] = [];
-  readonly #cancelled = new Set<number>(); // among the calls of groups
+  readonly #planned = new Set<number>(); // the calls of groups that are to be made and were not cancelled
   #open = 0; // calls that are to be made, that run, or whose results are not written
   #waiting: (() => void)[] = [];
   #results: { encoded: string; failed: boolean }[] = [];
@@ -147,7 +147,7 @@ export class FunctionRun implements Run {
     if (calls.length > this.owner.limits.batch) throw new ContractError(`${calls.length} calls, expected at most ${this.owner.limits.batch}`);
     for (const id of list(data, "cancel") as number[]) {
       this.#running.get(id)?.giveUp();
-      if (this.#groups.length > 0 && this.#cancelled.size < this.#open) this.#cancelled.add(id);
+      this.#planned.delete(id);
     }
     if (calls.length === 0) return;
     for (const call of calls) {
@@ -155,9 +155,11 @@ export class FunctionRun implements Run {
         throw new ContractError(`${excerpt(call)}: expected [id, arguments]`);
       }
     }
-    const deadline = performance.now() + milliseconds(data, "timeout", LONGEST);
+    // 0 is for ever.
+    const deadline = performance.now() + (milliseconds(data, "timeout", LONGEST) || Infinity);
     const shared = new Shared(this, (data["context"] ?? {}) as Fields, deadline);
     this.#open += calls.length;
+    for (const [id] of calls as Group["calls"]) this.#planned.add(id);
     this.#groups.push({ shared, calls: calls as Group["calls"], next: 0 });
     if (this.#groups.length === 1) this.#make();
   }
@@ -174,17 +176,18 @@ export class FunctionRun implements Run {
         const now = performance.now();
         if (now >= end) return void setImmediate(() => this.#make());
         const [id, args] = calls[group.next++]!;
-        if (now >= shared.deadline || this.#cancelled.has(id)) this.#closed(1);
-        else this.#call(shared, id, args, now);
+        const planned = this.#planned.delete(id);
+        if (planned && now < shared.deadline) this.#call(shared, id, args, now);
+        else this.#closed(1);
       }
     }
-    this.#cancelled.clear();
   }
 
   /** What is still to be made is nobody's any more. */
   #forget(): void {
     const left = this.#groups.reduce((sum, { calls, next }) => sum + calls.length - next, 0);
     this.#groups = [];
+    this.#planned.clear();
     this.#closed(left);
   }
 
@@ -195,7 +198,9 @@ export class FunctionRun implements Run {
       if (!isPromise(value)) return this.#finish(id, value);
       this.#running.set(id, call);
       shared.calls.add(call);
-      shared.timer ??= setTimeout(() => shared.calls.forEach((call) => call.giveUp()), shared.deadline - now);
+      if (shared.deadline !== Infinity) {
+        shared.timer ??= setTimeout(() => shared.calls.forEach((call) => call.giveUp()), shared.deadline - now);
+      }
       const settle = (): void => {
         if (this.#running.get(id) === call) this.#running.delete(id);
         shared.calls.delete(call);
