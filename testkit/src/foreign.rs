@@ -277,6 +277,19 @@ pub fn prepare_go(source: &Path, may_download: bool) -> Result<PathBuf, String> 
     Ok(program)
 }
 
+/// Whether this is what npm says when it reaches no registry, and not that the packages are wrong.
+pub fn is_npm_offline(said: &str) -> bool {
+    let codes = ["EAI_AGAIN", "ECONNREFUSED", "ENOTFOUND", "ETIMEDOUT"];
+    // The second is that of npm 9 and older.
+    ["npm error network", "npm ERR! network"]
+        .iter()
+        .any(|sign| said.contains(sign))
+        || codes.iter().any(|code| said.contains(&format!("code {code}")))
+}
+
+/// What makes npm give up soon where no registry answers.
+pub const NPM_LIMITS: [&str; 2] = ["--fetch-retries=1", "--fetch-timeout=60000"];
+
 fn imports(interpreter: &Path) -> bool {
     Command::new(interpreter)
         .args(["-c", "import ekuiper, pynng"])
@@ -384,6 +397,15 @@ mod tests {
         assert!(program.starts_with(target_folder()));
         assert!(program.starts_with(profile_folder()));
         assert_eq!(profile_folder().parent(), Some(target_folder().as_path()));
+    }
+
+    #[test]
+    fn npm_without_a_network_is_told_from_wrong_packages() {
+        assert!(is_npm_offline(
+            "npm ERR! code ENOTFOUND\nnpm ERR! network request failed"
+        ));
+        assert!(is_npm_offline("npm error code EAI_AGAIN"));
+        assert!(!is_npm_offline("npm error code E404\nnpm error 404 Not Found"));
     }
 
     #[test]

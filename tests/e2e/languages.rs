@@ -6,6 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::foreign::{NPM_LIMITS, is_npm_offline};
 
 use crate::plugins::{copy, example};
 
@@ -133,11 +134,11 @@ pub(crate) fn npm(folder: &Path, words: &str) -> Option<()> {
     command
         .args(words.split(' '))
         .args(["--no-audit", "--no-fund"])
+        .args(NPM_LIMITS)
         .current_dir(folder);
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    let signs = ["npm error network", "code EAI_AGAIN", "code ECONNREFUSED"];
-    if !output.status.success() && signs.iter().any(|sign| said.contains(sign)) {
+    if !output.status.success() && is_npm_offline(&said) {
         testkit::skip(&format!("npm {words}"), "npm reaches no registry");
         return None;
     }

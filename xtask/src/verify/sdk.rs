@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use testkit::foreign::{find_program, prepare_environment, prepare_environment_of};
+use testkit::foreign::{
+    NPM_LIMITS, find_program, is_npm_offline, prepare_environment, prepare_environment_of,
+};
 
 use super::report::Outcome;
 use super::{Checkout, output};
@@ -163,9 +165,10 @@ pub(super) fn node(checkout: &Checkout) -> Result<Outcome> {
     for (log, folder) in [("sdk-node", sdk), ("sample-node", sample)] {
         copy_all(&checkout.root.join(folder), &copies.join(folder))?;
         let mut install = run(folder, &["ci", "--no-audit", "--no-fund"]);
+        install.args(NPM_LIMITS);
         match checkout.tool(&format!("{log}-packages"), &mut install)? {
             Outcome::Passed => {}
-            Outcome::Failed(reason) if is_offline(&reason) => {
+            Outcome::Failed(reason) if is_npm_offline(&reason) => {
                 return Ok(Outcome::Skipped("npm reaches no registry".to_owned()));
             }
             other => return Ok(other),
@@ -176,13 +179,6 @@ pub(super) fn node(checkout: &Checkout) -> Result<Outcome> {
         }
     }
     checkout.tool("sample-node-prune", &mut run(sample, &["prune", "--omit=dev"]))
-}
-
-/// Whether this is what npm says when it reaches no registry, and not that the packages are wrong.
-fn is_offline(said: &str) -> bool {
-    ["npm error network", "code EAI_AGAIN", "code ECONNREFUSED"]
-        .iter()
-        .any(|sign| said.contains(sign))
 }
 
 /// The kit against the sample of every language.
