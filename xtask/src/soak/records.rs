@@ -60,7 +60,8 @@ impl Records {
         Ok(lines)
     }
 
-    /// What the plugins have written garbage to, and how: `new` connections, `live` ones, a `lie`.
+    /// What the plugins have written garbage to, and how: `new` connections, `live` ones, a `lie`; or `refused`
+    /// where they cannot.
     ///
     /// # Errors
     /// The record cannot be read.

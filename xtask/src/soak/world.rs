@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::io::ErrorKind;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Pid;
 use serde_json::{Value, json};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 use super::home::{Contract, Home, Package};
 use super::processes::{Marked, marked};
@@ -18,6 +20,9 @@ use crate::http;
 
 /// Tuples that each source sends in a second.
 pub(super) const RATE: u32 = 200;
+
+/// How long a listener may take to let somebody in.
+const CONNECT: Duration = Duration::from_secs(1);
 
 /// A host in its home.
 pub(super) struct World {
@@ -97,12 +102,13 @@ impl World {
     /// Waits until every socket of this run has somebody who listens there.
     pub(super) async fn no_stale_socket(&self) -> Result<()> {
         until("there is no stale socket", async || {
-            let refused = |path: &PathBuf| match UnixStream::connect(path) {
-                Err(error) => error.kind() == ErrorKind::ConnectionRefused,
-                Ok(_) => false,
-            };
-            let stale: Vec<PathBuf> = self.sockets()?.into_iter().filter(refused).collect();
-            ensure!(stale.is_empty(), "nobody listens at {stale:?}");
+            for path in self.sockets()? {
+                // One who listens but accepts nobody is there, too.
+                if let Ok(Err(error)) = timeout(CONNECT, UnixStream::connect(&path)).await {
+                    let is_stale = error.kind() == ErrorKind::ConnectionRefused;
+                    ensure!(!is_stale, "nobody listens at {}", path.display());
+                }
+            }
             Ok(())
         })
         .await

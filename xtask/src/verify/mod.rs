@@ -298,7 +298,8 @@ fn demo(checkout: &Checkout) -> Result<Outcome> {
 
 /// Every case of the soak with a few rounds.
 fn soak(checkout: &Checkout) -> Result<Outcome> {
-    checkout.tool("soak", &mut checkout.cargo(["soak", "--short"]))
+    let mut soak = checkout.cargo(["soak", "--short"]);
+    checkout.tool("soak", soak.env(SKIPS_FILE, &checkout.skips))
 }
 
 /// One quick round of one cell of the sockets, and of every cell of the plugins: that everything of the figures builds and

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream as Connection;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -89,10 +90,16 @@ fn connections_with_acknowledgements() -> Vec<(PathBuf, Connection)> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc/self/fd")? {
             let number = entry?.file_name().to_string_lossy().parse();
-            let Ok(Ok(descriptor)) =
-                number.map(|number| pidfd_getfd(&this, number, PidfdGetfdFlags::empty()))
-            else {
-                continue;
+            let Ok(number) = number else { continue };
+            let descriptor = match pidfd_getfd(&this, number, PidfdGetfdFlags::empty()) {
+                Ok(descriptor) => descriptor,
+                Err(error @ (Errno::PERM | Errno::NOSYS)) => {
+                    // As some containers do: to this process, of all of them.
+                    note("refused", Path::new("pidfd_getfd"));
+                    return Err(error.into());
+                }
+                // It is closed meanwhile.
+                Err(_) => continue,
             };
             let connection = Connection::from(descriptor);
             let peer = connection.peer_addr();
