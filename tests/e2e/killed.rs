@@ -2,6 +2,7 @@
 //! one starts.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_zip::base::write::ZipFileWriter;
 use async_zip::{Compression, ZipEntryBuilder};
@@ -52,7 +53,10 @@ async fn begun(host: &Host) {
             .await
             .body
             .contains("begun")
-        {}
+        {
+            // The host has no event for it.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     })
     .await;
 }

@@ -2,6 +2,7 @@
 //! is lost or doubled on the way shows.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -222,6 +223,7 @@ async fn what_a_sink_does_not_acknowledge_is_brought_again_and_what_it_refuses_i
         "environment": {"PYTHONPATH": concat!(env!("CARGO_MANIFEST_DIR"), "/sdk/python/src")},
         "sources": ["e2e_count"], "sinks": ["e2e_silent"],
     });
+    let _silent = testkit::exclusive("silent");
     std::fs::write(folder.join("silent.json"), manifest.to_string()).unwrap();
     std::fs::write(folder.join("main.py"), SILENT).unwrap();
     std::fs::create_dir(home.path().join("etc")).unwrap();
@@ -242,7 +244,8 @@ async fn what_a_sink_does_not_acknowledge_is_brought_again_and_what_it_refuses_i
         .await;
     let whole = async {
         while !std::fs::read_to_string(&kept).is_ok_and(|text| text.lines().count() > 100) {
-            tokio::task::yield_now().await;
+            // Nobody tells of what is in a file.
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     testkit::within("what it brings again", whole).await;

@@ -153,8 +153,8 @@ async fn a_large_program_whose_copy_pauses_runs_in_the_end() {
     let first = up(&mut events, &name, None).await;
 
     // Over one that runs: it goes on until the rest is there.
-    std::fs::write(&json, with_version("2.0", &fields)).unwrap();
     let mut copy = half(&program, b"");
+    std::fs::write(&json, with_version("2.0", &fields)).unwrap();
     let part = "does not start";
     let status = host.until(part, &name, |status| status.note.contains(part)).await;
     assert_eq!((status.pid, status.version.as_str()), (first.pid, "1.0"));
@@ -164,9 +164,9 @@ async fn a_large_program_whose_copy_pauses_runs_in_the_end() {
     assert_eq!(second.version.as_deref(), Some("2.0"));
 
     // What the system itself runs, it does not while it is written.
+    let mut copy = half(&program, b"#!/usr/bin/env python3\n");
     let text = manifest("go", &fields).replace("1.0", "3.0");
     std::fs::write(&json, text).unwrap();
-    let mut copy = half(&program, b"#!/usr/bin/env python3\n");
     let part = "its program is still open for writing";
     let status = host.until(part, &name, |status| status.note == part).await;
     assert_eq!((status.pid, status.version.as_str()), (second.pid, "2.0"));
